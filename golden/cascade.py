@@ -1,0 +1,98 @@
+"""Cascade state of a sequence: importance scores and who is live (SpAtten section III-A, III-B).
+
+A context persists over the jobs (layers, generation steps) of one sequence. Within a step the live tokens of a
+layer are those that the previous layer of the step kept and that have K and V in this layer; the first layer of a
+step starts again from all tokens. Importance persists by original token id.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from golden import BoolArray, IntArray
+from golden.importance import accumulate
+from golden.topk import keep_mask
+from hw.config import Config
+
+
+@dataclass
+class Context:
+    """State of one sequence, by original token id and head number."""
+
+    config: Config
+    token_importance: IntArray = field(init=False)
+    """[tokens_max]"""
+    head_importance: IntArray = field(init=False)
+    """[heads_max]"""
+    kept_tokens: BoolArray = field(init=False)
+    """[tokens_max] tokens that the previous layer kept."""
+    kept_heads: BoolArray = field(init=False)
+    """[heads_max] heads that the previous layer kept."""
+    saturated: int = 0
+    """Importance scores that reached the end of their range; sticky until cleared."""
+
+    def __post_init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Start a sequence: no importance, everything live."""
+        self.token_importance = np.zeros(self.config.tokens_max, np.int64)
+        self.head_importance = np.zeros(self.config.heads_max, np.int64)
+        self.saturated = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Start a step (a prompt, a prompt chunk, a generated token) at its first layer: everything is live again."""
+        self.kept_tokens = np.ones(self.config.tokens_max, np.bool_)
+        self.kept_heads = np.ones(self.config.heads_max, np.bool_)
+
+    def age(self, shift: int) -> None:
+        """Halve all importance `shift` times (floor), so that old scores fade."""
+        self.token_importance >>= shift
+        self.head_importance >>= shift
+
+    def live_tokens(self, candidates: BoolArray) -> IntArray:
+        """Ascending ids of the live tokens among `candidates` [tokens_max]: those with K and V in this layer."""
+        return np.flatnonzero(self.kept_tokens & candidates).astype(np.int64)
+
+    def live_heads(self, candidates: BoolArray) -> IntArray:
+        """Ascending numbers of the live heads among `candidates` [heads_max]: those with K and V in this layer."""
+        return np.flatnonzero(self.kept_heads & candidates).astype(np.int64)
+
+    def add_tokens(self, tokens: IntArray, sums: IntArray) -> None:
+        """Add a job's sums [n] to the importance of `tokens` [n]."""
+        self.token_importance[tokens], saturated = accumulate(
+            self.token_importance[tokens], sums, self.config.token_importance_bits
+        )
+        self.saturated += saturated
+
+    def add_heads(self, heads: IntArray, sums: IntArray) -> None:
+        """Add a job's sums [h] to the importance of `heads` [h]."""
+        self.head_importance[heads], saturated = accumulate(
+            self.head_importance[heads], sums, self.config.head_importance_bits
+        )
+        self.saturated += saturated
+
+    def prune_tokens(self, live: IntArray, keep: int, pinned: BoolArray) -> IntArray:
+        """Keep the `keep` most important of the `live` tokens, pinned ones ([tokens_max]) before all others.
+
+        Pinned tokens count towards `keep`; if they are more, they all stay and nothing else does. `keep` at or above
+        the number of live tokens keeps all.
+        """
+        is_pinned = pinned[live]
+        count = min(len(live), max(keep, int(is_pinned.sum())))
+        key = self.token_importance[live] + (is_pinned.astype(np.int64) << self.config.token_importance_bits)
+        # among the pinned the order does not matter: all of them are within the count
+        kept = live[keep_mask(key, count)]
+        self.kept_tokens = np.zeros(self.config.tokens_max, np.bool_)
+        self.kept_tokens[kept] = True
+        return kept
+
+    def prune_heads(self, live: IntArray, keep: int) -> IntArray:
+        """Keep the `keep` most important of the `live` heads; at or above their number keeps all."""
+        kept = live[keep_mask(self.head_importance[live], min(len(live), keep))]
+        self.kept_heads = np.zeros(self.config.heads_max, np.bool_)
+        self.kept_heads[kept] = True
+        return kept
