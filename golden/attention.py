@@ -192,7 +192,7 @@ def find_live(job: Job, context: Context, bitmaps: Bitmaps) -> Live:
     candidates[: job.heads] = bitmaps.heads
     if job.mode is Mode.GENERATION:
         own = job.query_offset
-        has_kv[own] = pinned[own] = context.kept_tokens[own] = True
+        has_kv[own] = pinned[own] = True
     tokens = context.live_tokens(has_kv)
     heads = context.live_heads(candidates)
     rows = tokens[(tokens >= job.query_offset) & (tokens < job.query_offset + job.queries)]
@@ -203,13 +203,15 @@ def find_live(job: Job, context: Context, bitmaps: Bitmaps) -> Live:
 
 
 def begin(job: Job, context: Context) -> None:
-    """What a job does to its context before it looks at it."""
+    """What a job does to its context before anything else: clear, restart, age; a generating token is live."""
     job.check(context.config)
     if job.clear:
         context.clear()
     if job.restart:
         context.restart()
     context.age(job.age_shift)
+    if job.mode is Mode.GENERATION:
+        context.kept_tokens[job.query_offset] = True
 
 
 def attend(job: Job, context: Context, live: Live, query: IntArray, key: IntArray, value: IntArray) -> Result:

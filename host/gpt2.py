@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from host.bert import FeedForward, LayerNorm, Projections, check_result, surviving_rows
 from host.checkpoint import Checkpoint, Tokens
 from host.engine import AttentionEngine, AttentionSequence, FloatArray, IntArray, LayerResult, ModelShape
+from host.layers import FeedForward, LayerNorm, Projections, check_result, surviving_rows
 
 LayerObserver = Callable[[int, int, int, LayerResult], None]
 """Called with window, position of the (last) row, layer and its result, as each layer's attention completes."""
@@ -213,7 +213,7 @@ class Gpt2:
 
     def score_windows(
         self,
-        windows: Sequence[Sequence[int]] | NDArray[np.integer],
+        windows: Sequence[Sequence[int] | NDArray[np.integer]] | NDArray[np.integer],
         engine: AttentionEngine,
         prompt_length: int,
         *,

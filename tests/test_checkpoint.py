@@ -108,7 +108,11 @@ def random_tensors(config: dict[str, Any]) -> dict[str, np.ndarray]:
             }.items():
                 shapes[f"h.{layer}.{name}.weight"] = shape
                 shapes[f"h.{layer}.{name}.bias"] = shape[-1:]
-    return {name: random.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+    tensors = {name: random.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+    for name, tensor in tensors.items():
+        if re.search(r"(LayerNorm|ln_\w+)\.weight$", name):
+            tensor += 1
+    return tensors
 
 
 def write(
@@ -170,7 +174,7 @@ def test_prefixes_and_harmless_tensors_are_known(tmp_path: Path, config: dict[st
     if config is BERT_CONFIG:
         tensors.pop("pooler.dense.weight")
         tensors.pop("pooler.dense.bias")
-        extra = {
+        extra: dict[str, np.ndarray] = {
             "bert.embeddings.position_ids": np.arange(24)[None],
             "cls.predictions.bias": np.zeros(12, np.float32),
             "classifier.weight": np.zeros((2, 48), np.float32),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -37,7 +38,7 @@ def test_cascade(found: demo.Analysis) -> None:
     heads_kept = [layer.heads_kept for layer in found.layers]
     assert heads_live[1:] == heads_kept[:-1]
     assert len(heads_kept[-1]) == 9
-    assert all(set(later) <= set(earlier) for earlier, later in zip(heads_kept, heads_kept[1:], strict=False))
+    assert all(set(later) <= set(earlier) for earlier, later in itertools.pairwise(heads_kept))
 
 
 def test_bytes(found: demo.Analysis) -> None:
@@ -58,7 +59,7 @@ def test_plain_text_marks_what_left(found: demo.Analysis) -> None:
     demo.show(found, screen)
     text = screen.file.getvalue()  # type: ignore[attr-defined]
     last = next(line for line in text.splitlines() if line.startswith("layer 5"))
-    assert last.split() == "layer 5 [CLS] ·· · ······ treat · ··· film ·· ······ perfect · ····· 4/13".split()
+    assert " ".join(last.split()) == "layer 5 [CLS] ·· · ······ treat · ··· film ·· ······ perfect · ····· 4/13"
     assert "\x1b" not in text
     assert f"{found.fetched:,} bytes" in text
 

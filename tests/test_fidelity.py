@@ -104,8 +104,13 @@ def test_plots_are_drawn(tmp_path: Path) -> None:
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "result.json"
     files.write_text(path, json.dumps({"a": 1}))
-    with pytest.raises(RuntimeError, match="half way"), files.replacing(path) as temporary:
-        temporary.write_text("{")
-        raise RuntimeError("half way")
+
+    def stop_half_way() -> None:
+        with files.replacing(path) as temporary:
+            temporary.write_text("{")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        stop_half_way()
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(path.parent.iterdir()) == [path]
