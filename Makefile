@@ -70,7 +70,7 @@ $(READY): requirements.lock requirements-models.lock
 
 # what the simulators need of the system: Verilator compiles C++ (g++, make) and is driven by perl
 system:
-	@missing=""; for tool in g++ perl iverilog; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	@missing=""; for tool in g++ make perl iverilog; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -y -q $$missing; \
 	  else echo "Install what the simulators need first: apt-get install$$missing" >&2; exit 1; fi; fi

@@ -266,13 +266,17 @@ def attend(job: Job, context: Context, live: Live, query: IntArray, key: IntArra
 
 @dataclass(frozen=True, kw_only=True)
 class Addresses:
-    """First global sectors of a job's planes and of its output, each a multiple of the channels."""
+    """First global sectors of a job's planes, bitmaps and output, each a multiple of the channels."""
 
     query: int
     key_msb: int
     key_lsb: int | None
     value: int
     output: int
+    has_kv: int | None = None
+    """Bitmap of the tokens that have K and V in this layer; None: all have."""
+    pinned: int | None = None
+    """Bitmap of the tokens that are never pruned; None: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,13 +305,22 @@ def planes(config: Config, job: Job, at: Addresses) -> Planes:
         key_msb=plane(at.key_msb, job.keys, job.key_bits - LSB_BITS if split else job.key_bits),
         key_lsb=plane(at.key_lsb, job.keys, LSB_BITS) if split and at.key_lsb is not None else None,
         value=plane(at.value, job.keys, job.value_bits),
-        output=OutputRegion(base=at.output, heads=job.heads, head_dim=job.head_dim),
+        output=OutputRegion(channels=config.channels, base=at.output, heads=job.heads, head_dim=job.head_dim),
     )
 
 
-def run(job: Job, context: Context, bitmaps: Bitmaps, memory: Memory, at: Addresses) -> Result:
-    """Run a job from a DRAM image: reads Q, K and V of what is live, writes the output rows of what is live."""
+def run(job: Job, context: Context, heads: BoolArray, memory: Memory, at: Addresses) -> Result:
+    """Run a job from a DRAM image: reads bitmaps, Q, K and V of what is live, writes the output rows of what is live.
+
+    `heads` [job.heads] are those that have K and V in this layer, a register of the job.
+    """
     begin(job, context)
+    bitmaps = Bitmaps.all(job)
+    bitmaps = Bitmaps(
+        has_kv=bitmaps.has_kv if at.has_kv is None else memory.load_bitmap(at.has_kv, job.keys),
+        pinned=bitmaps.pinned if at.pinned is None else memory.load_bitmap(at.pinned, job.keys),
+        heads=heads,
+    )
     live = find_live(job, context, bitmaps)
     layout = planes(context.config, job, at)
     query = memory.load(layout.query, live.rows - job.query_offset)[live.heads]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from golden import GoldenError, IntArray
+from golden import BoolArray, GoldenError, IntArray
 from golden.convert import pack, unpack
 from hw.config import SECTOR_BYTES, Config
 
@@ -23,6 +23,16 @@ OUTPUT_BITS = 16
 
 def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
+
+
+def _check_base(base: int, channels: int) -> None:
+    if base < 0 or base % channels:
+        raise GoldenError(f"a region must start at a multiple of {channels} sectors, not at sector {base}")
+
+
+def _bitmap_sectors(base: int, tokens: int, channels: int) -> IntArray:
+    _check_base(base, channels)
+    return base + np.arange(_ceil_div(tokens, 8 * SECTOR_BYTES), dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +49,7 @@ class Plane:
     bits: int
 
     def __post_init__(self) -> None:
-        if self.base % self.channels:
-            raise GoldenError(f"a plane must start at a multiple of {self.channels} sectors, not at sector {self.base}")
+        _check_base(self.base, self.channels)
 
     @property
     def heads_per_row(self) -> int:
@@ -120,6 +129,19 @@ class Memory:
         codes = codes.reshape(plane.groups, len(rows), share, plane.head_dim).transpose(0, 2, 1, 3)
         return codes.reshape(plane.groups * share, len(rows), plane.head_dim)[: plane.heads]
 
+    def store_bitmap(self, base: int, members: BoolArray) -> None:
+        """Write a set of tokens [n] at global sector `base`: bit i of byte i div 8 is token i, in whole sectors."""
+        sectors = _bitmap_sectors(base, len(members), self.config.channels)
+        image = np.zeros(len(sectors) * SECTOR_BYTES, np.uint8)
+        packed = np.packbits(members, bitorder="little")
+        image[: len(packed)] = packed
+        self.write(sectors, image.reshape(-1, SECTOR_BYTES))
+
+    def load_bitmap(self, base: int, tokens: int) -> BoolArray:
+        """Read a set of `tokens` tokens back, [tokens]."""
+        image = self.read(_bitmap_sectors(base, tokens, self.config.channels)).ravel()
+        return np.unpackbits(image, bitorder="little", count=tokens).astype(np.bool_)
+
     def _sectors(self, plane: Plane, rows: IntArray) -> IntArray:
         first = plane.row_address(np.arange(plane.groups)[:, None], rows[None, :])
         return first[..., None] + np.arange(plane.row_sectors)
@@ -129,10 +151,14 @@ class Memory:
 class OutputRegion:
     """Where results go: row by row, all heads of a row side by side, 16 bits an element."""
 
+    channels: int
     base: int
-    """First global sector."""
+    """First global sector; a multiple of `channels`."""
     heads: int
     head_dim: int
+
+    def __post_init__(self) -> None:
+        _check_base(self.base, self.channels)
 
     @property
     def row_sectors(self) -> int:

@@ -74,10 +74,11 @@ class ScoreScale:
         """
         if not (math.isfinite(step) and step > 0):
             raise GoldenError(f"a score step must be finite and positive, not {step}")
-        fraction, exponent = math.frexp(step * math.log2(math.e))
-        mantissa = math.floor(fraction * (1 << SCALE_MANTISSA_BITS) + 0.5)
-        if mantissa == 1 << SCALE_MANTISSA_BITS:
-            mantissa, exponent = mantissa >> 1, exponent + 1
+        fraction, exponent = math.frexp(step)
+        mantissa = math.floor(fraction * math.log2(math.e) * (1 << SCALE_MANTISSA_BITS) + 0.5)
+        if mantissa >= 1 << SCALE_MANTISSA_BITS:  # log2(e) lifts the fraction to 0.72 .. 1.44
+            exponent += 1
+            mantissa = math.floor(fraction * math.log2(math.e) * (1 << (SCALE_MANTISSA_BITS - 1)) + 0.5)
         shift = SCALE_MANTISSA_BITS - exponent
         if shift > SCALE_SHIFT_MAX:
             return cls(1 << (SCALE_MANTISSA_BITS - 1), SCALE_SHIFT_MAX)

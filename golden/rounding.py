@@ -8,8 +8,12 @@ from golden import IntArray
 
 
 def round_shift(value: IntArray, shift: int | IntArray) -> IntArray:
-    """Divide by 2**shift (shift >= 0) and round half up: floor(value / 2**shift + 1/2), so -1.5 becomes -1."""
-    half = np.left_shift(np.int64(1), np.asarray(shift, np.int64)) >> 1
+    """Divide by 2**shift (shift >= 0) and round half up: floor(value / 2**shift + 1/2), so -1.5 becomes -1.
+
+    |value| must lie below 2**61; then every shift beyond 61 leaves 0.
+    """
+    shift = np.minimum(np.asarray(shift, np.int64), 62)  # a 64-bit word has no larger one
+    half = (np.int64(1) << shift) >> 1
     return (value + half) >> shift
 
 

@@ -20,6 +20,11 @@ HEAD_FRONT = Fraction(30, 100)
 """Leading fraction of the layers that keeps all heads."""
 
 
+def exact_ceil(fraction: float | Fraction, n: int) -> int:
+    """ceil(fraction x n) for the decimal fraction meant: 55 % of 100 are 55, though 0.55 x 100 exceeds it as floats."""
+    return ceil(Fraction(fraction).limit_denominator(10**9) * n)
+
+
 @dataclass(frozen=True)
 class Ratios:
     """Pruned fraction after the first layer that prunes, and after the last; in between it is linear."""
@@ -44,7 +49,7 @@ class Ratios:
         for step in range(pruning):
             position = Fraction(step, pruning - 1) if pruning > 1 else Fraction(1)
             ratio = Fraction(self.start) + (Fraction(self.end) - Fraction(self.start)) * position
-            kept.append(max(1, ceil(n * (1 - ratio) - Fraction(1, 10**9))))
+            kept.append(max(1, exact_ceil(1 - ratio, n)))
         return kept
 
 

@@ -14,12 +14,13 @@ from rich.text import Text
 
 from golden import GoldenError
 from golden.schedule import Ratios
-from host import files, zoo
+from host import zoo
 from host.bert import Bert, BertResult
 from host.checkpoint import load
 from host.engine import ReferenceEngine
 from host.golden_engine import GoldenEngine, Settings
 from hw import config as hw_config
+from sim import files
 
 
 @dataclass(frozen=True, kw_only=True)

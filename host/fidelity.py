@@ -28,13 +28,14 @@ from golden import IntArray
 from golden.quantize import ScoreScale
 from golden.schedule import Ratios
 from golden.softmax import softmax
-from host import files, plots, zoo
+from host import plots, zoo
 from host.bert import Bert
 from host.checkpoint import load
 from host.engine import AttentionEngine, LayerResult, ReferenceEngine
 from host.golden_engine import GoldenEngine, Settings
 from host.gpt2 import Gpt2
 from hw.config import LSB_BITS, PAPER
+from sim import files
 
 Row = dict[str, Any]
 FloatArray = NDArray[np.float64]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil
+from math import inf
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from golden import BoolArray, GoldenError, IntArray
 from golden.attention import Addresses, Bitmaps, Job, KeyFetch, Mode, attend, begin, find_live, planes
 from golden.cascade import Context
 from golden.quantize import ScoreScale, choose_scale, importance_multiplier, quantize
-from golden.schedule import HEAD_FRONT, NO_PRUNING, TOKEN_FRONT, Ratios, explicit
+from golden.schedule import HEAD_FRONT, NO_PRUNING, TOKEN_FRONT, Ratios, exact_ceil, explicit
 from golden.softmax import flat_limit
 from golden.traffic import traffic
 from host.engine import FloatArray, LayerResult, ModelShape
@@ -59,7 +59,7 @@ class Settings:
             raise GoldenError(f"value_keep must be above 0 and at most 1, not {self.value_keep}")
         if not 0 <= self.threshold < 1:
             raise GoldenError(f"threshold must be 0 to below 1, not {self.threshold}")
-        if self.headroom < 1:
+        if not 1 <= self.headroom < inf:
             raise GoldenError(f"headroom must be at least 1, not {self.headroom}")
         if self.pin_first < 0 or self.pin_recent < 0:
             raise GoldenError(f"pinned tokens cannot be fewer than none: {self.pin_first}, {self.pin_recent}")
@@ -79,7 +79,7 @@ def _counts(schedule: Ratios | tuple[int, ...], n: int, layers: int, front: Frac
     """How many of n stay after each layer; explicit counts above n keep all."""
     if isinstance(schedule, Ratios):
         return schedule.counts(n, layers, front)
-    return [min(n, count) for count in explicit(schedule, max(n, *schedule), layers)]
+    return [min(n, count) for count in explicit(schedule, max((n, *schedule)), layers)]
 
 
 class GoldenEngine:
@@ -141,6 +141,10 @@ class GoldenSequence:
     ) -> LayerResult:
         heads, cache = self.heads(layer), self._layers[layer]
         self._check(query, key, value, len(heads), len(tokens))
+        if len(tokens) > self.config.tokens_max:
+            raise GoldenError(
+                f"the configuration {self.config.name!r} takes 1 to {self.config.tokens_max} tokens, not {len(tokens)}"
+            )
         settings, bits = self.settings, self.settings.key_bits_full
         room = settings.headroom if self.shape.causal else 1.0
         cache.key_scale[heads] = choose_scale(key, bits, axis=(1, 2)) * room
@@ -212,7 +216,7 @@ class GoldenSequence:
         keep_values = None
         if generation and settings.value_keep is not None:
             kept = np.ones(length, np.bool_) if layer == 0 else self.context.kept_tokens[:length]
-            keep_values = ceil(settings.value_keep * np.count_nonzero(kept & cache.has_kv[:length]))
+            keep_values = exact_ceil(settings.value_keep, int(np.count_nonzero(kept & cache.has_kv[:length])))
         job = Job(
             mode=mode,
             head_dim=shape.head_dim,

@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from host import files
+from sim import files
 
 INK, GREEN, BLUE, ORANGE, GREY = "#1b2430", "#16a34a", "#2f6fd6", "#e07b1a", "#93a0b0"
 

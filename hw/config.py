@@ -302,7 +302,7 @@ def from_toml(path: Path) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not a TOML file: {error}") from error
     base = values.pop("base", "paper")
-    if base not in NAMED:
+    if not isinstance(base, str) or base not in NAMED:
         raise ConfigError(f"{path}: base must be one of {', '.join(NAMED)}, not {base!r}")
     values.setdefault("name", path.stem)
     return NAMED[base].replace(**values)

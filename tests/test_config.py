@@ -1,0 +1,304 @@
+"""The configuration: named machines, what is refused and how, and derived sizes against brute force."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hw import config as module
+from hw.config import (
+    EIGHTH,
+    HEAD_DIMS,
+    MULTIPLIER_FRACTION,
+    NAMED,
+    PAPER,
+    SUM_FRACTION,
+    TINY,
+    ULX3S,
+    Config,
+    ConfigError,
+    from_toml,
+    load,
+)
+from tests.reference import fits, times_power
+
+MACHINES = [
+    *NAMED.values(),
+    PAPER.replace(operand_bits=16),
+    PAPER.replace(operand_bits=4, prob_bits=8),
+    PAPER.replace(heads_max=12, layers_max=48),
+    TINY.replace(heads_max=3, layers_max=7, head_dim_max=16, qk_multipliers=16, pv_multipliers=16),
+]
+
+
+def label(config: Config) -> str:
+    return f"{config.name}-{config.operand_bits}-{config.heads_max}"
+
+
+def test_named_machines() -> None:
+    assert list(NAMED) == ["paper", "eighth", "ulx3s", "tiny"]
+    assert Config() == PAPER
+    assert (PAPER.qk_multipliers, PAPER.pv_multipliers, PAPER.operand_bits, PAPER.prob_bits) == (512, 512, 12, 12)
+    assert (PAPER.softmax_lanes, PAPER.topk_lanes, PAPER.channels, PAPER.channel_bits) == (8, 16, 16, 256)
+    assert EIGHTH.qk_multipliers * 8 == PAPER.qk_multipliers
+    assert EIGHTH.channels * 8 == PAPER.channels
+    for config in NAMED.values():
+        assert config.replace() == config
+        assert config.sector_beats() * config.channel_bits == 256
+
+
+@pytest.mark.parametrize("config", MACHINES, ids=label)
+def test_widths_hold_their_worst_case_and_no_more(config: Config) -> None:
+    low, high = -(1 << (config.operand_bits - 1)), (1 << (config.operand_bits - 1)) - 1
+    dim = config.head_dim_max
+    scores = [dim * low * low, dim * low * high, dim * high * high]
+    assert all(fits(score, config.score_bits) for score in scores)
+    assert not all(fits(score, config.score_bits - 1) for score in scores)
+    # for one query the difference of two scores is largest where every term goes from end to end
+    difference = dim * -low * (high - low)
+    assert fits(difference, config.difference_bits, signed=False)
+    assert not fits(difference, config.difference_bits - 1, signed=False)
+    total = config.tokens_max << SUM_FRACTION
+    assert fits(total, config.exp_sum_bits, signed=False)
+    assert not fits(total, config.exp_sum_bits - 1, signed=False)
+    assert config.prob_one == 2**config.prob_bits - 1
+    assert fits((2 << config.prob_bits) * low, config.pv_accumulator_bits), "a row of rounded probabilities below 2.0"
+    rows = config.tokens_max * config.layers_max
+    token = config.prob_one * rows * config.heads_max
+    assert fits(token, config.token_importance_bits, signed=False)
+    assert not fits(token, config.token_importance_bits - 1, signed=False)
+    row = times_power(dim * -low << MULTIPLIER_FRACTION, -config.head_importance_shift)
+    assert row == 1 << MULTIPLIER_FRACTION
+    assert fits(rows * row, config.head_importance_bits, signed=False)
+    assert 2 * rows * row >= 1 << (config.head_importance_bits - 1)
+
+
+def test_paper_widths() -> None:
+    assert PAPER.score_bits == 31
+    assert PAPER.difference_bits == 30
+    assert PAPER.exp_sum_bits == 35
+    assert PAPER.pv_accumulator_bits == 25
+    assert PAPER.token_importance_bits == PAPER.head_importance_bits == 32
+    assert PAPER.head_importance_shift == 18
+    assert PAPER.plane_bits == PAPER.query_bits == (4, 6, 8, 10, 12)
+    assert PAPER.replace(operand_bits=16).query_bits == (4, 6, 8, 10, 12, 16)
+    assert PAPER.replace(operand_bits=9).plane_bits == (4, 6, 8)
+    assert (PAPER.head_dims, TINY.head_dims) == (HEAD_DIMS, (16, 32))
+
+
+@pytest.mark.parametrize("config", MACHINES, ids=label)
+def test_throughput_is_min_of_lanes_and_multipliers(config: Config) -> None:
+    for dim in config.head_dims:
+        rate = min(config.softmax_lanes, config.qk_multipliers / dim)
+        assert config.keys_per_cycle(dim) / config.beats_per_key(dim) == rate
+        assert config.keys_per_cycle(dim) * dim <= config.qk_multipliers * config.beats_per_key(dim)
+        assert config.buffer_rows_per_token(dim) * config.buffer_dim >= dim
+        assert config.buffer_rows_per_token(dim) * config.tokens_max <= config.key_buffer_rows
+
+
+def test_design_figures() -> None:
+    assert [PAPER.keys_per_cycle(dim) for dim in HEAD_DIMS] == [8, 8, 8, 4]
+    assert [EIGHTH.keys_per_cycle(dim) for dim in HEAD_DIMS] == [4, 2, 1, 1]
+    assert EIGHTH.beats_per_key(128) == 2, "D = 128 on small machines takes two beats per key"
+    assert PAPER.key_buffer_rows // PAPER.buffer_rows_per_token(128) == 1024
+    assert ULX3S.sector_beats() == 16
+
+
+def test_ulx3s_fits_an_ecp5_85f() -> None:
+    """156 multipliers of 18 x 18 and 208 block RAMs of 18 kbit, counted from the numeric contract's cost table."""
+    softmax = ULX3S.softmax_lanes * 3 + 1  # scale, interpolation and product a lane; one reciprocal
+    importance = 1
+    assert ULX3S.qk_multipliers + ULX3S.pv_multipliers + softmax + importance <= 156
+    row_bits = ULX3S.buffer_dim * ULX3S.operand_bits
+
+    def blocks(depth: int, width: int) -> int:
+        return ceil(width / 36) * ceil(depth / 512)
+
+    buffers = blocks(ULX3S.key_buffer_rows, row_bits) + blocks(ULX3S.value_buffer_rows, row_bits)
+    assert buffers == 88
+    tokens = ULX3S.tokens_max * ULX3S.contexts
+    importances = ULX3S.softmax_lanes * blocks(ceil(tokens / ULX3S.softmax_lanes), ULX3S.token_importance_bits)
+    # scores and exponentials of two rows in flight, two top-k engines with two rows each
+    rows = 2 * blocks(ULX3S.tokens_max // ULX3S.softmax_lanes, ULX3S.softmax_lanes * ULX3S.score_bits)
+    rows += 2 * blocks(ULX3S.tokens_max // ULX3S.softmax_lanes, ULX3S.softmax_lanes * 22)
+    rows += 2 * 2 * blocks(ULX3S.tokens_max // ULX3S.topk_lanes, ULX3S.topk_lanes * (32 + 10))
+    assert buffers + importances + rows <= 208
+
+
+# -- Refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"channels": 0}, "channels must be at least 1, not 0"),
+        ({"qk_multipliers": -8}, "qk_multipliers must be at least 1, not -8"),
+        ({"operand_bits": 3}, "operand_bits must be 4 to 16, not 3"),
+        ({"operand_bits": 17}, "operand_bits must be 4 to 16, not 17"),
+        ({"prob_bits": 7}, "prob_bits must be 8 to 12, not 7"),
+        ({"prob_bits": 13}, "prob_bits must be 8 to 12, not 13"),
+        ({"tokens_max": 1}, "tokens_max must be 2 to 1024, not 1"),
+        ({"tokens_max": 2048}, "tokens_max must be 2 to 1024, not 2048"),
+        ({"heads_max": 17}, "heads_max must be 1 to 16, not 17"),
+        ({"layers_max": 65}, "layers_max must be 1 to 64, not 65"),
+        ({"contexts": 17}, "contexts must be 1 to 16, not 17"),
+        ({"softmax_lanes": 6}, "softmax_lanes must be a power of two, not 6"),
+        ({"topk_lanes": 12}, "topk_lanes must be a power of two, not 12"),
+        ({"channels": 3}, "channels must be a power of two, not 3"),
+        ({"tokens_max": 1000}, "tokens_max must be a power of two, not 1000"),
+        ({"qk_multipliers": 500}, "qk_multipliers must be a power of two, not 500"),
+        ({"pv_multipliers": 65}, "pv_multipliers must be a power of two, not 65"),
+        ({"head_dim_max": 96}, "head_dim_max must be one of (16, 32, 64, 128), not 96"),
+        ({"buffer_dim": 8}, "buffer_dim must be one of (16, 32, 64, 128), not 8"),
+        (
+            {"channel_bits": 512},
+            "channel_bits must be 16, 32, 64, 128 or 256 (a sector is 256 bits), not 512",
+        ),
+        ({"qk_multipliers": 8}, "qk_multipliers must be at least the smallest head dimension 16, not 8"),
+        ({"pv_multipliers": 8}, "pv_multipliers must be at least the smallest head dimension 16, not 8"),
+        (
+            {"qk_multipliers": 2048},
+            "qk_multipliers must be at most softmax_lanes x head_dim_max = 1024, not 2048: "
+            "the rest could never be busy",
+        ),
+        (
+            {"pv_multipliers": 512, "softmax_lanes": 2, "qk_multipliers": 256},
+            "pv_multipliers must be at most softmax_lanes x head_dim_max = 256, not 512: the rest could never be busy",
+        ),
+        (
+            {"tokens_max": 4},
+            "softmax_lanes (8) and topk_lanes (16) must be at most tokens_max (4)",
+        ),
+        (
+            {"key_buffer_rows": 1024},
+            "key_buffer_rows must hold one head of tokens_max = 1024 tokens at head_dim_max = 128, that is 2048 rows "
+            "of 64 operands, not 1024",
+        ),
+        (
+            {"value_buffer_rows": 2047},
+            "value_buffer_rows must hold one head of tokens_max = 1024 tokens at head_dim_max = 128, that is 2048 rows "
+            "of 64 operands, not 2047",
+        ),
+        ({"name": ""}, "name must be letters, digits, '-' and '_', not '': it names a folder"),
+        ({"name": "../x"}, "name must be letters, digits, '-' and '_', not '../x': it names a folder"),
+        ({"name": "a b"}, "name must be letters, digits, '-' and '_', not 'a b': it names a folder"),
+    ],
+)
+def test_refused(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        PAPER.replace(**changes)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"channels": 4.0}, "channels must be an integer, not 4.0"),
+        ({"channels": "4"}, "channels must be an integer, not '4'"),
+        ({"contexts": True}, "contexts must be an integer, not True"),
+        ({"name": 5}, "name must be a string, not 5"),
+    ],
+)
+def test_wrong_kinds(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        PAPER.replace(**changes)
+    assert str(caught.value) == text
+
+
+def test_unknown_parameters() -> None:
+    with pytest.raises(ConfigError) as caught:
+        PAPER.replace(lanes=8)
+    names = ", ".join(field.name for field in dataclasses.fields(Config))
+    assert str(caught.value) == f"unknown parameter 'lanes'; the parameters are {names}"
+
+
+def test_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PAPER.channels = 4  # type: ignore[misc]
+
+
+# -- Reading ----------------------------------------------------------------------------------------------------------
+
+
+def test_toml(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "eighth"\nchannels = 4\noperand_bits = 16\n', encoding="utf-8")
+    assert from_toml(path) == EIGHTH.replace(name="mine", channels=4, operand_bits=16)
+    assert load(str(path)) == from_toml(path)
+    path.write_text('name = "other"\n', encoding="utf-8")
+    assert from_toml(path) == PAPER.replace(name="other")
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("channels = 3\n", "channels must be a power of two, not 3"),
+        ("chanels = 4\n", "unknown parameter 'chanels'"),
+        ('base = "big"\n', "{path}: base must be one of paper, eighth, ulx3s, tiny, not 'big'"),
+        ("base = 5\n", "{path}: base must be one of paper, eighth, ulx3s, tiny, not 5"),
+        ("base = []\n", "{path}: base must be one of paper, eighth, ulx3s, tiny, not []"),
+        ("channels = \n", "{path} is not a TOML file: "),
+    ],
+)
+def test_toml_refused(tmp_path: Path, text: str, error: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        from_toml(path)
+    assert str(caught.value).startswith(error.format(path=path))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    missing = tmp_path / "none.toml"
+    with pytest.raises(ConfigError) as caught:
+        load(str(missing))
+    assert str(caught.value) == f"cannot read the configuration file {missing}: No such file or directory"
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="is not a TOML file"):
+        load(str(binary))
+
+
+def test_changes_from_the_command_line() -> None:
+    assert load("paper") is not None
+    assert load("paper") == PAPER
+    assert load("eighth", ["channels=4", "operand_bits=0x10"]) == EIGHTH.replace(channels=4, operand_bits=16)
+    assert load("tiny", ["name=small"]).name == "small"
+    assert load("tiny", ["channels=1"]).name == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("which", "changes", "text"),
+    [
+        ("huge", [], "configuration must be one of paper, eighth, ulx3s, tiny or a .toml file, not 'huge'"),
+        ("paper", ["channels"], "a change must be parameter=value, not 'channels'"),
+        ("paper", ["channels=four"], "channels must be an integer, not 'four'"),
+        ("paper", ["channels=4.0"], "channels must be an integer, not '4.0'"),
+        ("paper", ["channels="], "channels must be an integer, not ''"),
+        ("paper", ["channels=5"], "channels must be a power of two, not 5"),
+    ],
+)
+def test_changes_refused(which: str, changes: list[str], text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(which, changes)
+    assert str(caught.value) == text
+
+
+def test_unknown_change() -> None:
+    with pytest.raises(ConfigError, match="unknown parameter 'lanes'; the parameters are name, qk_multipliers, "):
+        load("paper", ["lanes=4"])
+
+
+def test_sidecar() -> None:
+    free, derived = TINY.as_dict(), TINY.derived()
+    assert Config(**json.loads(json.dumps(free))) == TINY
+    assert derived["score_bits"] == TINY.score_bits
+    assert derived["plane_bits"] == TINY.plane_bits
+    assert set(derived) == {name for name, value in vars(module.Config).items() if isinstance(value, property)}
+    assert len(derived) >= 11
+    json.dumps(derived)

@@ -1,0 +1,117 @@
+"""The generator's command line: what it writes, that it always writes the same, and how it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from hw import config
+from sim.build import ROOT, lint
+
+
+def _hw(*arguments: str | Path, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hw", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed, "NO_COLOR": "1", "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
+    for hash_seed in ("1", "2"):
+        result = _hw("verilog", "--out", tmp_path / hash_seed, hash_seed=hash_seed)
+        assert result.returncode == 0, result.stderr
+    for name in ("zero_eliminator.v", "zero_eliminator.json"):
+        first = (tmp_path / "1" / "paper" / name).read_bytes()
+        assert first == (tmp_path / "2" / "paper" / name).read_bytes()
+        assert str(ROOT).encode() not in first
+    assert sorted(file.name for file in (tmp_path / "1" / "paper").iterdir()) == [
+        "zero_eliminator.json",
+        "zero_eliminator.v",
+    ]
+
+
+@pytest.mark.parametrize("name", ["paper", pytest.param("tiny", marks=pytest.mark.slow)])
+def test_verilog_and_its_sidecar_agree(tmp_path: Path, name: str) -> None:
+    result = _hw("verilog", "--config", name, "--set", "topk_lanes=8", "--set", "name=changed", "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert str(tmp_path / "changed" / "zero_eliminator.v") in result.stdout
+    text = (tmp_path / "changed" / "zero_eliminator.v").read_text()
+    sidecar = json.loads((tmp_path / "changed" / "zero_eliminator.json").read_text())
+    wanted = config.load(name, ["topk_lanes=8", "name=changed"])
+    assert sidecar["configuration"] == wanted.as_dict()
+    assert sidecar["derived"] == json.loads(json.dumps(wanted.derived()))
+    assert sidecar["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    assert sidecar["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    header = re.search(r"module zero_eliminator\((.*)\);", text)
+    assert header is not None
+    assert [port["name"] for port in sidecar["ports"]] == header[1].split(", ")
+    ports = {port["name"]: port for port in sidecar["ports"]}
+    assert ports["clk"] == {"name": "clk", "direction": "input", "width": 1}
+    assert ports["o__payload"]["direction"] == "output"
+    for port in ("i__payload", "o__payload"):
+        fields = ports[port]["fields"]
+        assert sum(field["width"] for field in fields) == ports[port]["width"]
+        assert [field["name"] for field in fields[:3]] == [
+            "lanes[0].importance",
+            "lanes[0].index",
+            "lanes[1].importance",
+        ]
+        assert len(fields) == 2 * 8 + 1
+    assert ports["i__payload"]["fields"][0]["width"] >= wanted.token_importance_bits
+    lint(text, top="zero_eliminator")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config", "huge"],
+            "error: configuration must be one of paper, eighth, ulx3s, tiny or a .toml file, not 'huge'\n",
+        ),
+        (["--set", "topk_lanes=3"], "error: topk_lanes must be a power of two, not 3\n"),
+        (["--set", "topk_lanes"], "error: a change must be parameter=value, not 'topk_lanes'\n"),
+        (["--set", "topk_lanes=x"], "error: topk_lanes must be an integer, not 'x'\n"),
+    ],
+)
+@pytest.mark.parametrize("command", ["verilog", "show"])
+def test_a_bad_configuration_is_one_line_and_status_2(command: str, arguments: list[str], message: str) -> None:
+    result = _hw(command, *arguments)
+    assert (result.returncode, result.stderr, result.stdout) == (2, message, "")
+
+
+def test_a_bad_type_in_a_file_is_one_line_and_status_2(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("topk_lanes = 8.0\n")
+    result = _hw("verilog", "--config", tmp_path / "mine.toml", "--out", tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == "error: topk_lanes must be an integer, not 8.0\n"
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_and_status_1(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = _hw("verilog", "--config", "tiny", "--out", tmp_path / "file")
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: cannot write .*file.*: Not a directory\n", result.stderr)
+
+
+def test_show_lists_every_parameter_and_derived_size() -> None:
+    result = _hw("show", "--config", "tiny", "--set", "topk_lanes=4")
+    assert result.returncode == 0, result.stderr
+    wanted = config.load("tiny", ["topk_lanes=4"])
+    rows = dict(re.findall(r"│ (\w+) +│ +(.*?) │", result.stdout))
+    assert rows.keys() == wanted.as_dict().keys() - {"name"} | wanted.derived().keys()
+    assert rows["topk_lanes"] == "4"
+    assert rows["head_dims"] == "16, 32"
+    assert "configuration tiny" in result.stdout
