@@ -1,7 +1,8 @@
 """The golden model: bit-exact integer NumPy for every step of the accelerator.
 
 `docs/numerics.md` is the contract these modules implement. Arrays are int64 and every width is the circuit's; nothing
-here imports the circuit, only its configuration. Floats appear in `quantize` alone, where a host's tensors enter.
+here imports the circuit, only its configuration. Floats appear only where a host's numbers enter: in `quantize`, in
+`softmax.flat_limit` and in the ratios of `schedule`.
 """
 
 from typing import Any

@@ -137,6 +137,8 @@ class Result:
     kept_heads: IntArray
     flat: BoolArray
     """[h, r] rows that were recomputed with their LSBs."""
+    keys_fetched: int
+    """K rows each head fetched, of the n: none lies beyond the longest row."""
     values_fetched: IntArray
     """[h, n] of 0 and 1: V rows each head fetched."""
     output_saturated: int
@@ -223,10 +225,10 @@ def attend(job: Job, context: Context, live: Live, query: IntArray, key: IntArra
     scales = [job.score_scales[head] for head in live.heads]
     mantissa = np.array([scale.mantissa for scale in scales], np.int64)[:, None]
     shift = np.array([scale.shift for scale in scales], np.int64)[:, None]
-    mask = None
+    mask, reach = None, len(live.tokens)
     if job.mode is Mode.CAUSAL:
         lengths = np.searchsorted(live.tokens, live.rows, side="right")
-        mask = np.arange(len(live.tokens)) < lengths[:, None]
+        mask, reach = np.arange(len(live.tokens)) < lengths[:, None], int(lengths[-1])
     flat = np.zeros((len(live.heads), len(live.rows)), np.bool_)
     if job.key_fetch is KeyFetch.PROGRESSIVE:
         first = msb_scores(query, key)
@@ -243,7 +245,7 @@ def attend(job: Job, context: Context, live: Live, query: IntArray, key: IntArra
         unit = recompute_excess(config, job.key_bits)
         prob = normalise(config, exponentials(score, mantissa, shift - unit, mask))
     context.add_tokens(live.tokens, token_sums(prob))
-    fetched = np.ones((len(live.heads), len(live.tokens)), np.bool_)
+    fetched = np.tile(np.arange(len(live.tokens)) < reach, (len(live.heads), 1))
     if job.keep_values is not None:
         fetched = kept_values(prob[:, 0], job.keep_values)
         prob = prob * fetched[:, None]
@@ -259,6 +261,7 @@ def attend(job: Job, context: Context, live: Live, query: IntArray, key: IntArra
         kept_tokens=context.prune_tokens(live.tokens, keep_tokens, live.pinned),
         kept_heads=context.prune_heads(live.heads, keep_heads),
         flat=flat,
+        keys_fetched=reach,
         values_fetched=fetched.astype(np.int64),
         output_saturated=saturated,
     )
@@ -273,6 +276,8 @@ class Addresses:
     key_lsb: int | None
     value: int
     output: int
+    kv_rows: int | None = None
+    """Rows that the K and V planes have for each head, the same in all jobs of a sequence; None: `Job.keys`."""
     has_kv: int | None = None
     """Bitmap of the tokens that have K and V in this layer; None: all have."""
     pinned: int | None = None
@@ -298,13 +303,16 @@ def planes(config: Config, job: Job, at: Addresses) -> Planes:
         return Plane(channels=config.channels, base=base, rows=rows, heads=job.heads, head_dim=job.head_dim, bits=bits)
 
     split = job.key_fetch is not KeyFetch.STATIC
+    kv_rows = job.keys if at.kv_rows is None else at.kv_rows
+    if kv_rows < job.keys:
+        raise GoldenError(f"kv_rows must be at least keys = {job.keys}, not {kv_rows}")
     if split and at.key_lsb is None:
         raise GoldenError(f"a job that fetches K {job.key_fetch.value} needs the address of its LSB plane")
     return Planes(
         query=plane(at.query, job.queries, job.query_bits),
-        key_msb=plane(at.key_msb, job.keys, job.key_bits - LSB_BITS if split else job.key_bits),
-        key_lsb=plane(at.key_lsb, job.keys, LSB_BITS) if split and at.key_lsb is not None else None,
-        value=plane(at.value, job.keys, job.value_bits),
+        key_msb=plane(at.key_msb, kv_rows, job.key_bits - LSB_BITS if split else job.key_bits),
+        key_lsb=plane(at.key_lsb, kv_rows, LSB_BITS) if split and at.key_lsb is not None else None,
+        value=plane(at.value, kv_rows, job.value_bits),
         output=OutputRegion(channels=config.channels, base=at.output, heads=job.heads, head_dim=job.head_dim),
     )
 

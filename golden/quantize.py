@@ -27,7 +27,8 @@ def choose_scale(tensor: FloatArray, bits: int, axis: tuple[int, ...] | None = N
     """
     _check_finite(tensor)
     peak = np.max(np.abs(tensor.astype(np.float64)), axis=axis, keepdims=axis is not None)
-    return np.where(peak > 0, peak / largest_code(bits), 1.0)
+    scale = peak / largest_code(bits)
+    return np.where(scale > 0, scale, 1.0)
 
 
 def quantize(tensor: FloatArray, scale: FloatArray | float, bits: int) -> tuple[IntArray, int]:

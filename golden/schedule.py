@@ -38,7 +38,7 @@ class Ratios:
 
     @classmethod
     def average(cls, average: float, end: float) -> Ratios:
-        """Ratios with the given average over the pruning layers: start = 2 average - end."""
+        """Ratios with the given average over two or more pruning layers: start = 2 average - end."""
         return cls(2 * average - end, end)
 
     def counts(self, n: int, layers: int, front: Fraction) -> list[int]:

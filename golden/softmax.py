@@ -32,7 +32,7 @@ RECIPROCAL_INDEX_BITS = 8
 RECIPROCAL_LOW_BITS = 10
 """Further fraction bits of the normalised sum, which interpolate."""
 RECIPROCAL_FRACTION = 17
-"""Fraction bits of the reciprocal, (0.5, 1.0]."""
+"""Fraction bits of the reciprocal, 0.5 to 1.0, both included."""
 FLAT_LIMIT_FRACTION = 5
 """Fraction bits of the flatness limit."""
 
@@ -114,7 +114,8 @@ def is_flat(total: IntArray, flat_limit: int) -> BoolArray:
 
 def flat_limit(threshold: float) -> int:
     """The limit that stands for `max(prob) < threshold`: 1/threshold with 5 fraction bits, saturated to 16 bits."""
-    return 0xFFFF if threshold <= 0 else min(0xFFFF, int((1 << FLAT_LIMIT_FRACTION) / threshold + 0.5))
+    one = 1 << FLAT_LIMIT_FRACTION
+    return 0xFFFF if threshold * 0xFFFF <= one else int(one / threshold + 0.5)
 
 
 def reciprocal(total: IntArray) -> tuple[IntArray, IntArray]:

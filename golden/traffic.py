@@ -39,7 +39,7 @@ class Traffic:
 
 def traffic(config: Config, job: Job, layout: Planes, result: Result) -> Traffic:
     """What a job moves. Heads that share a row fetch it once, and fetch it if either of them needs it."""
-    keys = len(result.tokens)
+    keys = result.keys_fetched
     key, lsb = layout.key_msb.fetch_bytes(result.heads, keys), 0
     if layout.key_lsb is not None:
         again = result.heads[result.flat.any(axis=1)] if job.key_fetch is KeyFetch.PROGRESSIVE else result.heads

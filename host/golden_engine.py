@@ -165,11 +165,13 @@ class GoldenSequence:
         )
 
     def step(self, layer: int, query: FloatArray, key: FloatArray, value: FloatArray, token: int) -> LayerResult:
-        self._generating = True
+        if self._prompt_length == 0:
+            raise GoldenError("generation needs a prompt first: it fixes the ranges of K and V")
         if token >= self.config.tokens_max:
             raise GoldenError(
                 f"the configuration {self.config.name!r} takes {self.config.tokens_max} tokens: token {token} is beyond"
             )
+        self._generating = True
         heads, cache = self.heads(layer), self._layers[layer]
         self._check(query, key, value, len(heads), 1)
         cache.has_kv[token] = True
@@ -216,7 +218,8 @@ class GoldenSequence:
         keep_values = None
         if generation and settings.value_keep is not None:
             kept = np.ones(length, np.bool_) if layer == 0 else self.context.kept_tokens[:length]
-            keep_values = exact_ceil(settings.value_keep, int(np.count_nonzero(kept & cache.has_kv[:length])))
+            live_rows = int(np.count_nonzero(kept & cache.has_kv[:length]))
+            keep_values = max(1, exact_ceil(settings.value_keep, live_rows))
         job = Job(
             mode=mode,
             head_dim=shape.head_dim,

@@ -176,7 +176,7 @@ class Config:
 
     @property
     def pv_accumulator_bits(self) -> int:
-        """Signed width of sum(prob x V): rounding can lift a row's probabilities above 1.0, never to 2.0."""
+        """Signed width of sum(prob x V): rounding can lift a row's probabilities above 1.0, never above 2.0."""
         return self.prob_bits + 1 + self.operand_bits
 
     @property
@@ -305,7 +305,10 @@ def from_toml(path: Path) -> Config:
     if not isinstance(base, str) or base not in NAMED:
         raise ConfigError(f"{path}: base must be one of {', '.join(NAMED)}, not {base!r}")
     values.setdefault("name", path.stem)
-    return NAMED[base].replace(**values)
+    try:
+        return NAMED[base].replace(**values)
+    except TypeError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def load(which: str, changes: Iterable[str] = ()) -> Config:

@@ -144,7 +144,8 @@ def image(config: Config, case: Case) -> tuple[Memory, Addresses, Planes]:
     names = ["value", "query", "output", "key_msb"]
     if job.key_fetch is not KeyFetch.STATIC:
         names.insert(1, "key_lsb")
-    nowhere = planes(config, job, Addresses(query=0, key_msb=0, key_lsb=0, value=0, output=0))
+    kv_rows = job.keys + job.keys % 5  # planes may have room for more tokens
+    nowhere = planes(config, job, Addresses(query=0, key_msb=0, key_lsb=0, value=0, output=0, kv_rows=kv_rows))
     at: dict[str, Any] = {"key_lsb": None}
     for name in names:
         at[name] = cursor
@@ -154,7 +155,7 @@ def image(config: Config, case: Case) -> tuple[Memory, Addresses, Planes]:
     bitmap_stride = 4 * config.channels  # four sectors hold 1,024 tokens
     at |= {"has_kv": cursor, "pinned": cursor + bitmap_stride}
     cursor += 2 * bitmap_stride
-    where = Addresses(**at)
+    where = Addresses(**at, kv_rows=kv_rows)
     layout = planes(config, job, where)
     memory = Memory(config, cursor)
     memory.bytes[:] = FILL
@@ -184,7 +185,7 @@ def naive(case: Case, cascade: Cascade) -> Outcome:
     )
 
 
-def assert_result(result: Result, expected: Outcome, *, generation: bool) -> None:
+def assert_result(result: Result, expected: Outcome, mode: Mode) -> None:
     assert result.tokens.tolist() == expected.tokens
     assert result.heads.tolist() == expected.heads
     assert result.rows.tolist() == expected.rows
@@ -195,10 +196,13 @@ def assert_result(result: Result, expected: Outcome, *, generation: bool) -> Non
             assert result.output[i, j].tolist() == expected.output[head, row]
             assert bool(result.flat[i, j]) == ((head, row) in expected.flat)
         fetched = np.flatnonzero(result.values_fetched[i]).tolist()
-        if generation:
+        if mode is Mode.GENERATION:
             assert fetched == expected.fetched[head, expected.rows[0]]
+        elif mode is Mode.CAUSAL:
+            assert fetched == [i for i, token in enumerate(expected.tokens) if token <= expected.rows[-1]]
+            assert result.keys_fetched == len(fetched)
         else:
-            assert len(fetched) == len(expected.tokens)
+            assert result.keys_fetched == len(fetched) == len(expected.tokens)
     assert result.output_saturated == expected.saturated
     assert result.kept_tokens.tolist() == expected.kept_tokens
     assert result.kept_heads.tolist() == expected.kept_heads
@@ -229,7 +233,7 @@ def run_everywhere(config: Config, case: Case, context: Context, twin: Context, 
         return None
     result = run(case.job, context, case.bitmaps.heads, memory, at)
     assert_equal(result, from_arrays(case, twin))
-    assert_result(result, expected, generation=case.job.mode is Mode.GENERATION)
+    assert_result(result, expected, case.job.mode)
     assert_state(context, cascade)
     assert_state(twin, cascade)
     assert np.array_equal(
@@ -636,6 +640,28 @@ def test_split_keys_need_the_address_of_their_lsb_plane() -> None:
     with pytest.raises(GoldenError) as caught:
         planes(TINY, job, Addresses(query=0, key_msb=0, key_lsb=None, value=0, output=0))
     assert str(caught.value) == "a job that fetches K joined needs the address of its LSB plane"
+
+
+def test_planes_have_room_for_the_keys() -> None:
+    with pytest.raises(GoldenError) as caught:
+        planes(TINY, Job(**GOOD), Addresses(query=0, key_msb=0, key_lsb=0, value=0, output=0, kv_rows=GOOD["keys"] - 1))
+    assert str(caught.value) == f"kv_rows must be at least keys = {GOOD['keys']}, not {GOOD['keys'] - 1}"
+
+
+def test_a_growing_sequence_keeps_its_planes() -> None:
+    """Rows stored for a shorter sequence are found where they are when it has grown."""
+    random = np.random.default_rng(3)
+    kv_rows, heads, dim = 16, 3, 16
+    at = Addresses(query=0, key_msb=64, key_lsb=None, value=256, output=512, kv_rows=kv_rows)
+    memory = Memory(TINY, 1024)
+    key = codes(random, (heads, kv_rows, dim), 8)
+    fields = GOOD | {"mode": Mode.GENERATION, "queries": 1, "heads": heads, "head_dim": dim, "key_bits": 8}
+    fields["score_scales"] = (ScoreScale(40_000, 20),) * heads
+    for keys in range(5, kv_rows + 1):
+        layout = planes(TINY, Job(**(fields | {"keys": keys, "query_offset": keys - 1})), at)
+        first = 0 if keys == 5 else keys - 1
+        memory.store(layout.key_msb, key[:, first:keys], first)
+        assert np.array_equal(memory.load(layout.key_msb, np.arange(keys)), key[:, :keys])
 
 
 def test_every_address_starts_at_channel_0() -> None:

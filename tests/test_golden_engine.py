@@ -100,6 +100,7 @@ def test_generated_values_beyond_the_prompts_range_clip_and_count() -> None:
     q1, k1, v1 = tensors(random, 3, 1, 64)
     key_limit = np.abs(k).max(axis=(1, 2), keepdims=True) * 1.25
     k1, v1 = np.clip(k1, -key_limit, key_limit), np.clip(v1, -2, 2)
+    k1[:, 0, 0], v1[0, 0, 0] = 0.99 * key_limit[:, 0, 0], 1.24 * np.abs(v).max()
     assert sequence.step(0, q1, k1, v1, token=20).clipped == 0, "within the headroom"
     k2, v2 = k1.copy(), v1.copy()
     k2[0, 0, :5] = -1.1 * key_limit[0, 0, 0]
@@ -127,6 +128,7 @@ def test_pruned_prompt_and_steps() -> None:
     settings = Settings(tokens=Ratios(0.2, 0.6), heads=Ratios(0.25, 0.5), value_keep=0.5, pin_first=2, pin_recent=3)
     sequence = started(settings, shape, 30)
     tokens, kept_heads = np.arange(30), [np.arange(4)]
+    has_kv: list[set[int]] = []
     token_counts, head_counts = (
         Ratios(0.2, 0.6).counts(30, 6, TOKEN_FRONT),
         Ratios(0.25, 0.5).counts(4, 6, HEAD_FRONT),
@@ -134,6 +136,7 @@ def test_pruned_prompt_and_steps() -> None:
     for layer in range(6):
         heads = sequence.heads(layer)
         assert np.array_equal(heads, kept_heads[layer])
+        has_kv.append(set(tokens.tolist()))
         q, k, v = tensors(random, len(heads), len(tokens), 16)
         found = sequence.prompt(layer, q, k, v, tokens)
         assert found.output.shape == (len(tokens), len(heads), 16)
@@ -146,7 +149,9 @@ def test_pruned_prompt_and_steps() -> None:
         assert found.token_importance is not None
         assert found.token_importance.shape == (30,)
     assert len(tokens) == 12
-    for token in (30, 31):
+    without_kv = 0
+    for token in range(30, 38):
+        kept = set(range(token + 1))
         for layer in range(6):
             heads = sequence.heads(layer)
             assert np.array_equal(heads, kept_heads[layer]), "the heads that the prompt left in this layer"
@@ -156,10 +161,13 @@ def test_pruned_prompt_and_steps() -> None:
             assert token in found.kept_tokens
             live = found.value_rows_live // len(heads)
             assert found.value_rows == len(heads) * -(-live // 2)
-            assert live <= token + 1
-            if layer > 1:
-                assert live < token + 1
+            has_kv[layer].add(token)
+            assert live == len(kept & has_kv[layer]), "kept by the layer before, and with K and V here"
+            without_kv += len(kept - has_kv[layer])
+            kept = set(found.kept_tokens.tolist())
+            assert np.array_equal(found.kept_heads, heads), "generation prunes no heads"
             assert len(found.kept_tokens) <= Ratios(0.2, 0.6).counts(token + 1, 6, TOKEN_FRONT)[layer]
+    assert without_kv > 0, "some that a step kept had been pruned in the prompt"
 
 
 def test_a_causal_prompts_last_token_stays() -> None:
@@ -210,6 +218,13 @@ def test_value_keep_is_a_ceiling_of_exact_products() -> None:
     found = sequence.step(0, *tensors(random, 1, 1, 16), token=99)
     assert found.value_rows_live == 100
     assert found.value_rows == 55
+
+
+def test_the_smallest_fraction_keeps_one_value() -> None:
+    random = np.random.default_rng(11)
+    sequence = started(Settings(value_keep=1e-10))
+    sequence.prompt(0, *tensors(random, 3, 10, 64), tokens=np.arange(10))
+    assert sequence.step(0, *tensors(random, 3, 1, 64), token=10).value_rows == 3
 
 
 # -- Errors -----------------------------------------------------------------------------------------------------------

@@ -180,6 +180,8 @@ def test_a_plane_starts_at_channel_0() -> None:
     with pytest.raises(GoldenError) as caught:
         plane(channels=16, base=24)
     assert str(caught.value) == "a region must start at a multiple of 16 sectors, not at sector 24"
+    with pytest.raises(GoldenError, match="a region must start at a multiple of 16 sectors, not at sector -16"):
+        plane(channels=16, base=-16)
 
 
 @settings(max_examples=60)

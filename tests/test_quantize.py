@@ -163,3 +163,8 @@ def test_multipliers_make_layers_comparable() -> None:
         codes = np.rint(output / value_scale)
         sums.append(np.abs(codes).sum() * importance_multiplier(value_scale, 0.01))
     assert abs(sums[0] / sums[1] - 1) < 1e-3
+
+
+def test_the_smallest_magnitude_has_a_scale() -> None:
+    """5e-324 / 127 is zero in float64, and a zero scale would divide by zero."""
+    assert choose_scale(np.array([5e-324]), 8) == 1.0

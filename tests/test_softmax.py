@@ -257,6 +257,7 @@ def test_flat_limit() -> None:
     assert flat_limit(0.3) == 107, "106.67, rounded"
     assert flat_limit(0) == 0xFFFF
     assert flat_limit(1e-9) == 0xFFFF
+    assert flat_limit(1e-310) == 0xFFFF
     assert flat_limit(1.0) == 32
 
 

@@ -52,6 +52,7 @@ def moved(
         kept_tokens=np.arange(tokens),
         kept_heads=np.array(heads),
         flat=np.isin(heads, flat or [])[:, None].repeat(rows, axis=1),
+        keys_fetched=tokens,
         values_fetched=fetched,
         output_saturated=0,
     )
