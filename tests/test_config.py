@@ -242,6 +242,7 @@ def test_toml(tmp_path: Path) -> None:
         ('base = "big"\n', "{path}: base must be one of paper, eighth, ulx3s, tiny, not 'big'"),
         ("base = 5\n", "{path}: base must be one of paper, eighth, ulx3s, tiny, not 5"),
         ("base = []\n", "{path}: base must be one of paper, eighth, ulx3s, tiny, not []"),
+        ("channels = 2.5\n", "{path}: channels must be an integer, not 2.5"),
         ("channels = \n", "{path} is not a TOML file: "),
     ],
 )

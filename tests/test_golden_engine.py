@@ -336,3 +336,10 @@ def test_widths_that_the_configuration_lacks() -> None:
     sequence = started(Settings(key_bits=12), operand_bits=8)
     with pytest.raises(GoldenError, match=r"query_bits must be one of \(4, 6, 8\), not 12"):
         sequence.prompt(0, *tensors(np.random.default_rng(1), 3, 10, 64), tokens=np.arange(10))
+
+
+def test_generation_needs_a_prompt() -> None:
+    sequence = started(EXACT)
+    with pytest.raises(GoldenError) as caught:
+        sequence.step(0, *tensors(np.random.default_rng(1), 3, 1, 64), token=0)
+    assert str(caught.value) == "generation needs a prompt first: it fixes the ranges of K and V"
