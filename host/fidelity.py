@@ -150,15 +150,13 @@ MINILM_SETTINGS = (
 
 
 def sentences(text: str, count: int) -> list[str]:
-    """`count` sentences of 6 to 40 plain words, spread evenly over a text."""
-    found = [
-        " ".join(match.split())
-        for match in re.findall(r"(?<=[.!?]\s)[A-Z][a-z][A-Za-z0-9 ,;()'\"\n-]*\.(?=\s)", text)
-        if "\n\n" not in match and 6 <= len(match.split()) <= 40
-    ]
-    found = list(dict.fromkeys(found))
+    """`count` different sentences of 6 to 40 words without code in them, spread evenly over a text."""
+    paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n|<\|endoftext\|>", text))
+    candidates = (sentence for part in paragraphs for sentence in re.split(r"(?<=[.!?]) (?=[A-Z])", part))
+    prose = re.compile(r"[A-Z][^|<>=`{}\[\]\\]*[a-z)\"”][.!?]")
+    found = list(dict.fromkeys(s for s in candidates if prose.fullmatch(s) and 6 <= len(s.split()) <= 40))
     if len(found) < count:
-        raise ValueError(f"the text has {len(found)} plain sentences; {count} are needed")
+        raise ValueError(f"the text has {len(found)} sentences of prose; {count} are needed")
     return [found[i * len(found) // count] for i in range(count)]
 
 
@@ -168,17 +166,18 @@ def _minilm() -> tuple[Bert, list[IntArray]]:
     return bert, [bert.encode(sentence).ids for sentence in sentences(zoo.pydoc_gpt2_heldout(), SENTENCES)]
 
 
+def _engine(setting: Setting | None) -> AttentionEngine:
+    return ReferenceEngine() if setting is None else GoldenEngine(setting.settings)
+
+
 def _embeddings(engine: AttentionEngine) -> FloatArray:
     bert, ids = _minilm()
     return np.stack([bert.run(one, engine).embedding() for one in ids]).astype(np.float64)
 
 
-def _minilm_reference() -> FloatArray:
-    return _embeddings(ReferenceEngine())
-
-
-def _minilm_row(setting: Setting) -> FloatArray:
-    return _embeddings(GoldenEngine(setting.settings))
+def _minilm_row(setting: Setting | None) -> FloatArray:
+    """[SENTENCES, hidden] embeddings; None is dense float."""
+    return _embeddings(_engine(setting))
 
 
 def rank_correlation(first: FloatArray, second: FloatArray) -> float:
@@ -292,9 +291,8 @@ class Tally:
 def _lm_part(setting: Setting | None, part: int) -> tuple[float, Tally]:
     """Log-likelihood of a part of the windows, and what it took; None is dense float."""
     model, windows = _language_model()
-    engine: AttentionEngine = ReferenceEngine() if setting is None else GoldenEngine(setting.settings)
     tally = Tally()
-    scores = model.score_windows(windows[part::PARTS], engine, PROMPT, on_layer=tally.add)
+    scores = model.score_windows(windows[part::PARTS], _engine(setting), PROMPT, on_layer=tally.add)
     return float(scores.sum()), tally
 
 
@@ -326,7 +324,8 @@ def measure(out: Path, jobs: int, console: Console) -> Path:
 
     Raises `CheckpointError` where a model is missing, before any work is done.
     """
-    zoo.minilm(), zoo.pydoc_gpt2()
+    _minilm()
+    _language_model()
     # one thread each: the processes share the cores, and small matrices gain nothing from more
     os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
     columns = (
@@ -337,6 +336,7 @@ def measure(out: Path, jobs: int, console: Console) -> Path:
         TimeRemainingColumn(),
     )
     context = multiprocessing.get_context("spawn")
+    sums: dict[Setting | None, tuple[float, Tally]] = {}
     with Progress(*columns, console=console) as progress, ProcessPoolExecutor(jobs, mp_context=context) as pool:
 
         def gather(name: str, futures: dict[Future[Any], Any]) -> Iterable[tuple[Any, Any]]:
@@ -345,29 +345,31 @@ def measure(out: Path, jobs: int, console: Console) -> Path:
                 yield futures[future], future.result()
                 progress.advance(task)
 
-        cases_future = pool.submit(_softmax_cases)
-        dense_future = pool.submit(_minilm_reference)
-        minilm_futures: dict[Future[Any], Any] = {pool.submit(_minilm_row, s): s for s in MINILM_SETTINGS}
-        lm_futures: dict[Future[Any], Any] = {
-            pool.submit(_lm_part, setting, part): setting for setting in (None, *LM_SETTINGS) for part in range(PARTS)
-        }
-        cases = next(iter(gather("softmax", {cases_future: None})))[1]
-        dense = dense_future.result()
-        minilm = {
-            setting: _compare_embeddings(setting, found, dense) for setting, found in gather("MiniLM", minilm_futures)
-        }
-        sums: dict[Setting | None, tuple[float, Tally]] = {}
-        for setting, (log_likelihood, tally) in gather("language model", lm_futures):
-            so_far, total = sums.get(setting, (0.0, Tally()))
-            total += tally
-            sums[setting] = (so_far + log_likelihood, total)
+        try:
+            softmax_future = {pool.submit(_softmax_cases): None}
+            minilm_futures: dict[Future[Any], Any] = {pool.submit(_minilm_row, s): s for s in (None, *MINILM_SETTINGS)}
+            lm_futures: dict[Future[Any], Any] = {
+                pool.submit(_lm_part, setting, part): setting
+                for setting in (None, *LM_SETTINGS)
+                for part in range(PARTS)
+            }
+            cases = next(found for _, found in gather("softmax", softmax_future))
+            embeddings = dict(gather("MiniLM", minilm_futures))
+            for setting, (log_likelihood, tally) in gather("language model", lm_futures):
+                so_far, total = sums.get(setting, (0.0, Tally()))
+                total += tally
+                sums[setting] = (so_far + log_likelihood, total)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # the first failure is enough
+            raise
+    minilm = [_compare_embeddings(setting, embeddings[setting], embeddings[None]) for setting in MINILM_SETTINGS]
     perplexity = _perplexity(sums[None][0])
     results = {
         "softmax": {
             "cases": cases,
             "worst_ratio": max(c["mean_abs"] / (c["ideal_mean_abs"] + ALLOWED_LSB) for c in cases),
         },
-        "minilm": {"sentences": SENTENCES, "rows": [minilm[setting] for setting in MINILM_SETTINGS]},
+        "minilm": {"sentences": SENTENCES, "rows": minilm},
         "lm": {"rows": [_lm_row(setting, *sums[setting], perplexity) for setting in LM_SETTINGS]},
     }
     path = out / "fidelity.json"

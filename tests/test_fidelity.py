@@ -42,15 +42,25 @@ def test_rank_correlation() -> None:
     assert fidelity.rank_correlation(sample, other) == pytest.approx(1 - 6 * d / (50 * (50**2 - 1)))
 
 
-def test_sentences_are_plain_distinct_and_spread() -> None:
-    text = " ".join(f"Intro. The number {i} is a fine example of a plain sentence." for i in range(500))
-    text += " Code like `x = 1` is not a plain sentence at all. Too short."
+def test_sentences_are_prose_distinct_and_spread() -> None:
+    text = "\n\n".join(f"Too short. The number {i} is a\nfine example of a sentence." for i in range(500))
+    text += "\n\nCode like `x = 1` is no prose at all here. The number 7 is a fine example of a sentence."
     found = fidelity.sentences(text, 100)
     assert len(set(found)) == 100
-    assert found[0] == "The number 0 is a fine example of a plain sentence."
-    assert found[-1] == "The number 495 is a fine example of a plain sentence."
-    with pytest.raises(ValueError, match="the text has 500 plain sentences; 501 are needed"):
+    assert found[0] == "The number 0 is a fine example of a sentence."
+    assert found[-1] == "The number 495 is a fine example of a sentence."
+    with pytest.raises(ValueError, match="the text has 500 sentences of prose; 501 are needed"):
         fidelity.sentences(text, 501)
+
+
+def test_the_models_texts_suffice() -> None:
+    bert, ids = fidelity._minilm()
+    assert len({tuple(one.tolist()) for one in ids}) == fidelity.SENTENCES >= 200
+    model, windows = fidelity._language_model()
+    assert windows.shape == (fidelity.WINDOWS, fidelity.PROMPT + fidelity.GENERATED)
+    assert windows.shape[1] <= model.positions
+    assert fidelity.WINDOWS * fidelity.GENERATED >= 2048
+    assert len(np.unique(windows[:, 0])) > 1
 
 
 def test_tally_and_effective_bits() -> None:
