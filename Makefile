@@ -50,7 +50,7 @@ fidelity: $(READY) ## Measure what quantization and pruning cost two real models
 	$(RUN) -m host fidelity $(ARGS)
 
 train: $(READY) ## Train the language model again (needs PyTorch, about an hour)
-	$(VENV)/bin/pip install --quiet torch==2.13.0
+	$(VENV)/bin/pip install --quiet -e '.[train]'
 	$(RUN) -m host.train_lm $(ARGS)
 
 clean: ## Remove all output

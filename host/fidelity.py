@@ -225,23 +225,27 @@ LM_SETTINGS = (
         for threshold in (0.05, 0.1, 0.2)
     ),
     *(
-        Setting(label=f"12-bit, tokens to {keep:.0%}", settings=_static(12, tokens=_end(keep)), token_keep=keep)
-        for keep in (0.75, 0.5, 0.35, 0.2)
+        Setting(label=f"12-bit, tokens -{cut:.0%}", settings=_static(12, tokens=Ratios(cut, cut)))
+        for cut in (0.1, 0.25, 0.5, 0.75)
+    ),
+    Setting(
+        label="12-bit, none pinned, tokens -25%",
+        settings=_static(12, tokens=Ratios(0.25, 0.25), pin_first=0, pin_recent=0),
     ),
     *(
-        Setting(label=f"12-bit, heads to {keep:.0%}", settings=_static(12, heads=_end(keep)), head_keep=keep)
-        for keep in (0.75, 0.5)
+        Setting(label=f"12-bit, heads -{cut:.0%}", settings=_static(12, heads=Ratios(cut, cut)), head_keep=1 - cut)
+        for cut in (0.25, 0.5)
     ),
     *(
         Setting(label=f"12-bit, local V {keep:.0%}", settings=_static(12, value_keep=keep))
-        for keep in (0.5, 0.3, 0.2, 0.1)
+        for keep in (0.9, 0.75, 0.5, 0.3, 0.2)
     ),
     Setting(
-        label="6+4 at 0.1, tokens to 50%, local V 30%",
-        settings=_progressive(6, 0.1, tokens=_end(0.5), value_keep=0.3),
-        token_keep=0.5,
+        label="6+4 at 0.1, tokens -50%, local V 75%",
+        settings=_progressive(6, 0.1, tokens=Ratios(0.5, 0.5), value_keep=0.75),
     ),
 )
+"""Ratios here are constant over the layers that prune; `token_keep` of a row is what was measured."""
 
 
 @cache
@@ -342,8 +346,9 @@ def measure(out: Path, jobs: int, console: Console) -> Path:
         def gather(name: str, futures: dict[Future[Any], Any]) -> Iterable[tuple[Any, Any]]:
             task = progress.add_task(name, total=len(futures))
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                result = future.result()
                 progress.advance(task)
+                yield futures[future], result
 
         try:
             softmax_future = {pool.submit(_softmax_cases): None}
@@ -386,16 +391,18 @@ def report(results: Row, console: Console) -> None:
     worst = results["softmax"]["worst_ratio"]
     console.print(f"softmax: worst ratio of mean error to (ideal + {ALLOWED_LSB} LSB): {worst:.3f}")
     minilm = Table(title=f"MiniLM, {SENTENCES} sentences, against dense float")
-    for name in ("setting", "mean cosine", "least cosine", "rank correlation"):
-        minilm.add_column(name, justify="left" if name == "setting" else "right")
+    minilm.add_column("setting", no_wrap=True)
+    for name in ("mean cosine", "least", "rank corr."):
+        minilm.add_column(name, justify="right")
     for row in results["minilm"]["rows"]:
         minilm.add_row(
             row["setting"], f"{row['cosine_mean']:.5f}", f"{row['cosine_min']:.5f}", f"{row['rank_correlation']:.4f}"
         )
     console.print(minilm)
     lm = Table(title=f"language model, {WINDOWS * GENERATED} generated held-out tokens")
-    for name in ("setting", "perplexity", "to float", "bits", "rows with LSBs", "tokens kept", "V rows kept"):
-        lm.add_column(name, justify="left" if name == "setting" else "right")
+    lm.add_column("setting", no_wrap=True)
+    for name in ("perpl.", "to float", "bits", "LSBs", "tokens", "V"):
+        lm.add_column(name, justify="right")
     for row in results["lm"]["rows"]:
         lm.add_row(
             row["setting"],

@@ -49,8 +49,8 @@ class Settings:
     """Fraction of the live V rows that each head fetches in generation; None fetches all."""
     pin_first: int = 1
     """Leading tokens that are never pruned ([CLS], attention sinks)."""
-    pin_recent: int = 0
-    """Trailing tokens that are never pruned."""
+    pin_recent: int = 32
+    """Trailing tokens of a causal model that are never pruned: no later row has attended to them yet."""
     headroom: float = 1.25
     """K and V ranges of a causal model exceed the prompt's largest magnitude by this factor."""
 
@@ -263,8 +263,8 @@ class GoldenSequence:
         )
 
     def _pinned(self, length: int, mode: Mode) -> BoolArray:
-        """The first and last tokens that settings pin; a causal prompt's last token predicts the next and stays."""
-        recent = max(self.settings.pin_recent, 1) if mode is Mode.CAUSAL else self.settings.pin_recent
+        """First and last tokens that settings pin; the last of a causal prompt predicts the next token and stays."""
+        recent = 0 if mode is Mode.SUMMARIZATION else max(self.settings.pin_recent, 1)
         pinned = np.zeros(length, np.bool_)
         pinned[: self.settings.pin_first] = True
         pinned[length - min(recent, length) :] = True

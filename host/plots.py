@@ -132,10 +132,10 @@ def _pruning(results: dict[str, Any]) -> Any:
     figure, axes = plt.subplots(figsize=(7, 4.2))
     dense = rows[0]["dense_float_perplexity"]
     for word, key, colour, label in (
-        ("tokens to", "token_keep", BLUE, "cascade token pruning"),
-        ("local V", "v_keep", GREEN, "local V pruning"),
+        ("12-bit, tokens -", "token_keep", BLUE, "cascade token pruning"),
+        ("12-bit, local V", "v_keep", GREEN, "local V pruning"),
     ):
-        chosen = [row for row in rows if row["setting"].startswith("12-bit") and word in row["setting"]]
+        chosen = [row for row in rows if row["setting"].startswith(word)]
         points = sorted([(1.0, dense), *((row[key], row["perplexity"]) for row in chosen)])
         axes.plot([x for x, _ in points], [y for _, y in points], marker="o", color=colour, label=label)
     axes.axhline(dense, color=INK, linewidth=1, linestyle=":", label="dense float")

@@ -54,7 +54,7 @@ def test_sentences_are_prose_distinct_and_spread() -> None:
 
 
 def test_the_models_texts_suffice() -> None:
-    bert, ids = fidelity._minilm()
+    _, ids = fidelity._minilm()
     assert len({tuple(one.tolist()) for one in ids}) == fidelity.SENTENCES >= 200
     model, windows = fidelity._language_model()
     assert windows.shape == (fidelity.WINDOWS, fidelity.PROMPT + fidelity.GENERATED)

@@ -15,7 +15,7 @@ from host.golden_engine import GoldenEngine, GoldenSequence, Settings
 from hw.config import PAPER, TINY
 
 SHAPE = ModelShape(layers=2, heads=3, head_dim=64, causal=True)
-EXACT = Settings(query_bits=12, key_bits=12, value_bits=12)
+EXACT = Settings(query_bits=12, key_bits=12, value_bits=12, pin_recent=0)
 
 
 def tensors(random: np.random.Generator, heads: int, rows: int, dim: int, scale: float = 1.0) -> list[FloatArray]:
@@ -177,6 +177,15 @@ def test_a_causal_prompts_last_token_stays() -> None:
     assert found.kept_tokens.tolist() == [9]
 
 
+def test_recent_tokens_are_pinned_in_causal_models_only() -> None:
+    random = np.random.default_rng(6)
+    for causal, recent in ((True, [0, 6, 7, 8, 9]), (False, [0])):
+        shape = ModelShape(layers=2, heads=3, head_dim=64, causal=causal)
+        sequence = started(dataclasses.replace(EXACT, tokens=(1, 1), pin_recent=4), shape)
+        found = sequence.prompt(0, *tensors(random, 3, 10, 64), tokens=np.arange(10))
+        assert found.kept_tokens.tolist() == recent
+
+
 def test_explicit_counts_above_the_length_keep_all() -> None:
     random = np.random.default_rng(7)
     sequence = started(dataclasses.replace(EXACT, tokens=(1024, 4), heads=(16, 2)))
@@ -259,7 +268,7 @@ def test_models_refused(changes: dict[str, int], length: int, text: str) -> None
         ({"threshold": 1.0}, "threshold must be 0 to below 1, not 1.0"),
         ({"threshold": -0.1}, "threshold must be 0 to below 1, not -0.1"),
         ({"headroom": 0.9}, "headroom must be at least 1, not 0.9"),
-        ({"pin_first": -1}, "pinned tokens cannot be fewer than none: -1, 0"),
+        ({"pin_first": -1}, "pinned tokens cannot be fewer than none: -1, 32"),
         ({"pin_recent": -2}, "pinned tokens cannot be fewer than none: 1, -2"),
     ],
 )
