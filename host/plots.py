@@ -24,6 +24,7 @@ def draw(results: dict[str, Any], out: Path) -> list[Path]:
         "axes.edgecolor": GREY,
         "axes.labelcolor": INK,
         "axes.grid": True,
+        "axes.axisbelow": True,
         "grid.color": "#e6eaef",
         "legend.frameon": False,
         "figure.constrained_layout.use": True,
@@ -91,7 +92,7 @@ def _minilm(results: dict[str, Any]) -> Any:
     axes.set_yticks(places, [row["setting"] for row in rows])
     axes.invert_yaxis()
     axes.set(xlim=(0.4, 1.005), title="MiniLM embeddings against dense float")
-    axes.legend(loc="lower left")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -121,7 +122,6 @@ def _bits(results: dict[str, Any]) -> Any:
         xlabel="bits fetched per K or V element",
         ylabel="perplexity",
         title="Language model: bits against perplexity",
-        yscale="log",
     )
     axes.legend()
     return figure
