@@ -96,7 +96,7 @@ def test_a_bad_type_in_a_file_is_one_line_and_status_2(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("topk_lanes = 8.0\n")
     result = _hw("verilog", "--config", tmp_path / "mine.toml", "--out", tmp_path)
     assert result.returncode == 2
-    assert result.stderr == "error: topk_lanes must be an integer, not 8.0\n"
+    assert result.stderr == f"error: {tmp_path / 'mine.toml'}: topk_lanes must be an integer, not 8.0\n"
 
 
 def test_a_folder_that_cannot_be_written_is_one_line_and_status_1(tmp_path: Path) -> None:
