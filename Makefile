@@ -8,6 +8,8 @@ CONFIG ?= paper
 SET ?=
 TEXT ?=
 ARGS ?=
+# as given: make would expand the $ in a sentence, even as a command
+override TEXT := $(value TEXT)
 export TEXT
 
 VENV := .venv
@@ -26,7 +28,7 @@ help: ## List the targets
 	@echo "  TEXT=\"a sentence\"   for demo        ARGS=\"...\"   further options, for any command line"
 
 verilog: $(READY) ## Generate Verilog of a configuration into build/<config>/
-	$(RUN) -m hw verilog --config $(CONFIG) $(CHANGES) $(ARGS)
+	$(RUN) -m hw verilog --config "$(CONFIG)" $(CHANGES) $(ARGS)
 
 test: $(READY) system lint ## Run every test: golden, cosimulation in Verilator and Icarus, models
 	$(RUN) -m pytest $(ARGS)
@@ -44,7 +46,7 @@ format: $(READY) ## Format the sources
 	$(RUN) -m ruff format .
 
 demo: $(READY) ## Show which tokens of a sentence survive, layer by layer
-	@$(RUN) -m host demo $${TEXT:+"$$TEXT"} $(ARGS)
+	@$(RUN) -m host demo $(ARGS) $${TEXT:+-- "$$TEXT"}
 
 fidelity: $(READY) ## Measure what quantization and pruning cost two real models, with plots
 	$(RUN) -m host fidelity $(ARGS)

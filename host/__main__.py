@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from golden import GoldenError
-from host.checkpoint import CheckpointError
+from host.checkpoint import CheckpointError, TextError
 from hw.config import ConfigError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -53,7 +53,7 @@ def main() -> None:
     """Run the command line; bad input ends in one line and exit status 2."""
     try:
         app()
-    except (CheckpointError, ConfigError, GoldenError, OSError) as error:
+    except (CheckpointError, TextError, ConfigError, GoldenError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

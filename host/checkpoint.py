@@ -70,6 +70,10 @@ _HARMLESS = {
 """Buffers, and heads of other tasks, that the runners do not need."""
 
 
+class TextError(ValueError):
+    """A text or token ids that the model cannot take."""
+
+
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or of a kind the runners do not implement; the message says which."""
 
@@ -137,7 +141,7 @@ class Checkpoint:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise ValueError(f"text must be valid Unicode: {error.reason} at character {error.start}") from error
+            raise TextError(f"text must be valid Unicode: {error.reason} at character {error.start}") from error
         encoding = self.tokenizer.encode(text)
         return Tokens(np.array(encoding.ids, dtype=np.int64), encoding.tokens)
 
@@ -145,21 +149,21 @@ class Checkpoint:
         """Validated vocabulary ids, [n], of which `reserve` more must fit the positions of the model."""
         array = np.asarray(ids)
         if array.size == 0:
-            raise ValueError("token ids must not be empty: a sequence has at least one token")
+            raise TextError("token ids must not be empty: a sequence has at least one token")
         if array.ndim != 1:
-            raise ValueError(f"token ids must be one sequence, not an array of shape {array.shape}")
+            raise TextError(f"token ids must be one sequence, not an array of shape {array.shape}")
         if not np.issubdtype(array.dtype, np.integer):
             raise TypeError(f"token ids must be integers, not {array.dtype}")
         self.check_length(array.size + reserve)
         outside = array[(array < 0) | (array >= self.config.vocabulary)]
         if outside.size:
-            raise ValueError(f"token ids must be 0 to {self.config.vocabulary - 1}, not {outside[0]}")
+            raise TextError(f"token ids must be 0 to {self.config.vocabulary - 1}, not {outside[0]}")
         return array.astype(np.int64, copy=False)
 
     def check_length(self, tokens: int) -> None:
         """Raise `ValueError` where the model has no position for each of `tokens`."""
         if tokens > self.config.positions:
-            raise ValueError(f"the sequence has {tokens} tokens, and the model allows {self.config.positions}")
+            raise TextError(f"the sequence has {tokens} tokens, and the model allows {self.config.positions}")
 
 
 def load(folder: Path | str) -> Checkpoint:

@@ -374,6 +374,7 @@ def measure(out: Path, jobs: int, console: Console) -> Path:
         "softmax": {
             "cases": cases,
             "worst_ratio": max(c["mean_abs"] / (c["ideal_mean_abs"] + ALLOWED_LSB) for c in cases),
+            "worst_mean_excess": max(c["mean_abs"] - c["ideal_mean_abs"] for c in cases),
             "worst_max_excess": max(c["max_abs"] - c["ideal_max_abs"] for c in cases),
         },
         "minilm": {"sentences": SENTENCES, "rows": minilm},
@@ -390,10 +391,12 @@ def measure(out: Path, jobs: int, console: Console) -> Path:
 
 def report(results: Row, console: Console) -> None:
     """Print the figures as tables."""
-    worst, excess = results["softmax"]["worst_ratio"], results["softmax"]["worst_max_excess"]
+    softmax_result = results["softmax"]
     console.print(
-        f"softmax: worst ratio of mean error to (ideal + {ALLOWED_LSB} LSB): {worst:.3f}; "
-        f"worst maximum: {excess:.3f} LSB above the ideal's"
+        f"softmax, {len(softmax_result['cases'])} cases: mean error at most "
+        f"{softmax_result['worst_mean_excess']:.4f} LSB above the ideal's and "
+        f"{softmax_result['worst_ratio']:.3f} x (ideal + {ALLOWED_LSB} LSB); maximum error at most "
+        f"{softmax_result['worst_max_excess']:.3f} LSB above the ideal's"
     )
     minilm = Table(title=f"MiniLM, {SENTENCES} sentences, against dense float", box=box.SIMPLE, title_justify="left")
     minilm.add_column("setting")
@@ -404,9 +407,9 @@ def report(results: Row, console: Console) -> None:
             row["setting"], f"{row['cosine_mean']:.5f}", f"{row['cosine_min']:.5f}", f"{row['rank_correlation']:.4f}"
         )
     console.print(minilm)
-    lm = Table(
-        title=f"language model, {WINDOWS * GENERATED} generated held-out tokens", box=box.SIMPLE, title_justify="left"
-    )
+    dense = results["lm"]["rows"][0]["dense_float_perplexity"]
+    title = f"language model, {WINDOWS * GENERATED} generated held-out tokens; dense float {dense:.3f}"
+    lm = Table(title=title, box=box.SIMPLE, title_justify="left")
     lm.add_column("setting")
     for name in ("perpl.", "to float", "bits", "LSBs", "tokens", "V"):
         lm.add_column(name, justify="right", no_wrap=True)

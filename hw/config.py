@@ -305,6 +305,8 @@ def from_toml(path: Path) -> Config:
     if not isinstance(base, str) or base not in NAMED:
         raise ConfigError(f"{path}: base must be one of {', '.join(NAMED)}, not {base!r}")
     values.setdefault("name", path.stem)
+    if values["name"] in NAMED:
+        raise ConfigError(f"{path}: the name {values['name']!r} is that of a built-in configuration: give it another")
     try:
         return NAMED[base].replace(**values)
     except TypeError as error:
@@ -314,7 +316,7 @@ def from_toml(path: Path) -> Config:
 def load(which: str, changes: Iterable[str] = ()) -> Config:
     """A configuration by name or TOML path, with changes given as "parameter=value" strings.
 
-    A changed configuration keeps its name unless `name=...` is among the changes.
+    A changed configuration is called after its changes ("paper-topk_lanes-8") unless `name=...` is among them.
     """
     if which in NAMED:
         config = NAMED[which]
@@ -323,6 +325,7 @@ def load(which: str, changes: Iterable[str] = ()) -> Config:
     else:
         raise ConfigError(f"configuration must be one of {', '.join(NAMED)} or a .toml file, not {which!r}")
     values: dict[str, Any] = {}
+    changes = list(changes)
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
@@ -332,4 +335,6 @@ def load(which: str, changes: Iterable[str] = ()) -> Config:
             values[name] = text if name == "name" else int(text, 0)
         except ValueError as error:
             raise ConfigError(f"{name} must be an integer, not {text!r}") from error
+    if values:
+        values.setdefault("name", "-".join([config.name, *(f"{name}-{value}" for name, value in values.items())]))
     return config.replace(**values)

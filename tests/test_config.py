@@ -242,6 +242,7 @@ def test_toml(tmp_path: Path) -> None:
         ('base = "big"\n', "{path}: base must be one of paper, eighth, ulx3s, tiny, not 'big'"),
         ("base = 5\n", "{path}: base must be one of paper, eighth, ulx3s, tiny, not 5"),
         ("base = []\n", "{path}: base must be one of paper, eighth, ulx3s, tiny, not []"),
+        ('name = "paper"\n', "{path}: the name 'paper' is that of a built-in configuration: give it another"),
         ("channels = 2.5\n", "{path}: channels must be an integer, not 2.5"),
         ("channels = \n", "{path} is not a TOML file: "),
     ],
@@ -268,9 +269,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_changes_from_the_command_line() -> None:
     assert load("paper") is not None
     assert load("paper") == PAPER
-    assert load("eighth", ["channels=4", "operand_bits=0x10"]) == EIGHTH.replace(channels=4, operand_bits=16)
+    assert load("eighth", ["channels=4", "operand_bits=0x10"]) == EIGHTH.replace(
+        name="eighth-channels-4-operand_bits-16", channels=4, operand_bits=16
+    )
     assert load("tiny", ["name=small"]).name == "small"
-    assert load("tiny", ["channels=1"]).name == "tiny"
+    assert load("tiny", ["channels=1"]).name == "tiny-channels-1", "a changed machine does not replace the named one"
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ([""], "the sentence is empty: give at least one word"),
+        (["word " * 600], "the sequence has 602 tokens, and the model allows 512"),
         (["hi", "--keep", "2"], "keep must be above 0 and at most 1, not 2.0"),
         (["hi", "--keep-heads", "0"], "keep-heads must be above 0 and at most 1, not 0.0"),
         (["hi", "--bits", "7"], "query_bits must be one of (4, 6, 8, 10, 12), not 7"),
@@ -127,3 +128,19 @@ def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:
 def test_keep_is_checked_in_the_library_too() -> None:
     with pytest.raises(GoldenError, match="keep must be above 0"):
         demo.analyse("hi", keep=0, keep_heads=1, bits=8)
+
+
+def test_make_passes_the_sentence_as_it_is(tmp_path: Path) -> None:
+    """No $ is expanded, no command in it is run, and it is never an option."""
+    made = tmp_path / "made"
+    sentence = f"--help costs $5 and $(shell touch {made}) 'or' \"more\" `touch {made}`"
+    run = subprocess.run(
+        ["make", "demo", f"TEXT={sentence}", "-o", ".venv/.ready", f"RUN={sys.executable}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr
+    assert " ".join(run.stdout.split()).startswith(sentence)
+    assert not made.exists()
