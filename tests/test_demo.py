@@ -136,7 +136,16 @@ def test_make_passes_the_sentence_as_it_is(tmp_path: Path) -> None:
     made = tmp_path / "made"
     sentence = f"--help costs $5 and $(shell touch {made}) 'or' \"more\" `touch {made}`"
     run = subprocess.run(
-        ["make", "--no-print-directory", "demo", f"TEXT={sentence}", "-o", ".venv/.ready", f"RUN={sys.executable}"],
+        [
+            "make",
+            "--no-print-directory",
+            "demo",
+            "ARGS=",
+            f"TEXT={sentence}",
+            "-o",
+            ".venv/.ready",
+            f"RUN={sys.executable}",
+        ],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
         capture_output=True,
