@@ -206,6 +206,16 @@ class Config:
         """Rows of the K or V buffer that one token takes."""
         return max(1, head_dim // self.buffer_dim)
 
+    @property
+    def slice_width(self) -> int:
+        """Operands of a slice: what one lane of a K or V buffer delivers per cycle."""
+        return max(self.qk_multipliers // self.softmax_lanes, min(self.buffer_dim, self.qk_multipliers))
+
+    @property
+    def slices(self) -> int:
+        """Slices of the Q x K array, and lanes of the key buffer."""
+        return self.qk_multipliers // self.slice_width
+
     def sector_beats(self) -> int:
         """Beats of a channel per sector."""
         return 8 * SECTOR_BYTES // self.channel_bits

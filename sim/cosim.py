@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -13,8 +14,10 @@ from xml.etree import ElementTree
 
 from amaranth.lib import wiring
 
+from hw.checks import SIMULATION
 from sim.build import ROOT, SIMULATORS, SimulatorError, build, launch, tail, waves_wanted
-from sim.verilog import convert, strip_initial_values
+from sim.measure import MEASURED
+from sim.verilog import convert, stop_at_assertions, strip_initial_values
 
 RUNS = ROOT / "build" / "run"
 _PARAMETERS = "COSIM_PARAMETERS"
@@ -57,6 +60,8 @@ def cosimulate(
     top: str = "top",
     timeout_seconds: float = 120,
     build_args: tuple[str, ...] = (),
+    measured: Path | None = None,
+    verilog: str | None = None,
 ) -> list[str]:
     """Run every cocotb test of `test_module` on `component`; the names of the tests, all of which passed.
 
@@ -77,11 +82,15 @@ def cosimulate(
         Wall-clock time the run may take, compiling aside; simulated time is limited by `sim.stream.Bench`.
     build_args : tuple of str
         Further arguments of the simulator's compiler.
+    measured : Path or None
+        File to which the test module's `sim.measure.record` adds its figures.
+    verilog : str or None
+        What to simulate in place of what `component` converts to, such as a mutant of it.
 
     The environment's WAVES=1 keeps a waveform under `build/waves/`.
 
-    Raises `CosimulationError` if a test fails, and `SimulatorError` if the simulator is missing, does not compile,
-    runs no test, ends without results, crashes, or takes too long.
+    Raises `CosimulationError` if a test or an assertion of the circuit fails, and `SimulatorError` if the simulator is
+    missing, does not compile, runs no test, ends without results, crashes, or takes too long.
     """
     if simulator not in SIMULATORS:
         raise ValueError(f"simulator must be one of {', '.join(SIMULATORS)}, not {simulator!r}")
@@ -98,7 +107,9 @@ def cosimulate(
     except TypeError as error:
         raise TypeError(f"parameters must be what JSON can hold, not {parameters!r}") from error
 
-    verilog = convert(component, name=top)
+    if verilog is None:
+        verilog = convert(component, name=top, platform=SIMULATION)
+    verilog = stop_at_assertions(verilog)
     if strip_initial:
         verilog = strip_initial_values(verilog)
     compiled = build(verilog, simulator=simulator, top=top, build_args=build_args)
@@ -120,6 +131,9 @@ def cosimulate(
             test_args += ["--trace-file", str(wave)]
         else:
             plusargs += [f"+dumpfile_path={wave}"]
+    environment = {_PARAMETERS: str(folder / "parameters.json")}
+    if measured is not None:
+        environment[MEASURED] = str(measured.resolve())
     results = folder / "results.xml"
     log = folder / "run.log"
     job = {
@@ -133,7 +147,7 @@ def cosimulate(
         "test_args": test_args,
         "plusargs": plusargs,
         "waves": compiled.waves,
-        "environment": {_PARAMETERS: str(folder / "parameters.json")},
+        "environment": environment,
     }
     status = launch("run", job, folder, log, timeout_seconds=timeout_seconds)
     passed = _judge(results, status, log, what)
@@ -161,8 +175,12 @@ def _judge(results: Path, status: int, log: Path, what: str) -> list[str]:
         elif case.find("skipped") is None:
             passed.append(name)
     if failures:
-        total = len(failures) + len(passed)
-        raise CosimulationError(f"{what}: {len(failures)} of {total} tests failed ({log})\n" + "\n".join(failures))
+        count = f"{len(failures)} of {len(failures) + len(passed)} tests failed"
+        if status != 0:
+            # An assertion of the circuit ends the simulation, and all tests with it; only the log says which.
+            text = log.read_text(encoding="utf-8", errors="replace")
+            failures[:0] = re.findall(r"assertion failed: .*", text)
+        raise CosimulationError(f"{what}: {count} ({log})\n" + "\n".join(failures))
     if status != 0:
         raise SimulatorError(f"{what}: tests passed, but the simulator ended with status {status}:\n{tail(log)}")
     if not passed:

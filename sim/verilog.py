@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from amaranth.back import verilog
 from amaranth.lib import wiring
 
 
-def convert(component: wiring.Component, *, name: str = "top") -> str:
+def convert(component: wiring.Component, *, name: str = "top", platform: Any = None) -> str:
     """Verilog of `component` as module `name`; the same bytes for the same circuit, on every machine.
+
+    `platform` is what `elaborate` gets: `hw.checks.SIMULATION` adds assertions about a circuit's neighbours.
 
     Ports are flat: member `payload` of stream `i` is `i__payload`. No source locations, which would be absolute paths.
     """
@@ -19,7 +22,7 @@ def convert(component: wiring.Component, *, name: str = "top") -> str:
         raise TypeError(f"name must be a string, not {name!r}")
     if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is None:
         raise ValueError(f"name must be a Verilog identifier, not {name!r}")
-    return str(verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True))
+    return str(verilog.convert(component, platform=platform, name=name, emit_src=False, strip_internal_attrs=True))
 
 
 _IDENTIFIER = r"(?:\\\S+ |[A-Za-z_][\w$]*)"
@@ -47,6 +50,30 @@ def schedule_at_time_0(text: str) -> str:
         return f"{register[1]};\n  initial #0 {register[2]}= 1'h0;"
 
     return "\n".join(scheduled(line) for line in text.split("\n"))
+
+
+_ASSERTION = re.compile(
+    rf"^(?P<indent> *)(?:if \(!(?P<guard>{_IDENTIFIER}|1'h[01])\)\n *\$write\((?P<message>\".*)\);\n *)?"
+    rf"assert \((?P<condition>{_IDENTIFIER}|1'h[01])\);$",
+    re.MULTILINE,
+)
+
+
+def stop_at_assertions(text: str) -> str:
+    """The same circuit, in which an assertion that fails ends the simulation with an error: its module and message.
+
+    The backend writes `assert`, which Verilator stops at but Icarus only mentions. A condition that is X passes, as
+    before the reset it may be. `ValueError` for an assertion in a form it does not know.
+    """
+
+    def fatal(match: re.Match[str]) -> str:
+        message = (match["message"] or '"unnamed"').removeprefix('"').replace('\\n"', '"', 1)
+        return f'{match["indent"]}if (!{match["condition"]}) $fatal(1, "assertion failed: %m: {message});'
+
+    result = _ASSERTION.sub(fatal, text)
+    if left := re.search(r"^ *assert\b.*", result, re.MULTILINE):
+        raise ValueError(f"cannot rewrite the assertion {left[0].strip()!r}")
+    return result
 
 
 def strip_initial_values(text: str) -> str:

@@ -1,0 +1,293 @@
+"""Testbench of hw/fetch.py, and through it of hw/crossbar.py; tests/test_fetch.py and test_crossbar.py run it."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, deque
+from typing import Any
+
+import cocotb
+import numpy as np
+from cocotb.handle import HierarchyObject
+from cocotb.types import LogicArray
+
+from golden.address_generator import RowGroup, requests
+from golden.crossbar import Place, writes
+from golden.memory import Plane
+from hw.address_generator import KEY, QUERY, VALUE
+from hw.fetch import Fetch
+from sim.cosim import parameters
+from sim.measure import record
+from sim.payload import Payload
+from sim.stream import Bench, StreamDriver
+
+PARAMETERS = parameters()
+SEEDS: list[int] = PARAMETERS["seeds"]
+FETCH = Fetch(**{**PARAMETERS["size"], "ring_sectors": tuple(PARAMETERS["size"]["ring_sectors"])})
+GENERATOR = FETCH.generator
+CHANNELS, ROWS, LANES = GENERATOR.channels, GENERATOR.rows, GENERATOR.lanes
+SEQUENCES = 1 << GENERATOR.sequence_bits
+
+
+def sector(channel: int, address: int) -> int:
+    """The contents of the memory: 256 bits that differ everywhere."""
+    return random.Random(f"{channel} {address}").getrandbits(256)
+
+
+class Channels:
+    """All channels of a memory: answers after `latency` cycles, in order, one sector a cycle.
+
+    `stall`, the share of cycles in which a channel takes no request, and of those in which it has no answer; `slow`
+    channels answer at a quarter of the rate.
+    """
+
+    def __init__(self, bench: Bench, *, latency: int, stall: float, slow: tuple[int, ...] = ()) -> None:
+        self.bench = bench
+        self.latency = latency
+        self.stall = stall
+        self.slow = slow
+        self.random = bench.random("channels")
+        self.valid = [bench.signal(f"o_address__{c}__valid") for c in range(CHANNELS)]
+        self.ready = [bench.signal(f"o_address__{c}__ready") for c in range(CHANNELS)]
+        self.address = [bench.signal(f"o_address__{c}__payload") for c in range(CHANNELS)]
+        self.data_valid = [bench.signal(f"i_data__{c}__valid") for c in range(CHANNELS)]
+        self.data_ready = [bench.signal(f"i_data__{c}__ready") for c in range(CHANNELS)]
+        self.data = [bench.signal(f"i_data__{c}__payload") for c in range(CHANNELS)]
+        self.clear()
+        bench.agents.append(self)
+
+    def clear(self) -> None:
+        self.queues: list[deque[tuple[int, int]]] = [deque() for _ in range(CHANNELS)]
+        self.shown = [False] * CHANNELS
+        self.takes = [False] * CHANNELS
+        self.beats = [0] * CHANNELS
+        self.cycle = 0
+
+    def drive(self) -> None:
+        for channel in range(CHANNELS):
+            self.takes[channel] = self.random.random() >= self.stall
+            self.ready[channel].value = int(self.takes[channel])
+            if self.shown[channel]:
+                continue
+            queue = self.queues[channel]
+            slow = channel in self.slow and self.random.random() < 0.75
+            if queue and queue[0][0] <= self.cycle and self.random.random() >= self.stall and not slow:
+                self.shown[channel] = True
+                self.data[channel].value = sector(channel, queue[0][1])
+                self.data_valid[channel].value = 1
+            else:
+                self.data[channel].value = LogicArray("X" * 256) if self.bench.four_state else 0
+                self.data_valid[channel].value = 0
+
+    def sample(self, cycle: int) -> None:
+        self.cycle += 1
+        for channel in range(CHANNELS):
+            if self.shown[channel] and int(self.data_ready[channel].value):
+                self.shown[channel] = False
+                self.queues[channel].popleft()
+                self.beats[channel] += 1
+            if self.takes[channel] and int(self.valid[channel].value):
+                self.queues[channel].append((self.cycle + self.latency, int(self.address[channel].value)))
+
+
+class Banks:
+    """All write ports: each write must be one of those still to come, and `completed` must never be too early."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.layout = Payload(FETCH.crossbar.write_shape)
+        self.ports = [bench.signal(f"write__{port}") for port in range(4 * LANES)]
+        self.completed = bench.signal("completed")
+        self.clear()
+        bench.agents.append(self)
+
+    def clear(self) -> None:
+        self.groups: list[Counter[tuple[Place, int]]] = []
+        self.left: Counter[tuple[Place, int]] = Counter()
+        self.groups_done = 0
+        self.last_write = 0
+        self.last_completion = 0
+        self.count = 0
+
+    def expect(self, groups: list[list[tuple[Place, int]]]) -> None:
+        self.groups += [Counter(group) for group in groups]
+        for group in groups:
+            self.left.update(group)
+
+    def drive(self) -> None:
+        pass
+
+    def sample(self, cycle: int) -> None:
+        for number, port in enumerate(self.ports):
+            text = str(port.value)
+            assert text[-1] in "01", f"write{number}.enable is {text[-1]}"
+            if text[-1] == "0":
+                continue
+            assert port.value.is_resolvable, f"write{number} is {text} while enabled"
+            value = self.layout.unpack(int(port.value))
+            place = (value["ring"], number // 4, number % 4, value["word"])
+            key = (place, value["data"])
+            assert self.left[key] > 0, f"write{number}: unexpected {place} = {value['data']:#x}, cycle {cycle}"
+            self.left[key] -= 1
+            self.count += 1
+            self.last_write = cycle
+        done = int(self.completed.value)
+        while self.groups_done % SEQUENCES != done:
+            assert self.groups_done < len(self.groups), f"completed is {done}, beyond the last group, cycle {cycle}"
+            group = self.groups[self.groups_done]
+            # equal sectors of later groups may still be outstanding, but not more of them than those groups have
+            for key, times in group.items():
+                later = sum(other[key] for other in self.groups[self.groups_done + 1 :])
+                assert self.left[key] <= later, f"group {self.groups_done} is completed without {key}, {times}"
+            self.groups_done += 1
+            self.last_completion = cycle
+
+    @property
+    def finished(self) -> bool:
+        return self.groups_done == len(self.groups) and not any(self.left.values())
+
+
+class Setup:
+    def __init__(
+        self, dut: HierarchyObject, seed: int, *, idle: float = 0.0, stall: float = 0.0, **memory: Any
+    ) -> None:
+        self.bench = Bench(dut, seed=seed)
+        self.source = StreamDriver(self.bench, "i", GENERATOR.group_shape, idle=idle)
+        self.channels = Channels(self.bench, **{"latency": 5, "stall": stall, **memory})
+        self.banks = Banks(self.bench)
+        self.random = np.random.default_rng(seed + 1)
+
+    def send(self, groups: list[RowGroup]) -> None:
+        ones = requests(groups, channels=CHANNELS, lanes=LANES, ring_sectors=GENERATOR.ring_sectors, sequence_bits=30)
+        self.banks.expect(writes(ones, sector))
+        for group in groups:
+            ids = self.random.integers(1 << GENERATOR.id_bits, size=ROWS)
+            ids[: len(group.ids)] = group.ids
+            rest = {name: getattr(group, name) for name in ("sector", "pitch", "sectors", "ring", "place", "stride")}
+            self.source.send([{"ids": [int(number) for number in ids], "count": len(group.ids), **rest}])
+
+    async def finish(self, tail: int = 20) -> None:
+        quiet, before = 0, -1
+        while not self.banks.finished:
+            await self.bench.step()
+            progress = self.banks.count + self.banks.groups_done + self.source.count
+            quiet = 0 if progress != before else quiet + 1
+            before = progress
+            assert quiet < 400, f"stuck with {self.banks.groups_done} of {len(self.banks.groups)} groups"
+        await self.bench.step(tail)
+
+
+def random_groups(seed: int, count: int) -> list[RowGroup]:
+    """Row groups of every ring, width, fill and place."""
+    source = np.random.default_rng(seed)
+    groups = []
+    for _ in range(count):
+        ring = (QUERY, KEY, VALUE)[source.integers(3)]
+        pitch = int(source.integers(1, 9))
+        rows = int(source.integers(1, ROWS + 1))
+        groups.append(
+            RowGroup(
+                ids=np.sort(source.choice(1 << GENERATOR.id_bits, rows, replace=False)),
+                sector=int(source.integers((1 << GENERATOR.sector_bits) - (8 << GENERATOR.id_bits))),
+                pitch=pitch,
+                sectors=int(source.integers(1, pitch + 1)),
+                ring=ring,
+                place=int(source.integers(GENERATOR.ring_sectors[ring])),
+                stride=int(source.integers(1, 9)),
+            )
+        )
+    return groups
+
+
+def plane_groups(ids: np.ndarray[Any, Any], *, heads: int, bits: int) -> list[RowGroup]:
+    """The rows `ids` of every head of a key plane, whose bases are skewed by a row per group of heads."""
+    plane = Plane(channels=CHANNELS, base=0, rows=1 << GENERATOR.id_bits, heads=heads, head_dim=64, bits=bits)
+    place, groups = 0, []
+    for head in range(plane.groups):
+        for first in range(0, len(ids), ROWS):
+            groups.append(
+                RowGroup(
+                    ids=ids[first : first + ROWS],
+                    sector=int(plane.row_address(head, 0)),
+                    pitch=plane.row_sectors,
+                    sectors=plane.row_sectors,
+                    ring=KEY,
+                    place=place,
+                    stride=plane.row_sectors,
+                )
+            )
+            place = (place + -(-len(groups[-1].ids) // LANES) * plane.row_sectors) % GENERATOR.ring_sectors[KEY]
+    return groups
+
+
+@cocotb.test
+@cocotb.parametrize(idle=[0.0, 0.5], stall=[0.0, 0.4], seed=SEEDS)
+async def every_sector_arrives_once_and_completion_is_in_order(
+    dut: HierarchyObject, idle: float, stall: float, seed: int
+) -> None:
+    setup = Setup(dut, seed, idle=idle, stall=stall)
+    await setup.bench.reset()
+    # more groups than numbers, so that the numbers wrap
+    groups = random_groups(seed, PARAMETERS["groups"])
+    setup.send(groups)
+    await setup.finish()
+    assert setup.source.count == len(groups)
+    assert int(setup.bench.signal("accepted").value) == len(groups) % SEQUENCES
+
+
+@cocotb.test
+@cocotb.parametrize(seed=SEEDS)
+async def a_slow_channel_changes_only_the_time(dut: HierarchyObject, seed: int) -> None:
+    setup = Setup(dut, seed, latency=1, stall=0.0, slow=(seed % CHANNELS,))
+    await setup.bench.reset()
+    setup.send(random_groups(seed, PARAMETERS["groups"]))
+    await setup.finish()
+
+
+@cocotb.test
+@cocotb.parametrize(seed=SEEDS)
+async def reset_forgets_what_is_under_way(dut: HierarchyObject, seed: int) -> None:
+    setup = Setup(dut, seed, stall=0.3)
+    for taken in range(0, 60, 5):
+        await setup.bench.reset(1)
+        setup.send(random_groups(seed + taken, 12))
+        await setup.bench.step(taken)
+        await setup.bench.reset(1)
+        await setup.bench.step(20)
+        setup.send(random_groups(seed + taken + 1, 4))
+        await setup.finish()
+
+
+@cocotb.test
+async def latencies_are_those_of_the_docstrings(dut: HierarchyObject) -> None:
+    setup = Setup(dut, 1, latency=8)
+    await setup.bench.reset()
+    setup.send([RowGroup(ids=np.arange(1), sector=0, pitch=1, sectors=1, ring=KEY, place=0, stride=1)])
+    await setup.finish()
+    completion = setup.banks.last_completion - setup.banks.last_write
+    assert completion == PARAMETERS["completion"], f"completion takes {completion} cycles"
+    # 11 to the request, 8 of the memory and its own register, 2 through the crossbar to the port
+    total = setup.banks.last_write - setup.source.cycles[0]
+    assert total == 11 + 9 + 2, f"{total} cycles from a group to its write"
+    record("latency", total - 9, unit="cycles")
+    record("completion_latency", completion, unit="cycles")
+
+
+@cocotb.test(skip=CHANNELS < 16)
+async def random_rows_keep_all_channels_busy(dut: HierarchyObject) -> None:
+    for count in (256, 512):
+        for seed in SEEDS:
+            setup = Setup(dut, seed, latency=40)
+            await setup.bench.reset()
+            ids = np.sort(np.random.default_rng(seed).choice(1 << GENERATOR.id_bits, count, replace=False))
+            groups = plane_groups(ids, heads=12, bits=8)
+            setup.send(groups)
+            await setup.finish()
+            beats = 2 * 12 * count
+            assert setup.banks.count == beats
+            # from the first possible write to the last one
+            cycles = setup.banks.last_write - setup.source.cycles[0] - (11 + 41 + 2) + 1
+            fraction = beats / CHANNELS / cycles
+            record("channel_beats_per_cycle", fraction, rows=count, seed=seed)
+            assert fraction >= 0.95, f"{fraction:.3f} of all channel cycles at {count} random rows, seed {seed}"
+            setup.bench.agents.clear()
