@@ -1,4 +1,4 @@
-"""The fetch unit's requests (SpAtten section IV-B): which sectors of which channel, in which order, and for which place.
+"""The fetch unit's requests (SpAtten section IV-B): which sectors of which channel, in which order, for which place.
 
 Rows of a plane are fetched in groups of ids. Global sector g lies in channel g mod C at local address g div C. The
 e-th id of a group goes to lane e mod R, block row e div R of a ring buffer (a query ring has one lane); of the

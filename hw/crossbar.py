@@ -59,8 +59,8 @@ class Crossbar(wiring.Component):
     completed : out, number of the first row group that is not completely written
 
     Latency: 3 cycles from a sector to its `write` where no other sector wants the port (a tag 2 cycles earlier at
-    least); `completed` follows 2 + ceil(log4(5 C)) cycles after the write of the last sector. Throughput: a sector per channel and cycle
-    as long as no bank's column is full.
+    least); `completed` follows 2 + ceil(log4(5 C)) cycles after the write of the last sector. Throughput: a sector per
+    channel and cycle as long as no bank's column is full.
 
     Source: SpAtten (HPCA 2021) section IV-B, Q-K-V fetcher, Fig. 8: data crossbar and 32 data FIFOs.
     """
