@@ -36,7 +36,11 @@ class Fifo(wiring.Component):
             raise TypeError(f"depth must be an integer, not {depth!r}")
         if depth < 2:
             raise ValueError(f"depth must be at least 2, not {depth!r}")
-        if Shape.cast(shape).width < 1:
+        try:
+            width = Shape.cast(shape).width
+        except TypeError as error:
+            raise TypeError(f"shape must be an Amaranth shape, not {shape!r}") from error
+        if width < 1:
             raise ValueError(f"shape must be at least 1 bit wide, not {shape!r}")
         self.shape = shape
         self.depth = depth
@@ -105,7 +109,11 @@ class SkidBuffer(wiring.Component):
     """
 
     def __init__(self, *, shape: ShapeLike) -> None:
-        if Shape.cast(shape).width < 1:
+        try:
+            width = Shape.cast(shape).width
+        except TypeError as error:
+            raise TypeError(f"shape must be an Amaranth shape, not {shape!r}") from error
+        if width < 1:
             raise ValueError(f"shape must be at least 1 bit wide, not {shape!r}")
         self.shape = shape
         super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})

@@ -35,7 +35,11 @@ class Ram(wiring.Component):
     """
 
     def __init__(self, *, shape: ShapeLike, depth: int) -> None:
-        if Shape.cast(shape).width < 1:
+        try:
+            width = Shape.cast(shape).width
+        except TypeError as error:
+            raise TypeError(f"shape must be an Amaranth shape, not {shape!r}") from error
+        if width < 1:
             raise ValueError(f"shape must be at least 1 bit wide, not {shape!r}")
         if not isinstance(depth, int) or isinstance(depth, bool):
             raise TypeError(f"depth must be an integer, not {depth!r}")

@@ -10,14 +10,22 @@ from amaranth.utils import ceil_log2
 __all__ = ["ZeroEliminator", "compacted_row", "masked_row"]
 
 
-def masked_row(shape: ShapeLike, lanes: int) -> data.StructLayout:
-    """A row of which some lanes are live: `lanes`, an array of `shape`, and `mask`, bit i set when lane i is live."""
-    return data.StructLayout({"lanes": data.ArrayLayout(shape, lanes), "mask": unsigned(lanes)})
+def masked_row(shape: ShapeLike, lanes: int, header: ShapeLike | None = None) -> data.StructLayout:
+    """A row of which some lanes are live: `lanes`, an array of `shape`, and `mask`, bit i set when lane i is live.
+
+    `header`, if not None, is the shape of a field of that name.
+    """
+    extra = {} if header is None else {"header": header}
+    return data.StructLayout({"lanes": data.ArrayLayout(shape, lanes), "mask": unsigned(lanes), **extra})
 
 
-def compacted_row(shape: ShapeLike, lanes: int) -> data.StructLayout:
-    """A row whose live lanes come first, zeros behind: `lanes`, an array of `shape`, and `count` of the live ones."""
-    return data.StructLayout({"lanes": data.ArrayLayout(shape, lanes), "count": range(lanes + 1)})
+def compacted_row(shape: ShapeLike, lanes: int, header: ShapeLike | None = None) -> data.StructLayout:
+    """A row whose live lanes come first, zeros behind: `lanes`, an array of `shape`, and `count` of the live ones.
+
+    `header`, if not None, is the shape of a field of that name.
+    """
+    extra = {} if header is None else {"header": header}
+    return data.StructLayout({"lanes": data.ArrayLayout(shape, lanes), "count": range(lanes + 1), **extra})
 
 
 class ZeroEliminator(wiring.Component):
@@ -46,11 +54,13 @@ class ZeroEliminator(wiring.Component):
     stages : int or None
         Pipeline registers, 0 (combinational) to `steps(lanes)` (one after each step, the default), spread evenly; the
         last one is always behind the last step.
+    header : ShapeLike or None
+        Shape of what travels with each row unread, such as whose row it is and whether it is the last; None for none.
 
     Ports
     -----
-    i : stream of `masked_row(shape, lanes)`, in
-    o : stream of `compacted_row(shape, lanes)`, out
+    i : stream of `masked_row(shape, lanes, header)`, in
+    o : stream of `compacted_row(shape, lanes, header)`, out
 
     Latency: `stages` cycles from a row's transfer on `i` to its valid on `o`, with nothing in its way.
     Throughput: one row per cycle; rows wait `stages` deep under back-pressure, and bubbles close up meanwhile.
@@ -63,7 +73,9 @@ class ZeroEliminator(wiring.Component):
     Source: SpAtten (HPCA 2021) section V, top-k engine, Fig. 9: prefix sum of the zeros and log2(n) shift layers.
     """
 
-    def __init__(self, *, shape: ShapeLike, lanes: int, stages: int | None = None) -> None:
+    def __init__(
+        self, *, shape: ShapeLike, lanes: int, stages: int | None = None, header: ShapeLike | None = None
+    ) -> None:
         try:
             self._width = Shape.cast(shape).width
         except TypeError as error:
@@ -82,11 +94,16 @@ class ZeroEliminator(wiring.Component):
             raise ValueError(f"stages must be 0 to {self.steps(lanes)} for {lanes} lanes, not {stages!r}")
         self.shape = shape
         self.lanes = lanes
+        try:
+            self._header_width = 0 if header is None else Shape.cast(header).width
+        except TypeError as error:
+            raise TypeError(f"header must be an Amaranth shape or None, not {header!r}") from error
         self.stages = stages
+        self.header = header
         super().__init__(
             {
-                "i": In(stream.Signature(masked_row(shape, lanes))),
-                "o": Out(stream.Signature(compacted_row(shape, lanes))),
+                "i": In(stream.Signature(masked_row(shape, lanes, header))),
+                "o": Out(stream.Signature(compacted_row(shape, lanes, header))),
             }
         )
 
@@ -102,6 +119,7 @@ class ZeroEliminator(wiring.Component):
         m.d.comb += self.i.ready.eq(ready[0])
 
         elements, counts, live_count = self._prefix_sum(m)
+        header = Value.cast(self.i.payload.header) if self._header_width else Const(0, 0)
         valid: Value = self.i.valid
         stage = 0
         for step in range(steps):
@@ -119,6 +137,7 @@ class ZeroEliminator(wiring.Component):
                 elements = [self._register(m, takes, value, prefix + f"element{i}") for i, value in enumerate(elements)]
                 counts = [self._register(m, takes, value, prefix + f"zeros{i}") for i, value in enumerate(counts)]
                 live_count = self._register(m, takes, live_count, prefix + "count")
+                header = self._register(m, takes, header, prefix + "header")
                 valid = stage_valid
                 stage += 1
 
@@ -127,6 +146,8 @@ class ZeroEliminator(wiring.Component):
             self.o.payload.count.eq(live_count),
             Value.cast(self.o.payload.lanes).eq(Cat(elements)),
         ]
+        if self._header_width:
+            m.d.comb += Value.cast(self.o.payload.header).eq(header)
         return m
 
     def _prefix_sum(self, m: Module) -> tuple[list[Value], list[Value], Value]:
