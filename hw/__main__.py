@@ -7,16 +7,17 @@ import importlib.metadata
 import json
 import re
 import tomllib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from amaranth.lib import data, wiring
+from amaranth.lib import wiring
 from rich.console import Console
 from rich.table import Table
 
 from hw import config as configuration
-from hw.zero_eliminator import ZeroEliminator
+from hw.units import UNITS
 from sim import files
 from sim.payload import Payload
 from sim.verilog import convert
@@ -27,27 +28,29 @@ Which = Annotated[str, typer.Option("--config", help="paper, eighth, ulx3s, tiny
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="PARAMETER=VALUE", help="change one parameter")]
 
 
-def circuits(config: configuration.Config) -> dict[str, wiring.Component]:
-    """The top modules of a configuration by name."""
-    element = data.StructLayout(
-        {
-            "importance": max(config.token_importance_bits, config.head_importance_bits),
-            "index": max(1, (max(config.tokens_max, config.heads_max) - 1).bit_length()),
-        }
-    )
-    return {"zero_eliminator": ZeroEliminator(shape=element, lanes=config.topk_lanes)}
+def circuits(
+    config: configuration.Config, units: Iterable[str] | None = None
+) -> Iterator[tuple[str, wiring.Component]]:
+    """The top modules of a configuration, or those of `units`, with their names, each made when its turn comes."""
+    for name in units or UNITS:
+        yield name, UNITS[name].make(config)
 
 
 @app.command()
 def verilog(
     which: Which = "paper",
     changes: Changes = None,
+    units: Annotated[list[str] | None, typer.Option("--unit", help="only this unit of hw/units.py")] = None,
     out: Annotated[Path, typer.Option("--out", help="folder for the folders of configurations")] = Path("build"),
 ) -> None:
     """Write the Verilog of a configuration, and a JSON sidecar for each module, to OUT/<configuration>/."""
     config = _load(which, changes)
+    for unit in units or ():
+        if unit not in UNITS:
+            typer.echo(f"error: unit must be one of {', '.join(UNITS)}, not {unit!r}", err=True)
+            raise typer.Exit(2)
     folder = out / config.name
-    for name, component in circuits(config).items():
+    for name, component in circuits(config, units):
         text = convert(component, name=name)
         sidecar = json.dumps(_sidecar(config, name, component, text), indent=2) + "\n"
         try:
@@ -97,25 +100,25 @@ def _sidecar(config: configuration.Config, name: str, component: wiring.Componen
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
         "configuration": config.as_dict(),
         "derived": config.derived(),
-        "ports": _ports(component, text),
+        "ports": _ports(name, component, text),
     }
 
 
-def _ports(component: wiring.Component, text: str) -> list[dict[str, Any]]:
+def _ports(name: str, component: wiring.Component, text: str) -> list[dict[str, Any]]:
     """Ports in the order of the Verilog, which has `clk` and `rst` besides; those of a payload with its fields."""
     shapes = {}
     for path, member, _ in component.signature.flatten(component):
         shapes["__".join(str(step) for step in path)] = member.shape
-    top = text[: text.index("\nendmodule")]
+    header = re.search(rf"^module {name}\((.*?)\);$", text, re.MULTILINE | re.DOTALL)
+    assert header is not None
+    top = text[header.end() : text.index("\nendmodule", header.end())]
     found = re.findall(r"^  (input|output) (?:\[(\d+):0\] )?([A-Za-z_]\w*) ?;$", top, re.MULTILINE)
     declared = {name: (direction, int(high or 0) + 1) for direction, high, name in found}
-    header = re.search(r"^module \w+\((.*)\);$", top, re.MULTILINE)
-    assert header is not None
     ports = []
-    for name in header[1].split(", "):
-        direction, width = declared[name]
-        port: dict[str, Any] = {"name": name, "direction": direction, "width": width}
-        fields = Payload(shapes[name]).fields if name in shapes else []
+    for port_name in header[1].replace(",", " ").split():
+        direction, width = declared[port_name]
+        port: dict[str, Any] = {"name": port_name, "direction": direction, "width": width}
+        fields = Payload(shapes[port_name]).fields if port_name in shapes else []
         if any(field.path for field in fields):
             port["fields"] = [
                 {"name": field.name, "offset": field.offset, "width": field.width, "signed": field.signed}

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.checks import check_stream
 from hw.fifo import Fifo
+from hw.shared import Shared
 
 __all__ = ["BANKS", "KEY", "QUERY", "SECTORS_MAX", "VALUE", "AddressGenerator", "pending", "request", "row_group"]
 
@@ -92,7 +93,8 @@ class AddressGenerator(wiring.Component):
     id_bits, sector_bits : int
         Widths of an id and of a global sector address.
     ring_sectors : tuple of 3 int
-        Sectors of one lane of the query, key and value ring; multiples of 4, at least 16 G / R + 16.
+        Sectors of one lane of the query, key and value ring; multiples of 4, at least
+        8 (G / R + 1), that of the query ring 8 (G + 1).
     groups : int
         Groups that wait in a channel, at least 2; 16 keep random 64-byte rows at 97 % of all channels.
     sequence_bits : int
@@ -187,7 +189,7 @@ class AddressGenerator(wiring.Component):
         m = Module()
         check_stream(m, platform, self.i, "i")
         log_channels = (self.channels - 1).bit_length()
-        queues = [_ChannelQueue(self) for _ in range(self.channels)]
+        queues = [_ChannelQueue(generator=self) for _ in range(self.channels)]
         for channel, queue in enumerate(queues):
             m.submodules[f"channel{channel}"] = queue
 
@@ -245,11 +247,13 @@ class AddressGenerator(wiring.Component):
         return m
 
 
-class _ChannelQueue(wiring.Component):
+class _ChannelQueue(Shared):
     """A channel's queue of groups, and the requests that its hit masks ask for."""
 
-    def __init__(self, generator: AddressGenerator) -> None:
+    def __init__(self, *, generator: AddressGenerator) -> None:
         self.generator = generator
+        sizes = ("channels", "rows", "lanes", "id_bits", "sector_bits", "ring_sectors", "groups", "sequence_bits")
+        self.identity = (self.identity[0], repr([getattr(generator, size) for size in sizes]))
         self.entry = data.StructLayout(
             {
                 "group": generator.group_shape,
@@ -267,7 +271,7 @@ class _ChannelQueue(wiring.Component):
             }
         )
 
-    def elaborate(self, platform: Any) -> Module:
+    def build(self, platform: Any) -> Module:
         m = Module()
         generator = self.generator
         rows, visits, channels, lanes = generator.rows, generator.visits, generator.channels, generator.lanes

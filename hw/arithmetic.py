@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from amaranth.hdl import Module, Shape, ShapeLike, Signal, Value, signed, unsigned
-from amaranth.lib import data, wiring
+from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
+
+from hw.shared import Shared
 
 __all__ = ["AdderTree", "Multiplier", "sum_shape"]
 
@@ -42,7 +44,7 @@ def _register(m: Module, value: Value, name: str, shape: Shape | None = None) ->
     return register
 
 
-class Multiplier(wiring.Component):
+class Multiplier(Shared):
     """The exact product of two operands, one per cycle.
 
     With one stage it is a product and a register behind it, the form that an FPGA flow turns into a DSP block. With
@@ -85,7 +87,7 @@ class Multiplier(wiring.Component):
         """Cycles from operands to their product."""
         return self.stages
 
-    def elaborate(self, platform: Any) -> Module:
+    def build(self, platform: Any) -> Module:
         m = Module()
         width = len(self.b)
         slices = {1: 1, 2: -(-width // self.SLICE_BITS), 3: 4}[self.stages]
@@ -109,7 +111,7 @@ class Multiplier(wiring.Component):
         return m
 
 
-class AdderTree(wiring.Component):
+class AdderTree(Shared):
     """The exact sum of all inputs, and on request those of groups of neighbours, all in the same cycle.
 
     A stage adds 2**levels_per_stage neighbours in one expression, which an ASIC flow makes of carry-save adders and one
@@ -169,7 +171,7 @@ class AdderTree(wiring.Component):
         """Cycles from inputs to their sum."""
         return -(-ceil_log2(self.inputs) // self.levels_per_stage)
 
-    def elaborate(self, platform: Any) -> Module:
+    def build(self, platform: Any) -> Module:
         m = Module()
         sums: list[Value] = [self.i[n] for n in range(self.inputs)]
         taps: dict[int, list[Value]] = {}

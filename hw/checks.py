@@ -6,19 +6,26 @@ from typing import Any
 
 from amaranth.hdl import Assert, Module, ResetSignal, Signal, Value
 
-__all__ = ["SIMULATION", "check_stream"]
+from hw.shared import Platform
 
-SIMULATION = "simulation"
+__all__ = ["SIMULATION", "asserts", "check_stream"]
+
+SIMULATION = Platform(assertions=True)
 """The platform to elaborate for when assertions are wanted: `component.elaborate(SIMULATION)`."""
+
+
+def asserts(platform: Any) -> bool:
+    """Whether a circuit that is elaborated for `platform` has assertions."""
+    return isinstance(platform, Platform) and platform.assertions
 
 
 def check_stream(m: Module, platform: Any, interface: Any, name: str) -> None:
     """In simulation, assert that an input stream keeps valid and payload while it is stalled.
 
     A reset may end a stream at any time. `interface` is the stream as seen from inside the component that consumes it;
-    `name` goes into the message. For any other platform than `SIMULATION` nothing is added.
+    `name` goes into the message. For a platform without assertions nothing is added.
     """
-    if platform != SIMULATION:
+    if not asserts(platform):
         return
     payload = Value.cast(interface.payload)
     stalled = Signal(name=f"{name}_stalled")

@@ -4,8 +4,9 @@ from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Valu
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.config import HEAD_DIMS, LSB_BITS
-from hw.row_format import CODE_BITS, SECTOR_BITS, RowFormat
+from hw.config import HEAD_DIMS, LSB_BITS, PLANE_BITS
+from hw.row_format import CODE_BITS, SECTOR_BITS, RowFormat, row_format
+from hw.shared import Shared
 
 __all__ = ["Converter", "operand_beat", "packed_beat", "part_code", "part_layout"]
 
@@ -137,11 +138,10 @@ class Converter(wiring.Component):
             raise ValueError(f"lanes must be a power of two of at least slices = {slices}, not {lanes!r}")
         if not CODE_BITS[0] <= operand_bits <= CODE_BITS[-1]:
             raise ValueError(f"operand_bits must be {CODE_BITS[0]} to {CODE_BITS[-1]}, not {operand_bits!r}")
-        widest = max(bits for bits in CODE_BITS if bits <= operand_bits)
-        if banks < 2 or banks & (banks - 1) or banks * SECTOR_BITS < slice_width * widest:
+        longest = _longest_window(tensor, slice_width, operand_bits)
+        if banks & (banks - 1) or banks < longest:
             raise ValueError(
-                f"banks must be a power of two of at least {max(2, -(-slice_width * widest // SECTOR_BITS))}, "
-                f"not {banks!r}"
+                f"banks must be a power of two of at least {1 << (longest - 1).bit_length()}, not {banks!r}"
             )
         try:
             header_bits = Shape.cast(header).width
@@ -191,7 +191,19 @@ class Converter(wiring.Component):
         return m
 
 
-class _Slice(wiring.Component):
+def _longest_window(tensor: str, slice_width: int, operand_bits: int) -> int:
+    """Most sectors that a beat's part of a row can take, whatever its format."""
+    formats = [
+        row_format(head_dim=head_dim, slice_width=slice_width, bits=bits, joined=joined)
+        for head_dim in HEAD_DIMS
+        for bits in PLANE_BITS
+        if bits <= operand_bits
+        for joined in ([False, True] if tensor == "key" else [False])
+    ]
+    return max(part.sectors for row in formats for part in row.parts.values())
+
+
+class _Slice(Shared):
     """One slice of a `Converter`, with its own copy of the control, which fans out to every bit."""
 
     def __init__(self, *, tensor: str, width: int, keys: int, operand_bits: int, banks: int) -> None:
@@ -210,7 +222,7 @@ class _Slice(wiring.Component):
             }
         )
 
-    def elaborate(self, platform: Any) -> Module:
+    def build(self, platform: Any) -> Module:
         m = Module()
         part = self.part
         # Words that 16 codes take.

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from hw.address_generator import BANKS, pending, tag
 from hw.checks import check_stream
 from hw.fifo import Fifo
+from hw.shared import Shared
 
 __all__ = ["Crossbar", "write_port"]
 
@@ -58,7 +59,7 @@ class Crossbar(wiring.Component):
     write : out, 4 R of `write_port`
     completed : out, number of the first row group that is not completely written
 
-    Latency: 3 cycles from a sector to its `write` where no other sector wants the port (a tag 2 cycles earlier at
+    Latency: 2 cycles from a sector to its `write` where no other sector wants the port (a tag 2 cycles earlier at
     least); `completed` follows 2 + ceil(log4(5 C)) cycles after the write of the last sector. Throughput: a sector per
     channel and cycle as long as no bank's column is full.
 
@@ -136,42 +137,29 @@ class Crossbar(wiring.Component):
                     own.i.payload.tag.eq(queue.o.payload),
                     own.i.payload.data.eq(self.i_data[channel].payload),
                 ]
+        granted: dict[tuple[int, int], list[Value]] = {}
         for lane in range(self.lanes):
             for bank in range(BANKS):
-                self._port(m, lane, bank, [columns[channel][bank] for channel in range(self.channels)])
-        for channel in range(self.channels):
-            for bank in range(BANKS):
-                own = columns[channel][bank]
-                m.d.comb += own.o.ready.eq(Cat(own.granted[lane] for lane in range(self.lanes)).any())
+                queues = [columns[channel][bank] for channel in range(self.channels)]
+                m.submodules[f"port{lane}_{bank}"] = port = _BankPort(
+                    channels=self.channels, width=self.write_shape.size - 1
+                )
+                write = self.write[lane * BANKS + bank]
+                m.d.comb += [
+                    write.enable.eq(port.enable),
+                    Cat(write.ring, write.word, write.data).eq(port.o),
+                ]
+                for channel, queue in enumerate(queues):
+                    payload = queue.o.payload
+                    m.d.comb += [
+                        port.wants[channel].eq(queue.o.valid & _is(payload.tag.lane, lane)),
+                        port.i[channel].eq(Cat(payload.tag.ring, payload.tag.word, payload.data)),
+                    ]
+                    granted.setdefault((channel, bank), []).append(port.grant[channel])
+        for (channel, bank), grants in granted.items():
+            m.d.comb += columns[channel][bank].o.ready.eq(Cat(grants).any())
         self._completion(m, tags, columns)
         return m
-
-    def _port(self, m: Module, lane: int, bank: int, queues: list["_Queue"]) -> None:
-        """One bank's port: a round-robin arbiter and a one-hot multiplexer."""
-        name = f"{lane}_{bank}"
-        wants = Signal(self.channels, name=f"wants{name}")
-        m.d.comb += wants.eq(Cat(queue.o.valid & _is(queue.o.payload.tag.lane, lane) for queue in queues))
-        # Channels above the one served last come first.
-        after = Signal(self.channels, name=f"after{name}")
-        first = Signal(self.channels, name=f"first{name}")
-        grant = Signal(self.channels, name=f"grant{name}")
-        m.d.comb += [
-            first.eq(wants & after),
-            grant.eq(Mux(first.any(), first & -first, wants & -wants)),
-        ]
-        with m.If(wants.any()):
-            m.d.sync += after.eq(~((grant - 1) | grant))
-        for channel, queue in enumerate(queues):
-            queue.granted[lane] = grant[channel]
-        chosen: Value = Const(0, 1)
-        for channel, queue in enumerate(queues):
-            payload = queue.o.payload
-            chosen = chosen | Mux(grant[channel], Cat(payload.tag.ring, payload.tag.word, payload.data), 0)
-        port = self.write[lane * BANKS + bank]
-        held = Signal(len(chosen), name=f"held{name}", reset_less=True)
-        enable = Signal(name=f"enable{name}")
-        m.d.sync += [held.eq(chosen), enable.eq(wants.any())]
-        m.d.comb += [port.enable.eq(enable), Cat(port.ring, port.word, port.data).eq(held)]
 
     def _completion(self, m: Module, tags: list[Fifo], columns: list[list["_Queue"]]) -> None:
         """The least distance of any channel's oldest group from `completed`, as a pipeline of minimum trees.
@@ -248,7 +236,41 @@ def _minimum(m: Module, values: list[Value], name: str) -> Value:
     return values[0]
 
 
-class _Queue(wiring.Component):
+class _BankPort(Shared):
+    """The write port of one bank: of the channels that want it the one whose turn it is, a cycle later."""
+
+    def __init__(self, *, channels: int, width: int) -> None:
+        super().__init__(
+            {
+                "wants": In(channels),
+                "i": In(data.ArrayLayout(unsigned(width), channels)),
+                "grant": Out(channels),
+                "enable": Out(1),
+                "o": Out(width),
+            }
+        )
+
+    def build(self, platform: Any) -> Module:
+        m = Module()
+        # Channels above the one served last come first.
+        after = Signal.like(self.wants, name="after")
+        first = Signal.like(self.wants, name="first")
+        m.d.comb += [
+            first.eq(self.wants & after),
+            self.grant.eq(Mux(first.any(), first & -first, self.wants & -self.wants)),
+        ]
+        with m.If(self.wants.any()):
+            m.d.sync += after.eq(~((self.grant - 1) | self.grant))
+        chosen: Value = Const(0, 1)
+        for channel, payload in enumerate(self.i):
+            chosen = chosen | Mux(self.grant[channel], payload, 0)
+        held = Signal(len(self.o), reset_less=True)
+        m.d.sync += [held.eq(chosen), self.enable.eq(self.wants.any())]
+        m.d.comb += self.o.eq(held)
+        return m
+
+
+class _Queue(Shared):
     """A few entries in registers, the oldest at the output: its lane must be known early in the cycle.
 
     i.ready comes from a register and does not depend on o.ready.
@@ -257,10 +279,9 @@ class _Queue(wiring.Component):
     def __init__(self, *, shape: ShapeLike, depth: int) -> None:
         self.shape = shape
         self.depth = depth
-        self.granted: dict[int, Value] = {}
         super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
 
-    def elaborate(self, platform: Any) -> Module:
+    def build(self, platform: Any) -> Module:
         m = Module()
         width = Shape.cast(self.shape).width
         entries = [Signal(width, name=f"entry{n}", reset_less=True) for n in range(self.depth)]

@@ -8,11 +8,12 @@ from amaranth.lib.wiring import In, Out
 
 from hw.checks import check_stream
 from hw.ram import Ram
+from hw.shared import Shared
 
 __all__ = ["Fifo", "SkidBuffer"]
 
 
-class Fifo(wiring.Component):
+class Fifo(Shared):
     """First in, first out, `depth` entries in a `Ram` and one more in its output register.
 
     Parameters
@@ -44,6 +45,7 @@ class Fifo(wiring.Component):
             raise ValueError(f"shape must be at least 1 bit wide, not {shape!r}")
         self.shape = shape
         self.depth = depth
+        self.identity = ("Fifo", f"{depth} entries of {width} bits")
         super().__init__(
             {
                 "i": In(stream.Signature(shape)),
@@ -52,7 +54,7 @@ class Fifo(wiring.Component):
             }
         )
 
-    def elaborate(self, platform: Any) -> Module:
+    def build(self, platform: Any) -> Module:
         m = Module()
         check_stream(m, platform, self.i, "i")
         m.submodules.ram = ram = Ram(shape=self.shape, depth=self.depth)

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from hw.arithmetic import AdderTree, Multiplier
-from hw.checks import SIMULATION, check_stream
+from hw.checks import asserts, check_stream
 from hw.config import HEAD_DIMS, MULTIPLIER_FRACTION
 from hw.fifo import Fifo
 from hw.ram import Ram
@@ -163,7 +163,7 @@ class HeadImportance(wiring.Component):
         m = Module()
         check_stream(m, platform, self.i, "i")
         check_stream(m, platform, self.i_access, "i_access")
-        if platform == SIMULATION:
+        if asserts(platform):
             m.d.sync += Assert(
                 ~self.i.valid | (self.i.payload.multiplier <= 1 << MULTIPLIER_FRACTION), "i: multiplier exceeds 1.0\n"
             )
@@ -176,7 +176,7 @@ class HeadImportance(wiring.Component):
         has_credit = self._credits(m, "row", credits, self.i.valid & self.i.ready & self.i.payload.last, returns)
         m.d.comb += [self.i.ready.eq(has_credit), returns.eq(addends.o.valid & addends.o.ready)]
         self._weigh(m, addends)
-        if platform == SIMULATION:
+        if asserts(platform):
             m.d.sync += Assert(~addends.i.valid | addends.i.ready, "an addend has no place in the queue\n")
         self._accumulate(m, addends)
         return m

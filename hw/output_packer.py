@@ -7,7 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from hw.checks import SIMULATION, check_stream
+from hw.checks import asserts, check_stream
 from hw.config import HEAD_DIMS, SECTOR_BYTES
 from hw.fifo import Fifo
 
@@ -160,7 +160,7 @@ class OutputPacker(wiring.Component):
         sectors = min(self.lanes, self.head_dim_max) // _SECTOR_ELEMENTS
         sector_bits = sectors.bit_length() - 1
         element_bits = _SECTOR_ELEMENTS * self.operand_bits
-        if platform == SIMULATION:
+        if asserts(platform):
             m.d.sync += Assert(
                 ~self.i.valid | ~beat.base[:channel_bits].any(), "i: base is no multiple of the channels\n"
             )

@@ -7,7 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from hw.checks import SIMULATION, check_stream
+from hw.checks import asserts, check_stream
 from hw.zero_eliminator import ZeroEliminator
 
 __all__ = ["Compactor", "Packer", "masked_beat", "packed_row"]
@@ -101,7 +101,7 @@ class Packer(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         check_stream(m, platform, self.i, "i")
-        if platform == SIMULATION:
+        if asserts(platform):
             zeros = [(self.i.payload.count > n) | (Value.cast(self.i.payload.lanes[n]) == 0) for n in range(self.lanes)]
             m.d.sync += Assert(~self.i.valid | Cat(zeros).all(), "i: lanes from count up must be zero\n")
         lanes = self.lanes

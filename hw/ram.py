@@ -3,16 +3,19 @@
 from typing import Any
 
 from amaranth.hdl import Module, Shape, ShapeLike, Value, unsigned
-from amaranth.lib import memory, wiring
+from amaranth.lib import memory
 from amaranth.lib.wiring import In, Out
+
+from hw.shared import Shared
 
 __all__ = ["Ram"]
 
 
-class Ram(wiring.Component):
+class Ram(Shared):
     """One write port and one synchronous read port.
 
-    It is a module of its own so that an ASIC flow can put an SRAM macro in its place; an FPGA flow infers block RAM.
+    It is a module of its own, the same for all memories of a size, so that an ASIC flow can put an SRAM macro in its
+    place; an FPGA flow infers block RAM.
 
     Parameters
     ----------
@@ -47,6 +50,7 @@ class Ram(wiring.Component):
             raise ValueError(f"depth must be at least 2, not {depth!r}")
         self.shape = shape
         self.depth = depth
+        self.identity = ("Ram", f"{depth} words of {width} bits")
         address = unsigned((depth - 1).bit_length())
         super().__init__(
             {
@@ -59,7 +63,12 @@ class Ram(wiring.Component):
             }
         )
 
-    def elaborate(self, platform: Any) -> Module:
+    @property
+    def module_name(self) -> str:
+        """Such as ram_512x64, for whoever looks for memories to replace."""
+        return f"ram_{self.depth}x{Shape.cast(self.shape).width}"
+
+    def build(self, platform: Any) -> Module:
         m = Module()
         width = Shape.cast(self.shape).width
         m.submodules.words = words = memory.Memory(shape=unsigned(width), depth=self.depth, init=[])

@@ -4,7 +4,7 @@ from amaranth.hdl import Assert, Cat, Const, Module, Mux, Shape, ShapeLike, Sign
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.checks import SIMULATION, check_stream
+from hw.checks import asserts, check_stream
 from hw.ram import Ram
 
 __all__ = ["SECTOR_BITS", "RingBuffer", "lane_window", "window_request"]
@@ -128,7 +128,7 @@ class RingBuffer(wiring.Component):
                     ram.read_address.eq(addresses[bank]),
                     self.o_read.payload.words[lane][bank].eq(ram.read_data),
                 ]
-        if platform == SIMULATION:
+        if asserts(platform):
             self._check_use(m, end, enables, addresses)
         return m
 

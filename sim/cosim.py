@@ -14,7 +14,6 @@ from xml.etree import ElementTree
 
 from amaranth.lib import wiring
 
-from hw.checks import SIMULATION
 from sim.build import ROOT, SIMULATORS, SimulatorError, build, launch, tail, waves_wanted
 from sim.measure import MEASURED
 from sim.verilog import convert, stop_at_assertions, strip_initial_values
@@ -108,7 +107,7 @@ def cosimulate(
         raise TypeError(f"parameters must be what JSON can hold, not {parameters!r}") from error
 
     if verilog is None:
-        verilog = convert(component, name=top, platform=SIMULATION)
+        verilog = convert(component, name=top, assertions=True)
     verilog = stop_at_assertions(verilog)
     if strip_initial:
         verilog = strip_initial_values(verilog)

@@ -32,36 +32,36 @@ from hw.row_format import heads_per_row, key_ring_sectors, row_format, row_secto
 
 @dataclass(frozen=True, kw_only=True)
 class Latencies:
-    """Fixed latencies of the units, in cycles, as their docstrings state them for the `paper` configuration."""
+    """Fixed latencies in cycles at the size of `paper`: of units as measured (docs/units.md), of control assumed."""
 
     start: int = 8
-    """Doorbell to the first id line: queue, checks, context switch."""
+    """Doorbell to the first id line: queue, checks, context switch. Assumed."""
     gather: int = 14
     """Id line to live ids: context memory, zero eliminator, packer."""
     count: int = 2
-    """Id line to live ids where all are live: they are counted, not gathered."""
-    request: int = 6
-    """Live ids to the channel's queue: addresses, hit masks."""
+    """Id line to live ids where all are live: they are counted, not gathered. Assumed."""
+    request: int = 11
+    """Live ids to the first request: addresses, hit masks, the channel's queue."""
     axi: int = 3
-    """Channel queue to AXI and back, registers on both ways."""
-    deliver: int = 2
-    """Head of a return queue to its bank."""
-    complete: int = 4
+    """Request to AXI and back, registers on both ways. Assumed."""
+    deliver: int = 3
+    """Sector from a channel to its bank."""
+    complete: int = 6
     """Last sector of a line to the line's being readable: the minimum over all channels."""
-    score: int = 26
-    """Line read to score: bank, converter, multipliers, tree, queue."""
-    maximum: int = 5
+    score: int = 23
+    """Line read to score: row control (5, assumed), ring 2, converter 2, Q x K 11, progressive 3."""
+    maximum: int = 4
     """Last score of a row to its maximum."""
-    exponential: int = 16
-    """Score read again to its exponential, summed."""
-    normalise: int = 14
+    exponential: int = 17
+    """Score read again to its exponential, summed, and the decision."""
+    normalise: int = 9
     """Sum to reciprocal to probability."""
-    value: int = 20
-    """Probability and V line to accumulator."""
-    output: int = 12
-    """Last accumulation of a row to its first write request: rounding, packing, addresses."""
+    value: int = 16
+    """Probability to accumulator: ring 2, converter 2, prob x V 11, row control (1, assumed)."""
+    output: int = 8
+    """Last accumulation of a row to its first write request: packer 4, write queue (4, assumed)."""
     finish: int = 6
-    """Last write response to the interrupt."""
+    """Last write response to the interrupt. Assumed."""
     filter: int = 10
     """Threshold to the first kept index: filter, zero eliminator, packer."""
 

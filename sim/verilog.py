@@ -1,18 +1,62 @@
-"""Verilog text of a circuit: deterministic, and for X checks without the initial values that hide a missing reset."""
+"""Verilog text of a circuit: deterministic, every shared part once; and for X checks without the initial values that
+hide a missing reset."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from amaranth.back import verilog
+from amaranth.back import rtlil, verilog
+from amaranth.hdl import ClockDomain, Fragment, Value
+from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 
+from hw.shared import Platform, Shared
 
-def convert(component: wiring.Component, *, name: str = "top", platform: Any = None) -> str:
+
+class _Modules:
+    """Gives the circuits of shared components their names, and remembers which have yet to be emitted."""
+
+    def __init__(self, top: str, component: wiring.Component) -> None:
+        self._top = top
+        self.emitting = component
+        self._names: dict[tuple[str, str], str] = {}
+        self._taken = {top}
+        self.pending: list[tuple[str, Shared]] = []
+
+    def name_of(self, component: Shared) -> str | None:
+        if component is self.emitting:
+            return None
+        if component.identity not in self._names:
+            name = base = f"{self._top}_{component.module_name}"
+            number = 1
+            while name in self._taken:
+                number += 1
+                name = f"{base}_{number}"
+            self._taken.add(name)
+            self._names[component.identity] = name
+            self.pending.append((name, component))
+        return self._names[component.identity]
+
+
+def _convert_shared(component: Shared, platform: Platform, name: str) -> str:
+    """RTLIL of a shared component, which has a clock and a reset whether or not it uses them."""
+    clocks = ClockDomain("sync")
+    fragment = Fragment.get(component, platform)
+    fragment.add_domains(clocks)
+    ports: dict[str, Any] = {"clk": (clocks.clk, PortDirection.Input), "rst": (clocks.rst, PortDirection.Input)}
+    for path, member, value in component.signature.flatten(component):
+        direction = PortDirection.Input if member.flow == wiring.In else PortDirection.Output
+        ports["__".join(map(str, path))] = (Value.cast(value), direction)
+    text, _ = rtlil.convert_fragment(fragment, ports, name, emit_src=False)
+    return str(text)
+
+
+def convert(component: wiring.Component, *, name: str = "top", assertions: bool = False) -> str:
     """Verilog of `component` as module `name`; the same bytes for the same circuit, on every machine.
 
-    `platform` is what `elaborate` gets: `hw.checks.SIMULATION` adds assertions about a circuit's neighbours.
+    `assertions` about a circuit's neighbours are for simulation. A `hw.shared.Shared` component is a module called
+    after `name` and its class, with an instance for each use.
 
     Ports are flat: member `payload` of stream `i` is `i__payload`. No source locations, which would be absolute paths.
     """
@@ -22,7 +66,15 @@ def convert(component: wiring.Component, *, name: str = "top", platform: Any = N
         raise TypeError(f"name must be a string, not {name!r}")
     if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is None:
         raise ValueError(f"name must be a Verilog identifier, not {name!r}")
-    return str(verilog.convert(component, platform=platform, name=name, emit_src=False, strip_internal_attrs=True))
+    modules = _Modules(name, component)
+    platform = Platform(assertions=assertions, modules=modules)
+    texts = [rtlil.convert(component, platform=platform, name=name, emit_src=False)]
+    while modules.pending:
+        shared_name, shared = modules.pending.pop(0)
+        modules.emitting = shared
+        texts.append(_convert_shared(shared, platform, shared_name))
+    # What `verilog.convert` calls with the text of one module.
+    return str(verilog._convert_rtlil_text("".join(texts), strip_internal_attrs=True))
 
 
 _IDENTIFIER = r"(?:\\\S+ |[A-Za-z_][\w$]*)"

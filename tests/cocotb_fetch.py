@@ -1,4 +1,4 @@
-"""Testbench of hw/fetch.py, and through it of hw/crossbar.py; tests/test_fetch.py and test_crossbar.py run it."""
+"""Testbench of hw/fetch.py; tests/test_fetch.py runs it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cocotb.handle import HierarchyObject
 from cocotb.types import LogicArray
 
 from golden.address_generator import RowGroup, requests
-from golden.crossbar import Place, writes
+from golden.fetch import Place, writes
 from golden.memory import Plane
 from hw.address_generator import KEY, QUERY, VALUE
 from hw.fetch import Fetch

@@ -92,7 +92,7 @@ def test_what_is_slower_takes_longer() -> None:
     normal = simulate(PAPER, [work]).cycles
     assert simulate(PAPER, [work], memory=MemoryModel(16, latency=90)).cycles == normal + 50
     assert simulate(PAPER, [work], memory=MemoryModel(16, sector_beats=2)).cycles > normal + 200
-    assert simulate(PAPER, [work], latencies=Latencies(score=36)).cycles == normal + 10
+    assert simulate(PAPER, [work], latencies=Latencies(score=Latencies().score + 10)).cycles == normal + 10
     assert simulate(PAPER, [work], queues=Queues(outstanding=8)).cycles > 2 * normal
 
 

@@ -1,4 +1,4 @@
-"""The fetch unit and its crossbar against golden, in Icarus with X for every initial value."""
+"""The fetch unit and its crossbar against golden, in Verilator and in Icarus with X for every initial value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from golden.address_generator import RowGroup, requests
-from golden.crossbar import writes
+from golden.fetch import writes
 from hw.config import Config
 from hw.crossbar import Crossbar
 from hw.fetch import Fetch
@@ -65,6 +65,11 @@ def measurement_run(config: Config) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["tiny", pytest.param("one channel", marks=pytest.mark.slow)])
 def test_matches_golden_in_icarus_without_initial_values(name: str) -> None:
     _run(name, "icarus", 80)
+
+
+@pytest.mark.slow
+def test_matches_golden_in_verilator() -> None:
+    _run("wide", "verilator", 40)
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hw import config
+from hw.units import UNITS
 from sim.build import ROOT, lint
 
 
@@ -24,54 +25,65 @@ def _hw(*arguments: str | Path, hash_seed: str = "0") -> subprocess.CompletedPro
         env={**os.environ, "PYTHONHASHSEED": hash_seed, "NO_COLOR": "1", "COLUMNS": "120"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 
 
+def _units(*names: str) -> list[str]:
+    return [argument for name in names for argument in ("--unit", name)]
+
+
 def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
     for hash_seed in ("1", "2"):
-        result = _hw("verilog", "--out", tmp_path / hash_seed, hash_seed=hash_seed)
+        result = _hw("verilog", "--config", "tiny", "--out", tmp_path / hash_seed, hash_seed=hash_seed)
         assert result.returncode == 0, result.stderr
-    for name in ("zero_eliminator.v", "zero_eliminator.json"):
-        first = (tmp_path / "1" / "paper" / name).read_bytes()
-        assert first == (tmp_path / "2" / "paper" / name).read_bytes()
-        assert str(ROOT).encode() not in first
-    assert sorted(file.name for file in (tmp_path / "1" / "paper").iterdir()) == [
-        "zero_eliminator.json",
-        "zero_eliminator.v",
-    ]
+    written = sorted((tmp_path / "1" / "tiny").iterdir())
+    assert [file.name for file in written] == sorted(f"{name}.{kind}" for name in UNITS for kind in ("v", "json"))
+    for file in written:
+        assert file.read_bytes() == (tmp_path / "2" / "tiny" / file.name).read_bytes(), file.name
+        assert str(ROOT).encode() not in file.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["paper", pytest.param("tiny", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["tiny", pytest.param("paper", marks=pytest.mark.slow)])
 def test_verilog_and_its_sidecar_agree(tmp_path: Path, name: str) -> None:
-    result = _hw("verilog", "--config", name, "--set", "topk_lanes=8", "--set", "name=changed", "--out", tmp_path)
+    changes = ("--set", "topk_lanes=8", "--set", "name=changed")
+    result = _hw("verilog", "--config", name, *changes, *_units("zero_eliminator", "key_buffer"), "--out", tmp_path)
     assert result.returncode == 0, result.stderr
     assert str(tmp_path / "changed" / "zero_eliminator.v") in result.stdout
-    text = (tmp_path / "changed" / "zero_eliminator.v").read_text()
-    sidecar = json.loads((tmp_path / "changed" / "zero_eliminator.json").read_text())
+    assert len(list((tmp_path / "changed").iterdir())) == 4
     wanted = config.load(name, ["topk_lanes=8", "name=changed"])
-    assert sidecar["configuration"] == wanted.as_dict()
-    assert sidecar["derived"] == json.loads(json.dumps(wanted.derived()))
-    assert sidecar["sha256"] == hashlib.sha256(text.encode()).hexdigest()
-    assert sidecar["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    header = re.search(r"module zero_eliminator\((.*)\);", text)
-    assert header is not None
-    assert [port["name"] for port in sidecar["ports"]] == header[1].split(", ")
-    ports = {port["name"]: port for port in sidecar["ports"]}
-    assert ports["clk"] == {"name": "clk", "direction": "input", "width": 1}
+    for unit in ("zero_eliminator", "key_buffer"):
+        text = (tmp_path / "changed" / f"{unit}.v").read_text()
+        sidecar = json.loads((tmp_path / "changed" / f"{unit}.json").read_text())
+        assert sidecar["module"] == unit
+        assert sidecar["configuration"] == wanted.as_dict()
+        assert sidecar["derived"] == json.loads(json.dumps(wanted.derived()))
+        assert sidecar["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+        assert sidecar["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+        header = re.search(rf"^module {unit}\(([^;]*)\);$", text, re.MULTILINE)
+        assert header is not None
+        assert [port["name"] for port in sidecar["ports"]] == re.findall(r"\w+", header[1])
+        ports = {port["name"]: port for port in sidecar["ports"]}
+        assert ports["clk"] == {"name": "clk", "direction": "input", "width": 1}
+        for port in ports.values():
+            assert sum(field["width"] for field in port.get("fields", [])) in (0, port["width"])
+        lint(text, top=unit)
+    ports = {
+        port["name"]: port for port in json.loads((tmp_path / "changed" / "zero_eliminator.json").read_text())["ports"]
+    }
     assert ports["o__payload"]["direction"] == "output"
     for port in ("i__payload", "o__payload"):
-        fields = ports[port]["fields"]
-        assert sum(field["width"] for field in fields) == ports[port]["width"]
-        assert [field["name"] for field in fields[:3]] == [
-            "lanes[0].importance",
-            "lanes[0].index",
-            "lanes[1].importance",
-        ]
-        assert len(fields) == 2 * 8 + 1
+        names = [field["name"] for field in ports[port]["fields"]]
+        assert names[:3] == ["lanes[0].importance", "lanes[0].index", "lanes[1].importance"]
+        assert len(names) == 2 * 8 + 1
     assert ports["i__payload"]["fields"][0]["width"] >= wanted.token_importance_bits
-    lint(text, top="zero_eliminator")
+
+
+def test_an_unknown_unit_is_one_line_and_status_2() -> None:
+    result = _hw("verilog", *_units("softmin"))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"error: unit must be one of {', '.join(UNITS)}, not 'softmin'\n"
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,21 @@
-"""Progressive quantization: what the second pass computes is exact wherever the operands hold all bits."""
+"""Progressive quantization: the second pass is exact wherever operands hold all bits; the circuit against golden."""
 
-from __future__ import annotations
+from typing import Any
 
 import numpy as np
 import pytest
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from golden.convert import narrow
 from golden.progressive import msb_scores, recompute_excess, recomputed_scores
 from hw.config import LSB_BITS, PAPER, PLANE_BITS, Config
+from hw.progressive import Progressive, pass_beat, row_header, slot_shape
+from hw.softmax import Softmax, prob_beat
+from sim.build import lint
+from sim.cosim import cosimulate, seeds
+from sim.verilog import convert
 from tests.reference import clip, times_power
 
 WIDE = PAPER.replace(operand_bits=16)
@@ -71,3 +79,141 @@ def test_first_pass_floor_is_common_to_the_row_on_average() -> None:
     query, key = random.integers(0, 100, (1, 1, 64)), random.integers(-2048, 2048, (1, 4000, 64))
     lost = (query @ key.swapaxes(-1, -2) - 16 * msb_scores(query, key)).mean()
     assert abs(lost / (7.5 * query.sum()) - 1) < 0.02
+
+
+# -- The circuit ------------------------------------------------------------------------------------------------------
+
+
+class ProgressiveSoftmax(wiring.Component):
+    """Both units, softmax's decisions back to progressive quantization."""
+
+    def __init__(self, *, lanes: int, score_bits: int, prob_bits: int, row_max: int, slots: int, header: int) -> None:
+        row = row_header(slots, header)
+        self._progressive = Progressive(lanes=lanes, score_bits=score_bits, row_max=row_max, slots=slots, header=header)
+        self._softmax = Softmax(lanes=lanes, score_bits=score_bits, prob_bits=prob_bits, row_max=row_max, header=row)
+        super().__init__(
+            {
+                "i": In(stream.Signature(pass_beat(lanes, score_bits, slots, header))),
+                "o": Out(stream.Signature(prob_beat(lanes, prob_bits, row))),
+                "o_again": Out(stream.Signature(row)),
+                "o_free": Out(stream.Signature(slot_shape(slots))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.progressive = progressive = self._progressive
+        m.submodules.softmax = softmax = self._softmax
+        connect(m, flipped(self.i), progressive.i)
+        connect(m, progressive.o, softmax.i)
+        connect(m, softmax.o_decision, progressive.i_decision)
+        connect(m, softmax.o, flipped(self.o))
+        connect(m, progressive.o_again, flipped(self.o_again))
+        connect(m, progressive.o_free, flipped(self.o_free))
+        return m
+
+
+SMALL = {"lanes": 2, "operand_bits": 8, "head_dim": 16, "prob_bits": 12, "row_max": 7, "slots": 2, "header": 3}
+SIZES = {
+    "small": SMALL,
+    "uneven": {**SMALL, "lanes": 3, "row_max": 14, "slots": 4, "prob_bits": 9},
+    "one slot": {**SMALL, "lanes": 1, "row_max": 2, "slots": 1},
+    "one beat": {**SMALL, "lanes": 4, "row_max": 4, "slots": 4, "head_dim": 128},
+    "16-bit operands": {**SMALL, "lanes": 4, "operand_bits": 16, "head_dim": 128, "row_max": 37, "header": 40},
+}
+"""Powers of two or not, one lane, one beat, every number of slots, the largest scores."""
+
+
+def unit_of(config: Config) -> dict[str, Any]:
+    """The unit of a whole machine."""
+    return {
+        "lanes": config.softmax_lanes,
+        "operand_bits": config.operand_bits,
+        "head_dim": config.head_dim_max,
+        "prob_bits": config.prob_bits,
+        "row_max": config.tokens_max,
+        "slots": 4,
+        "header": 32,
+    }
+
+
+def run_arguments(size: dict[str, Any], *, joined: bool, rows: int, count: int) -> dict[str, Any]:
+    """Arguments of `cosimulate`: the unit of one size, `joined` with softmax or not, so many rows and seeds."""
+    # As `Config.score_bits`; no configuration has these arrays.
+    score_bits = 2 * size["operand_bits"] + (size["head_dim"] - 1).bit_length()
+    sizes = {name: size[name] for name in ("lanes", "row_max", "slots", "header")}
+    component = (
+        ProgressiveSoftmax(**sizes, score_bits=score_bits, prob_bits=size["prob_bits"])
+        if joined
+        else Progressive(**sizes, score_bits=score_bits)
+    )
+    return {
+        "component": component,
+        "test_module": "tests.cocotb_progressive",
+        "parameters": {**size, "joined": joined, "rows": rows, "seeds": seeds(count)},
+        "seed": seeds()[0],
+        "timeout_seconds": 600,
+    }
+
+
+def mutation_run() -> dict[str, Any]:
+    """One small run that checks everything."""
+    return run_arguments(SMALL, joined=False, rows=60, count=1)
+
+
+def measurement_run(config: Config) -> dict[str, Any]:
+    """The unit of a whole machine."""
+    return run_arguments(unit_of(config), joined=False, rows=40, count=1)
+
+
+@pytest.mark.parametrize("size", ["small", *(pytest.param(n, marks=pytest.mark.slow) for n in ("uneven", "one slot"))])
+def test_circuit_matches_golden_in_icarus_without_initial_values(size: str) -> None:
+    arguments = run_arguments(SIZES[size], joined=False, rows=60, count=1)
+    assert len(cosimulate(**arguments, simulator="icarus", strip_initial=True)) == (15 if size == "one slot" else 18)
+
+
+@pytest.mark.parametrize("size", ["small", pytest.param("uneven", marks=pytest.mark.slow)])
+def test_circuit_and_softmax_match_golden_in_icarus_without_initial_values(size: str) -> None:
+    arguments = run_arguments(SIZES[size], joined=True, rows=40, count=1)
+    assert len(cosimulate(**arguments, simulator="icarus", strip_initial=True)) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "tests"), [("one beat", 24), ("16-bit operands", 22)])
+def test_circuit_matches_golden_at_other_sizes(size: str, tests: int) -> None:
+    assert len(cosimulate(**run_arguments(SIZES[size], joined=False, rows=100, count=2))) == tests
+
+
+@pytest.mark.slow
+def test_circuit_and_softmax_match_golden_at_the_papers_size() -> None:
+    assert len(cosimulate(**run_arguments(unit_of(PAPER), joined=True, rows=60, count=1))) == 12
+
+
+@pytest.mark.parametrize(
+    ("lanes", "row_max", "slots"),
+    [(3, 20, 2), *(pytest.param(*size, marks=pytest.mark.slow) for size in [(8, 1024, 4), (1, 2, 1), (4, 3, 4)])],
+)
+def test_verilog_is_lint_clean(lanes: int, row_max: int, slots: int) -> None:
+    lint(convert(Progressive(lanes=lanes, score_bits=31, row_max=row_max, slots=slots, header=5)))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"lanes": 0}, ValueError, "lanes must be at least 1, not 0"),
+        ({"lanes": "8"}, TypeError, "lanes must be an integer, not '8'"),
+        ({"score_bits": 7}, ValueError, "score_bits must be 8 to 48, not 7"),
+        ({"score_bits": 49}, ValueError, "score_bits must be 8 to 48, not 49"),
+        ({"row_max": 1}, ValueError, "row_max must be 2 to 1024, not 1"),
+        ({"row_max": 1025}, ValueError, "row_max must be 2 to 1024, not 1025"),
+        ({"slots": 3}, ValueError, "slots must be 1, 2 or 4, not 3"),
+        ({"slots": 8}, ValueError, "slots must be 1, 2 or 4, not 8"),
+        ({"slots": True}, TypeError, "slots must be an integer, not True"),
+        ({"header": "8"}, TypeError, "header must be an Amaranth shape, not '8'"),
+        ({"header": 0}, ValueError, "header must be at least 1 bit wide, not 0"),
+    ],
+)
+def test_parameters_are_validated(change: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error) as caught:
+        Progressive(**{"lanes": 8, "score_bits": 31, "row_max": 1024, "slots": 2, "header": 5, **change})
+    assert str(caught.value) == text

@@ -1,15 +1,22 @@
-"""prob x V: the accumulator holds the worst case, the output saturates and says so."""
+"""prob x V: the accumulator holds the worst case, the output saturates and says so; and the array that computes it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden.pv import outputs
+from golden import GoldenError
+from golden.pv import outputs, value_beats
 from golden.softmax import softmax
-from hw.config import PAPER, Config
+from hw.config import PAPER, TINY, Config
+from hw.pv import PvArray, output_beat, prob_beat, value_beat
+from sim.build import lint
+from sim.cosim import cosimulate, seeds
+from sim.verilog import convert
 from tests.reference import clip, fits, float_softmax, output_bound, times_power
 
 PROB_BITS = (8, 9, 10, 11, 12)
@@ -95,3 +102,190 @@ def test_error_against_float64(n: int, operand_bits: int) -> None:
     assert error <= output_bound(n, -low, config.prob_bits)
     assert n == 1 or error > output_bound(n, -low, config.prob_bits) / 100
     assert len(np.unique(output)) > 12
+
+
+# -- The layout of value beats ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("multipliers", "slice_width", "n", "dim", "keys"),
+    [
+        (64, 16, 5, 16, 4),
+        (64, 16, 7, 32, 4),
+        (64, 16, 3, 64, 2),
+        (64, 64, 9, 16, 4),
+        (64, 32, 10, 16, 4),
+        (16, 16, 2, 16, 1),
+    ],
+)
+def test_value_beats_against_a_loop(multipliers: int, slice_width: int, n: int, dim: int, keys: int) -> None:
+    """Every operand stands where the array's formula looks for it, and nothing else is touched."""
+    value = np.arange(n * dim).reshape(n, dim) + 1
+    parts = max(1, dim // slice_width)
+    slices = multipliers // slice_width
+    dead = -1 - np.arange(-(-n // keys) * parts * multipliers).reshape(-1, multipliers)
+    got = value_beats(value, multipliers=multipliers, slice_width=slice_width, keys=keys, dead=dead)
+    wanted = dead.copy()
+    for key in range(n):
+        group, q = divmod(key, keys)
+        for d in range(dim):
+            if dim <= slice_width:
+                wanted[group, q % slices * slice_width + q // slices * dim + d] = value[key, d]
+            else:
+                wanted[group * parts + d // slice_width, q * slice_width + d % slice_width] = value[key, d]
+    assert np.array_equal(got, wanted)
+    assert np.count_nonzero(got > 0) == value.size
+
+
+def test_value_beats_refuses_what_does_not_fit() -> None:
+    value = np.zeros((3, 16), np.int64)
+    with pytest.raises(GoldenError, match=r"dead must have shape \(2, 32\), not \(1, 32\)"):
+        value_beats(value, multipliers=32, slice_width=16, keys=2, dead=np.zeros((1, 32), np.int64))
+    with pytest.raises(GoldenError, match="4 keys of 16 operands do not fit 2 slices of 16"):
+        value_beats(value, multipliers=32, slice_width=16, keys=4, dead=np.zeros((1, 32), np.int64))
+
+
+# -- The circuit ------------------------------------------------------------------------------------------------------
+
+Size = dict[str, int]
+
+
+def size(
+    multipliers: int, lanes: int, slice_width: int, operand_bits: int, prob_bits: int, head_dim_max: int, header: int
+) -> Size:
+    return {
+        "multipliers": multipliers,
+        "lanes": lanes,
+        "slice_width": slice_width,
+        "operand_bits": operand_bits,
+        "prob_bits": prob_bits,
+        "head_dim_max": head_dim_max,
+        "header": header,
+    }
+
+
+def size_of(config: Config) -> Size:
+    array = (config.pv_multipliers, config.softmax_lanes, config.buffer_dim)
+    return size(*array, config.operand_bits, config.prob_bits, config.head_dim_max, 60)
+
+
+SMALL = size(32, 2, 16, 4, 8, 32, 3)
+TINY_SIZE = size_of(TINY)
+PAPER_SIZE = size_of(PAPER)
+SIZES = [
+    size(32, 4, 32, 5, 8, 64, 5),  # one slice: two keys of 16 operands share it, folded once; two parts
+    size(64, 8, 32, 6, 9, 32, 1),  # two slices of up to two keys
+    size(64, 4, 64, 4, 8, 16, 7),  # folded from 64 to 16 positions
+    size(32, 2, 16, 4, 8, 128, 3),  # eight parts
+    size(16, 1, 16, 4, 8, 16, 1),  # one key a cycle
+]
+
+
+def _arguments(size: Size, rows: int, most_keys: int, count: int = 2, **changes: Any) -> dict[str, Any]:
+    component = PvArray(**size, **changes)
+    parameters = {
+        "size": size,
+        "latency": component.latency,
+        "rows": rows,
+        "most_keys": most_keys,
+        "seeds": seeds(count),
+    }
+    return {
+        "component": component,
+        "test_module": "tests.cocotb_pv",
+        "parameters": parameters,
+        "seed": seeds()[0],
+    }
+
+
+def mutation_run() -> dict[str, Any]:
+    """One small run that checks everything."""
+    return _arguments(SMALL, 30, 16, 1)
+
+
+def measurement_run(config: Config) -> dict[str, Any]:
+    """The run that measures latency and rate at the size of `config`."""
+    return {
+        **_arguments(size_of(config), 60, config.tokens_max, 1),
+        "simulator": "verilator",
+        "timeout_seconds": 600,
+    }
+
+
+def test_array_matches_golden_in_icarus_without_initial_values() -> None:
+    passed = cosimulate(**_arguments(SMALL, 30, 16, 1), simulator="icarus", strip_initial=True)
+    assert len(passed) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stages", [1, 3])
+def test_tiny_size_matches_golden_in_verilator(stages: int) -> None:
+    arguments = _arguments(TINY_SIZE, 80, 100, multiplier_stages=stages, levels_per_stage=1)
+    passed = cosimulate(**arguments, simulator="verilator", strip_initial=True)
+    assert len(passed) == 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: "-".join(map(str, size.values())))
+def test_other_sizes_match_golden(size: Size) -> None:
+    cosimulate(**_arguments(size, 40, 80, 1), simulator="verilator", strip_initial=True)
+
+
+@pytest.mark.slow
+def test_paper_size_matches_golden_in_verilator() -> None:
+    passed = cosimulate(**_arguments(PAPER_SIZE, 20, 400, 1), simulator="verilator", timeout_seconds=600)
+    assert len(passed) == 12
+
+
+@pytest.mark.parametrize(
+    "size",
+    [SMALL, *(pytest.param(size, marks=pytest.mark.slow) for size in SIZES)],
+    ids=lambda size: "-".join(map(str, size.values())),
+)
+def test_verilog_is_lint_clean(size: Size) -> None:
+    lint(convert(PvArray(**size)))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"multipliers": "32"}, TypeError, "multipliers must be an integer, not '32'"),
+        ({"multipliers": 8}, ValueError, "multipliers must be at least 16, not 8"),
+        ({"multipliers": 48}, ValueError, "multipliers must be a power of two, not 48"),
+        (
+            {"multipliers": 64},
+            ValueError,
+            "multipliers must be slice_width to lanes x slice_width = 16 to 32, not 64",
+        ),
+        ({"lanes": 0}, ValueError, "lanes must be at least 1, not 0"),
+        ({"lanes": 3}, ValueError, "lanes must be a power of two, not 3"),
+        ({"slice_width": 8}, ValueError, "slice_width must be at least 16, not 8"),
+        ({"slice_width": 24}, ValueError, "slice_width must be a power of two, not 24"),
+        ({"operand_bits": 1}, ValueError, "operand_bits must be at least 2, not 1"),
+        ({"prob_bits": True}, TypeError, "prob_bits must be an integer, not True"),
+        ({"head_dim_max": 256}, ValueError, "head_dim_max must be one of (16, 32, 64, 128), not 256"),
+        ({"header": "job"}, TypeError, "header must be an Amaranth shape, not 'job'"),
+        ({"header": 0}, ValueError, "header must be at least 1 bit wide, not 0"),
+        ({"multiplier_stages": 4}, ValueError, "multiplier_stages must be 1 to 3, not 4"),
+        ({"levels_per_stage": 0}, ValueError, "levels_per_stage must be at least 1, not 0"),
+    ],
+)
+def test_parameters_are_validated(change: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error) as caught:
+        PvArray(**{**SMALL, **change})
+    assert str(caught.value) == text
+
+
+def test_ports_have_the_declared_shapes() -> None:
+    array = PvArray(**SMALL)
+    assert array.i_prob.payload.shape() == prob_beat(lanes=2, prob_bits=8, header=3)
+    assert array.i_value.payload.shape() == value_beat(multipliers=32, operand_bits=4)
+    assert array.o.payload.shape() == output_beat(lanes=16, operand_bits=4, head_dim_max=32, header=3)
+
+
+def test_paper_size_takes_what_the_configuration_says() -> None:
+    array = PvArray(**PAPER_SIZE)
+    assert {dim: array.keys_per_beat(dim) // array.beats_per_group(dim) for dim in array.dims} == {
+        16: 8, 32: 8, 64: 8, 128: 4,
+    }  # fmt: skip
+    assert array.latency == 4 + 2 + 2 + 2

@@ -1,15 +1,164 @@
-"""Exact scores, against sums of Python integers and at the widths' ends."""
+"""Exact scores: golden against sums of Python integers and at the widths' ends; the Q x K array against golden."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 
 from golden.qk import scores
 from hw.config import NAMED, PAPER, Config
+from hw.qk import QkArray, dim_code, key_beat, query_row, score_beat
+from sim.build import lint
+from sim.cosim import cosimulate, seeds
+from sim.verilog import convert
 from tests.reference import fits
 
 MACHINES = [*NAMED.values(), PAPER.replace(operand_bits=16)]
+
+TINY_ARRAY = {"multipliers": 32, "lanes": 2, "slice_width": 16, "operand_bits": 12, "head_dim_max": 32, "header": 9}
+MIXED_ARRAY = {
+    "multipliers": 64,
+    "lanes": 4,
+    "slice_width": 32,
+    "operand_bits": 4,
+    "head_dim_max": 64,
+    "header": 5,
+}
+"""Small, and has everything: several slices, several keys per slice, keys of several beats, packing."""
+SHORT = {"levels_per_stage": 3}
+
+
+def array_of(config: Config, **changes: Any) -> dict[str, Any]:
+    """Parameters of the array in a machine of this configuration."""
+    return {
+        "multipliers": config.qk_multipliers,
+        "lanes": config.softmax_lanes,
+        "slice_width": max(config.qk_multipliers // config.softmax_lanes, config.buffer_dim),
+        "operand_bits": config.operand_bits,
+        "head_dim_max": config.head_dim_max,
+        "header": 12,
+        **changes,
+    }
+
+
+def run_arguments(array: dict[str, Any], *, rows: int = 120, reset_step: int = 2) -> dict[str, Any]:
+    """Arguments of `cosimulate` for the array with these parameters."""
+    component = QkArray(**array)
+    sizes = {name: array[name] for name in ("multipliers", "lanes", "slice_width", "operand_bits", "head_dim_max")}
+    return {
+        "component": component,
+        "test_module": "tests.cocotb_qk",
+        "parameters": {
+            **sizes,
+            "header": array["header"],
+            "delay": component.delay,
+            "places": component.places,
+            "rows": rows,
+            "reset_step": reset_step,
+            "seeds": seeds(1),
+        },
+        "seed": seeds()[0],
+    }
+
+
+def mutation_run() -> dict[str, Any]:
+    """One small run that checks everything."""
+    return run_arguments({**MIXED_ARRAY, **SHORT}, rows=30, reset_step=5)
+
+
+def measurement_run(config: Config) -> dict[str, Any]:
+    """The array of a whole machine."""
+    return run_arguments(array_of(config), rows=60, reset_step=5)
+
+
+ARRAYS = {
+    "tiny": TINY_ARRAY,
+    "mixed": MIXED_ARRAY,
+    "eighth": array_of(NAMED["eighth"], header=7, multiplier_stages=2),
+    "one lane": {**TINY_ARRAY, "multipliers": 16, "lanes": 1, "head_dim_max": 64, "operand_bits": 6, **SHORT},
+    "many beats": {**MIXED_ARRAY, "lanes": 8, "slice_width": 16, "head_dim_max": 128, "multiplier_stages": 3},
+    "wide slices": {**MIXED_ARRAY, "slice_width": 64, "head_dim_max": 32, "operand_bits": 9, **SHORT},
+    "paper": array_of(PAPER),
+}
+"""Arrays by name. Several slices or one; several keys per slice or one; beats per key from 1 to 8; a slice wider than
+any head; 4 to 12 bits; every pipelining of multipliers; lanes that are all used, and lanes that never are."""
+
+
+@pytest.mark.parametrize("name", ["mixed", pytest.param("tiny", marks=pytest.mark.slow)])
+def test_matches_golden_in_icarus_without_initial_values(name: str) -> None:
+    arguments = run_arguments({**ARRAYS[name], **SHORT}, rows=40, reset_step=3)
+    assert len(cosimulate(**arguments, simulator="icarus", strip_initial=True)) == 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny", "mixed", "eighth", "one lane", "many beats", "wide slices"])
+def test_matches_golden_in_verilator(name: str) -> None:
+    assert len(cosimulate(**run_arguments(ARRAYS[name], rows=50, reset_step=4))) == 10
+
+
+@pytest.mark.slow
+def test_matches_golden_at_the_size_of_the_paper() -> None:
+    arguments = run_arguments(array_of(PAPER), rows=20, reset_step=9)
+    assert len(cosimulate(**arguments, timeout_seconds=300)) == 10
+
+
+@pytest.mark.parametrize("name", ["tiny", "one lane", "wide slices"])
+def test_verilog_is_lint_clean(name: str) -> None:
+    lint(convert(QkArray(**ARRAYS[name])))
+
+
+def test_delay_is_the_sum_of_the_stages() -> None:
+    assert QkArray(**array_of(PAPER)).delay == 6 + 1 + 3 + 1
+    assert QkArray(**array_of(NAMED["ulx3s"], multiplier_stages=2)).delay == 6 + 2 + 3
+    assert QkArray(**TINY_ARRAY, levels_per_stage=1).delay == 6 + 1 + 4 + 1
+
+
+@pytest.mark.parametrize("config", MACHINES, ids=lambda config: f"{config.name}{config.operand_bits}")
+def test_takes_the_keys_per_cycle_that_the_configuration_says(config: Config) -> None:
+    array = QkArray(**array_of(config))
+    assert array.score_bits == config.score_bits
+    for dim in config.head_dims:
+        assert array.keys_per_beat(dim) / array.beats_per_group(dim) == config.keys_per_cycle(
+            dim
+        ) / config.beats_per_key(dim)
+
+
+def test_ports_have_the_declared_shapes() -> None:
+    array = QkArray(**MIXED_ARRAY)
+    assert array.i_query.payload.shape() == query_row(operand_bits=4, head_dim_max=64)
+    assert array.i_key.payload.shape() == key_beat(multipliers=64, lanes=4, operand_bits=4, header=5)
+    assert array.o.payload.shape() == score_beat(lanes=4, score_bits=14, header=5)
+    assert [dim_code(dim) for dim in (16, 32, 64, 128)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"multipliers": "64"}, TypeError, "multipliers must be an integer, not '64'"),
+        ({"multipliers": 48}, ValueError, "multipliers must be a power of two, not 48"),
+        ({"lanes": True}, TypeError, "lanes must be an integer, not True"),
+        ({"lanes": 0}, ValueError, "lanes must be a power of two, not 0"),
+        ({"lanes": 1}, ValueError, "lanes must be at least multipliers / slice_width = 2, not 1"),
+        ({"slice_width": 24}, ValueError, "slice_width must be a power of two, not 24"),
+        ({"slice_width": 8}, ValueError, "slice_width must be 16 to multipliers = 64, not 8"),
+        ({"slice_width": 128}, ValueError, "slice_width must be 16 to multipliers = 64, not 128"),
+        ({"operand_bits": 12.0}, TypeError, "operand_bits must be an integer, not 12.0"),
+        ({"operand_bits": 1}, ValueError, "operand_bits must be at least 2, not 1"),
+        ({"head_dim_max": 48}, ValueError, "head_dim_max must be one of (16, 32, 64, 128), not 48"),
+        ({"head_dim_max": None}, TypeError, "head_dim_max must be an integer, not None"),
+        ({"header": "x"}, TypeError, "header must be an Amaranth shape, not 'x'"),
+        ({"multiplier_stages": 4}, ValueError, "multiplier_stages must be 1 to 3, not 4"),
+        ({"multiplier_stages": None}, TypeError, "multiplier_stages must be an integer, not None"),
+        ({"levels_per_stage": 0}, ValueError, "levels_per_stage must be at least 1, not 0"),
+        ({"levels_per_stage": "2"}, TypeError, "levels_per_stage must be an integer, not '2'"),
+    ],
+)
+def test_parameters_are_validated(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error) as caught:
+        QkArray(**{**MIXED_ARRAY, **arguments})
+    assert str(caught.value) == text
 
 
 @pytest.mark.parametrize("seed", [1, 2])

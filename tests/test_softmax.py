@@ -1,8 +1,9 @@
-"""Scale and softmax: bit for bit against Python integers, and the error contract against float64."""
+"""Scale and softmax: golden bit for bit against Python integers and the error contract, the circuit against golden."""
 
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,12 @@ from hypothesis import strategies as st
 from golden import BoolArray, IntArray
 from golden.quantize import ScoreScale
 from golden.softmax import exp_table, exponentials, flat_limit, is_flat, reciprocal, reciprocal_table, softmax
-from hw.config import NAMED, PAPER, SCALE_SHIFT_MAX, SCALE_SHIFT_MIN, SUM_FRACTION, Config
+from hw import softmax as circuit
+from hw.config import NAMED, PAPER, SCALE_SHIFT_MAX, SCALE_SHIFT_MIN, SUM_FRACTION, ULX3S, Config
+from hw.softmax import Softmax
+from sim.build import lint
+from sim.cosim import cosimulate, seeds
+from sim.verilog import convert
 from tests.reference import EXP, RECIPROCAL, float_softmax, ideal_codes, softmax_row
 
 RATIO, LSBS = 1.1, 0.02
@@ -159,6 +165,8 @@ def assert_rows_equal(config: Config, score: IntArray, mantissa: int, shift: int
 def test_tables() -> None:
     assert exp_table().tolist() == EXP
     assert reciprocal_table().tolist() == RECIPROCAL
+    assert circuit._exp_table() == EXP, "the circuit's ROMs"
+    assert circuit._reciprocal_table() == RECIPROCAL
     assert (EXP[0], EXP[32], EXP[64]) == (65_536, 46_341, 32_768)
     assert (RECIPROCAL[0], RECIPROCAL[128], RECIPROCAL[256]) == (131_072, 87_381, 65_536)
     exact = np.exp2(16 - np.arange(65) / 64)
@@ -320,3 +328,126 @@ def test_reciprocal_over_its_range() -> None:
     for power in range(11):
         one, exponent = reciprocal(np.array([1 << SUM_FRACTION + power]))
         assert (one[0], exponent[0]) == (1 << 17, power)
+
+
+# -- The circuit ------------------------------------------------------------------------------------------------------
+
+SMALL = {"lanes": 2, "score_bits": 13, "prob_bits": 12, "row_max": 7, "header": 3}
+UNEVEN = {"lanes": 3, "score_bits": 20, "prob_bits": 9, "row_max": 14, "header": 5}
+SIZES = {
+    "small": SMALL,
+    "uneven": UNEVEN,
+    "one lane": {"lanes": 1, "score_bits": 8, "prob_bits": 8, "row_max": 2, "header": 1, "multiplier_stages": 1},
+    "16-bit operands": {
+        "lanes": 4,
+        "score_bits": 39,
+        "prob_bits": 10,
+        "row_max": 33,
+        "header": 70,
+        "multiplier_stages": 3,
+    },
+}
+"""Powers of two or not, one lane, the least and the largest of every width, every pipelining of multipliers."""
+
+
+def unit_of(config: Config) -> dict[str, Any]:
+    """The softmax unit of a whole machine."""
+    return {
+        "lanes": config.softmax_lanes,
+        "score_bits": config.score_bits,
+        "prob_bits": config.prob_bits,
+        "row_max": config.tokens_max,
+        "header": 32,
+    }
+
+
+def run_arguments(size: dict[str, Any], *, rows: int, count: int) -> dict[str, Any]:
+    """Arguments of `cosimulate` for one size: so many rows in a test, and so many seeds."""
+    component = Softmax(**size)
+    derived = ("delay", "decision_delay", "decision_places", "output_places", "capacity")
+    return {
+        "component": component,
+        "test_module": "tests.cocotb_softmax",
+        "parameters": {
+            **size,
+            **{name: getattr(component, name) for name in derived},
+            "rows": rows,
+            "seeds": seeds(count),
+        },
+        "seed": seeds()[0],
+        "timeout_seconds": 600,
+    }
+
+
+def mutation_run() -> dict[str, Any]:
+    """One small run that checks everything."""
+    return run_arguments(SMALL, rows=60, count=1)
+
+
+def measurement_run(config: Config) -> dict[str, Any]:
+    """The unit of a whole machine."""
+    return run_arguments(unit_of(config), rows=50, count=1)
+
+
+@pytest.mark.parametrize("size", ["small", pytest.param("uneven", marks=pytest.mark.slow)])
+def test_circuit_matches_golden_in_icarus_without_initial_values(size: str) -> None:
+    passed = cosimulate(**run_arguments(SIZES[size], rows=60, count=1), simulator="icarus", strip_initial=True)
+    assert len(passed) == 29
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["one lane", "16-bit operands"])
+def test_circuit_matches_golden_at_other_sizes(size: str) -> None:
+    passed = cosimulate(**run_arguments(SIZES[size], rows=100, count=1))
+    assert len(passed) >= 27
+
+
+@pytest.mark.slow
+def test_circuit_matches_golden_at_the_papers_size() -> None:
+    passed = cosimulate(**run_arguments(unit_of(PAPER), rows=50, count=1))
+    assert len(passed) == 29
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "uneven" else pytest.mark.slow) for name in SIZES]
+)
+def test_verilog_is_lint_clean(name: str) -> None:
+    lint(convert(Softmax(**SIZES[name])))
+
+
+@pytest.mark.slow
+def test_verilog_of_a_whole_machine_is_lint_clean() -> None:
+    lint(convert(Softmax(**unit_of(ULX3S))))
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3])
+@pytest.mark.parametrize("lanes", [1, 2, 3, 4, 5, 8, 16])
+def test_latency_is_as_stated(lanes: int, stages: int) -> None:
+    unit = Softmax(lanes=lanes, score_bits=31, prob_bits=12, row_max=1024, header=1, multiplier_stages=stages)
+    log2 = (lanes - 1).bit_length()
+    assert unit.delay == 25 + log2 + (log2 + 1) // 2 + 2 * (stages - 2)
+    assert unit.decision_delay == 16 + log2 + (log2 + 1) // 2 + (stages - 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"lanes": 0}, ValueError, "lanes must be at least 1, not 0"),
+        ({"lanes": 2.0}, TypeError, "lanes must be an integer, not 2.0"),
+        ({"score_bits": 7}, ValueError, "score_bits must be 8 to 48, not 7"),
+        ({"score_bits": 49}, ValueError, "score_bits must be 8 to 48, not 49"),
+        ({"prob_bits": 13}, ValueError, "prob_bits must be 8 to 12, not 13"),
+        ({"prob_bits": 7}, ValueError, "prob_bits must be 8 to 12, not 7"),
+        ({"row_max": 1025}, ValueError, "row_max must be 2 to 1024, not 1025"),
+        ({"row_max": True}, TypeError, "row_max must be an integer, not True"),
+        ({"row_max": 1}, ValueError, "row_max must be 2 to 1024, not 1"),
+        ({"multiplier_stages": 4}, ValueError, "multiplier_stages must be 1 to 3, not 4"),
+        ({"multiplier_stages": 0}, ValueError, "multiplier_stages must be 1 to 3, not 0"),
+        ({"header": "8"}, TypeError, "header must be an Amaranth shape, not '8'"),
+        ({"header": 0}, ValueError, "header must be at least 1 bit wide, not 0"),
+    ],
+)
+def test_parameters_are_validated(change: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error) as caught:
+        Softmax(**{**SMALL, **change})
+    assert str(caught.value) == text

@@ -1,6 +1,8 @@
-"""Top-k against one line of Python."""
+"""Top-k: the golden model against one line of Python, and the engine against the golden model."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,13 @@ from hypothesis import strategies as st
 
 from golden import GoldenError
 from golden.topk import check_k, keep_mask, threshold, topk
+from hw.config import Config
+from hw.packer import Compactor, packed_row
+from hw.quick_select import QuickSelect, value_beat
+from hw.topk import PackedTopK, TopK, element, kept_beat
+from sim.build import lint
+from sim.cosim import cosimulate, seeds
+from sim.verilog import convert
 from tests.reference import survivors
 
 VALUES = st.one_of(
@@ -85,3 +94,112 @@ def test_k_of_the_wrong_kind(k: object) -> None:
 
 def test_numpy_integers_are_integers() -> None:
     assert topk(np.arange(5), np.int64(2)).tolist() == [3, 4]
+
+
+SIZES = [(True, 6, 3, 20, 3, 3), (False, 7, 3, 20, 2, None)]
+"""(packed, width, lanes, n_max, digit bits, header): one pass, and several with compaction."""
+MORE_SIZES = [(False, 6, 4, 24, 3, 3), (True, 9, 4, 30, 2, None), (True, 4, 1, 7, 1, 2), (False, 2, 5, 11, 1, None)]
+
+
+def _arguments(
+    packed: bool,
+    width: int,
+    lanes: int,
+    n_max: int,
+    digit_bits: int | None = None,
+    header: int | None = None,
+    *,
+    rows: int = 2,
+    seed_count: int = 1,
+    measures: bool = False,
+) -> dict[str, Any]:
+    sizes = {"width": width, "lanes": lanes, "n_max": n_max, "digit_bits": digit_bits}
+    return {
+        "component": PackedTopK(**sizes, header=header) if packed else TopK(**sizes, header=header),
+        "test_module": "tests.cocotb_topk",
+        "parameters": {
+            "packed": packed,
+            "width": width,
+            "lanes": lanes,
+            "n_max": n_max,
+            "passes_max": QuickSelect(**sizes).passes_max,
+            "filter_stages": TopK.FILTER_STAGES,
+            "compaction": Compactor(shape=width, lanes=lanes).delay,
+            "header": header,
+            "seeds": seeds(seed_count),
+            "rows": rows,
+            "measures": measures,
+        },
+        "seed": seeds()[0],
+        "timeout_seconds": 600,
+    }
+
+
+def mutation_run() -> dict[str, Any]:
+    return _arguments(False, 4, 2, 11, 2, 2, rows=1)
+
+
+def measurement_run(config: Config) -> dict[str, Any]:
+    """The engine for tokens and heads."""
+    width = max(config.token_importance_bits, config.head_importance_bits) + 1
+    return _arguments(False, width, config.topk_lanes, max(config.tokens_max, config.heads_max), measures=True)
+
+
+def value_measurement_run(config: Config) -> dict[str, Any]:
+    """The engine for local V pruning."""
+    return _arguments(True, config.prob_bits, config.topk_lanes, config.tokens_max, measures=True)
+
+
+def _tests(size: Any) -> int:
+    _, width, lanes, n_max, digit_bits, _ = size
+    passes = QuickSelect(width=width, lanes=lanes, n_max=n_max, digit_bits=digit_bits).passes_max
+    return 7 + (passes == 1 and n_max >= 4 * lanes)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_engine_matches_golden_in_icarus_without_initial_values(size: Any) -> None:
+    assert len(cosimulate(**_arguments(*size), simulator="icarus", strip_initial=True)) == _tests(size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", MORE_SIZES)
+def test_other_sizes_of_the_engine_match_golden(size: Any) -> None:
+    assert len(cosimulate(**_arguments(*size), simulator="icarus", strip_initial=True)) == _tests(size)
+
+
+@pytest.mark.slow
+def test_engine_matches_golden_in_verilator() -> None:
+    """With the digits of the engine for local V pruning."""
+    size = (True, 12, 2, 60, None, 9)
+    assert len(cosimulate(**_arguments(*size))) == _tests(size)
+
+
+@pytest.mark.parametrize("size", [SIZES[1], (True, 4, 3, 7, 1, 2), (True, 4, 1, 7, 1, None), (True, 2, 1, 1, 1, None)])
+def test_verilog_of_the_engine_is_lint_clean(size: Any) -> None:
+    lint(convert(_arguments(*size)["component"]))
+
+
+@pytest.mark.parametrize("engine", [TopK, PackedTopK])
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"width": 1}, ValueError, "width must be at least 2, not 1"),
+        ({"lanes": 0}, ValueError, "lanes must be at least 1, not 0"),
+        ({"n_max": 0}, ValueError, "n_max must be at least 1, not 0"),
+        ({"digit_bits": 8}, ValueError, "digit_bits must be 1 to 7 for values of 8 bits, not 8"),
+        ({"header": "x"}, TypeError, "header must be an Amaranth shape or None, not 'x'"),
+    ],
+)
+def test_parameters_of_the_engine_are_validated(
+    engine: Any, arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error) as caught:
+        engine(**{"width": 8, "lanes": 4, "n_max": 16, **arguments})
+    assert str(caught.value) == text
+
+
+def test_ports_of_the_engine_have_the_declared_shapes() -> None:
+    engine = TopK(width=7, lanes=3, n_max=10, header=5)
+    assert engine.i.payload.shape() == value_beat(7, 3, 10, 5)
+    assert engine.o.payload.shape() == kept_beat(7, 3, 5)
+    assert PackedTopK(width=7, lanes=3, n_max=10).o.payload.shape() == packed_row(element(7, 10), 3)

@@ -1,0 +1,302 @@
+"""The units of the datapath, each at the size that a configuration gives it.
+
+The one list that `make verilog`, `make synth` and `make units` go by. What stands here beside a constructor is only how
+its parameters follow from the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from amaranth.lib import data, wiring
+
+from hw.address_generator import AddressGenerator
+from hw.config import Config
+from hw.converter import Converter
+from hw.expander import Expander
+from hw.fetch import Fetch
+from hw.head_importance import HeadImportance
+from hw.output_packer import OutputPacker
+from hw.packer import Packer
+from hw.progressive import Progressive
+from hw.pv import PvArray
+from hw.qk import QkArray
+from hw.quick_select import QuickSelect
+from hw.ring_buffer import RingBuffer
+from hw.row_format import key_ring_sectors, ring_banks, value_ring_sectors
+from hw.softmax import Softmax
+from hw.token_importance import TokenImportance
+from hw.topk import PackedTopK, TopK
+from hw.zero_eliminator import ZeroEliminator
+
+__all__ = ["UNITS", "Unit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A unit of the datapath."""
+
+    name: str
+    what: str
+    """What it does, in a line."""
+    rate: str
+    """The rate that it must hold, with its formula."""
+    block: str | None = None
+    """The block of the paper's area table that it belongs to; None if it is part of another unit."""
+    make: Callable[[Config], wiring.Component]
+    """The unit at the size that a configuration gives it."""
+
+
+_SECTOR_BITS = 28
+"""Of a sector's address: 8 GB."""
+_LOCAL_SECTOR_BITS = 24
+"""Of a sector's address in one of 16 channels."""
+_QUERY_SECTORS = 256
+"""Of the query ring: the queries of a job's heads, and the next job's."""
+
+
+def _row(config: Config) -> data.StructLayout:
+    """What travels with a row: whose it is, and how long."""
+    return data.StructLayout(
+        {
+            "context": max(1, (config.contexts - 1).bit_length()),
+            "head": max(1, (config.heads_max - 1).bit_length()),
+            "query": (config.tokens_max - 1).bit_length(),
+            "length": config.tokens_max.bit_length(),
+        }
+    )
+
+
+def _element(config: Config) -> data.StructLayout:
+    """What the top-k engine moves: an importance and whose it is."""
+    return data.StructLayout(
+        {
+            "importance": max(config.token_importance_bits, config.head_importance_bits),
+            "index": max(1, (max(config.tokens_max, config.heads_max) - 1).bit_length()),
+        }
+    )
+
+
+_UNITS = (
+    Unit(
+        name="fetch",
+        what="addresses of K, V and Q rows, the data crossbar, and what has arrived",
+        rate="a sector per channel and cycle, at least 95 % of that for random rows",
+        block="fetcher",
+        make=lambda config: Fetch(**_addresses(config)),
+    ),
+    Unit(
+        name="address_generator",
+        what="live ids of a plane's rows to sector requests, by channel",
+        rate="a request per channel and cycle",
+        make=lambda config: AddressGenerator(**_addresses(config)),
+    ),
+    Unit(
+        name="key_buffer",
+        what="K as it lies in DRAM, a lane for each slice of the array",
+        rate="a window of every lane per cycle, and a sector written per bank and cycle",
+        block="Q x K",
+        make=lambda config: RingBuffer(
+            lanes=config.slices, sectors=key_ring_sectors(config), banks=ring_banks(config), header=_row(config)
+        ),
+    ),
+    Unit(
+        name="key_converter",
+        what="packed sectors of K to operands",
+        rate="qk_multipliers operands per cycle",
+        block="fetcher",
+        make=lambda config: _converter(config, "key"),
+    ),
+    Unit(
+        name="qk",
+        what="Q x K array: exact scores",
+        rate="min(softmax_lanes, qk_multipliers / D) keys per cycle",
+        block="Q x K",
+        make=lambda config: QkArray(
+            multipliers=config.qk_multipliers,
+            lanes=config.softmax_lanes,
+            slice_width=config.slice_width,
+            operand_bits=config.operand_bits,
+            head_dim_max=config.head_dim_max,
+            header=_row(config),
+        ),
+    ),
+    Unit(
+        name="progressive",
+        what="keeps the scores of a first pass, and asks for the LSBs of flat rows",
+        rate="softmax_lanes scores per cycle",
+        block="rest",
+        make=lambda config: Progressive(
+            lanes=config.softmax_lanes,
+            score_bits=config.score_bits,
+            row_max=config.tokens_max,
+            slots=4,
+            header=_row(config),
+        ),
+    ),
+    Unit(
+        name="softmax",
+        what="row maximum, exponentials, their sum, probabilities",
+        rate="softmax_lanes keys per cycle, rows of any length",
+        block="softmax",
+        make=lambda config: Softmax(
+            lanes=config.softmax_lanes,
+            score_bits=config.score_bits,
+            prob_bits=config.prob_bits,
+            row_max=config.tokens_max,
+            header=_row(config),
+        ),
+    ),
+    Unit(
+        name="value_topk",
+        what="local V pruning: the k largest probabilities of a row, packed",
+        rate="topk_lanes probabilities per cycle; row after row, 128 cycles for 1,024 by 16 lanes",
+        block="top-k",
+        make=lambda config: PackedTopK(
+            width=config.prob_bits, lanes=config.topk_lanes, n_max=config.tokens_max, header=_row(config)
+        ),
+    ),
+    Unit(
+        name="value_buffer",
+        what="V as it lies in DRAM, a lane for each slice of the array",
+        rate="a window of every lane per cycle, and a sector written per bank and cycle",
+        block="prob x V",
+        make=lambda config: RingBuffer(
+            lanes=config.slices, sectors=value_ring_sectors(config), banks=ring_banks(config), header=_row(config)
+        ),
+    ),
+    Unit(
+        name="value_converter",
+        what="packed sectors of V to operands",
+        rate="pv_multipliers operands per cycle",
+        block="fetcher",
+        make=lambda config: _converter(config, "value"),
+    ),
+    Unit(
+        name="pv",
+        what="prob x V array: rows of a head's output",
+        rate="min(softmax_lanes, pv_multipliers / D) keys per cycle",
+        block="prob x V",
+        make=lambda config: PvArray(
+            multipliers=config.pv_multipliers,
+            lanes=config.softmax_lanes,
+            slice_width=config.buffer_dim,
+            operand_bits=config.operand_bits,
+            prob_bits=config.prob_bits,
+            head_dim_max=config.head_dim_max,
+            header=_row(config),
+        ),
+    ),
+    Unit(
+        name="output_packer",
+        what="rows of output to sector writes",
+        rate="an output beat of buffer_dim elements per cycle",
+        block="rest",
+        make=lambda config: OutputPacker(
+            lanes=config.buffer_dim,
+            operand_bits=config.operand_bits,
+            head_dim_max=config.head_dim_max,
+            channels=config.channels,
+            rows=config.tokens_max,
+            heads=config.heads_max,
+            address_bits=_LOCAL_SECTOR_BITS,
+        ),
+    ),
+    Unit(
+        name="token_importance",
+        what="importance of every token, and who the layer before kept",
+        rate="softmax_lanes probabilities, topk_lanes tokens gathered and topk_lanes scattered per cycle",
+        block="rest",
+        make=lambda config: TokenImportance(
+            tokens=config.tokens_max,
+            prob_bits=config.prob_bits,
+            importance_bits=config.token_importance_bits,
+            prob_lanes=config.softmax_lanes,
+            lanes=config.topk_lanes,
+            contexts=config.contexts,
+            slots=4,
+        ),
+    ),
+    Unit(
+        name="head_importance",
+        what="sums of the magnitudes of each head's output",
+        rate="an output beat of buffer_dim elements per cycle",
+        block="rest",
+        make=lambda config: HeadImportance(
+            lanes=config.buffer_dim,
+            operand_bits=config.operand_bits,
+            head_dim_max=config.head_dim_max,
+            heads=config.heads_max,
+            slots=config.contexts,
+            bits=config.head_importance_bits,
+        ),
+    ),
+    Unit(
+        name="token_topk",
+        what="token and head pruning: marks the k largest importances of a row",
+        rate="topk_lanes importances per cycle; row after row, 128 cycles for 1,024 by 16 lanes",
+        block="top-k",
+        make=lambda config: TopK(
+            width=max(config.token_importance_bits, config.head_importance_bits) + 1,
+            lanes=config.topk_lanes,
+            n_max=max(config.tokens_max, config.heads_max),
+        ),
+    ),
+    Unit(
+        name="quick_select",
+        what="of the token engine: the k-th largest importance, and how many of its equals to keep",
+        rate="as the engine",
+        make=lambda config: QuickSelect(
+            width=max(config.token_importance_bits, config.head_importance_bits) + 1,
+            lanes=config.topk_lanes,
+            n_max=max(config.tokens_max, config.heads_max),
+        ),
+    ),
+    Unit(
+        name="zero_eliminator",
+        what="moves the live lanes of a row to its front",
+        rate="a row of topk_lanes elements per cycle",
+        make=lambda config: ZeroEliminator(
+            shape=_element(config), lanes=config.topk_lanes, stages=min(3, ZeroEliminator.steps(config.topk_lanes))
+        ),
+    ),
+    Unit(
+        name="packer",
+        what="joins rows with some live elements into full ones",
+        rate="a row of topk_lanes elements per cycle",
+        make=lambda config: Packer(shape=_element(config), lanes=config.topk_lanes),
+    ),
+    Unit(
+        name="expander",
+        what="importance by rank back to importance by token",
+        rate="a row of topk_lanes elements per cycle",
+        make=lambda config: Expander(shape=config.token_importance_bits + 1, lanes=config.topk_lanes),
+    ),
+)
+UNITS = {unit.name: unit for unit in _UNITS}
+"""By name, along the data's way."""
+
+
+def _addresses(config: Config) -> dict[str, Any]:
+    return {
+        "channels": config.channels,
+        "rows": max(config.topk_lanes, config.channels),
+        "lanes": config.slices,
+        "id_bits": (config.tokens_max - 1).bit_length(),
+        "sector_bits": _SECTOR_BITS,
+        "ring_sectors": (_QUERY_SECTORS, key_ring_sectors(config), value_ring_sectors(config)),
+    }
+
+
+def _converter(config: Config, tensor: str) -> Converter:
+    return Converter(
+        tensor=tensor,
+        slices=config.slices,
+        slice_width=config.slice_width,
+        lanes=config.softmax_lanes,
+        operand_bits=config.operand_bits,
+        banks=ring_banks(config),
+        header=_row(config),
+    )

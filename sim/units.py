@@ -1,0 +1,323 @@
+"""Every unit of `hw/units.py`, measured: rates in simulation, area and slack in standard cells, cells of an FPGA.
+
+`python -m sim.units --liberty FILE.lib.gz` measures all of them and writes `build/units.json` and the tables of
+`docs/units.md`. A unit's simulation is the `measurement_run` of its test module, bit-exact against its golden model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from amaranth.hdl import UnusedElaboratable
+from amaranth.lib import wiring
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hw.config import NAMED, PAPER, ULX3S, Config
+from hw.units import UNITS
+from sim import files, measure
+from sim.build import ROOT, SimulatorError
+from sim.cosim import CosimulationError, cosimulate
+from sim.synth import RESULTS, Facts, SynthesisError, ecp5, read_library, synthesise
+
+FIGURES = ROOT / "build" / "units.json"
+PAGE = ROOT / "docs" / "units.md"
+CONFIGURATIONS = (PAPER, ULX3S)
+
+PAPER_AREA = {
+    "Q x K": 7.12,
+    "prob x V": 7.22,
+    "fetcher": 2.65,
+    "softmax": 0.79,
+    "top-k": 0.50,
+    "rest": 0.43,
+}
+"""mm2 at 40 nm, SpAtten (HPCA 2021) section V; "rest" is what is left of 18.71."""
+PAPER_TOPK = "256 to 262"
+"""Mean cycles at n = 1,024, k = 512 and 16 lanes, in the latency model that its authors released."""
+
+
+# -- One unit ---------------------------------------------------------------------------------------------------------
+
+
+def find_run(unit: str, config: Config) -> dict[str, Any] | None:
+    """The arguments of `cosimulate` that measure a unit at a configuration's size, or None if its tests have none.
+
+    They are what a function `measurement_run` or `..._measurement_run` of `tests/test_<module>.py` returns, where
+    <module> is the one in `hw/` that the unit comes from, if its component has the unit's parameters.
+    """
+    component = UNITS[unit].make(config)
+    tests = importlib.import_module(f"tests.test_{type(component).__module__.rpartition('.')[2]}")
+    for name, function in vars(tests).items():
+        if name == "measurement_run" or name.endswith("_measurement_run"):
+            run: dict[str, Any] = function(config)
+            if parameters(run["component"]) == parameters(component):
+                return run
+    return None
+
+
+def parameters(component: wiring.Component) -> dict[str, Any]:
+    """What a component was made with, as far as it keeps it; but not what travels through it unread."""
+    kept = {
+        name: value
+        for name, value in vars(component).items()
+        if not name.startswith("_") and name != "header" and isinstance(value, (int, str, tuple))
+    }
+    return {"class": type(component).__qualname__, **kept}
+
+
+def simulate(unit: str, config: Config) -> list[dict[str, Any]] | None:
+    """What a unit's testbench records, or None if it has none for this unit."""
+    run = find_run(unit, config)
+    if run is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "figures"
+        cosimulate(**run, measured=figures)
+        return measure.read(figures)
+
+
+def _measure(unit: str, name: str, liberty: Path | None) -> Facts:
+    """Everything about a unit at the size of a configuration; runs in a process of its own."""
+    warnings.simplefilter("ignore", UnusedElaboratable)  # `find_run` makes components to compare
+    sys.path.insert(0, str(ROOT))
+    config = NAMED[name]
+    row: Facts = {"unit": unit, "configuration": name, "what": UNITS[unit].what, "block": UNITS[unit].block}
+    row["rate"] = UNITS[unit].rate
+    row["records"] = simulate(unit, config)
+    # A size is synthesised for what it is meant for: the paper's for a chip, the board's for its FPGA.
+    if config == PAPER and liberty is not None:
+        component = UNITS[unit].make(config)
+        row["asic"] = synthesise(component, name=unit, library=read_library(liberty), results=RESULTS / name)
+    if config == ULX3S:
+        row["ecp5"] = ecp5(UNITS[unit].make(config), name=unit)
+    return row
+
+
+# -- Figures ----------------------------------------------------------------------------------------------------------
+
+
+def latency(records: Iterable[Mapping[str, Any]] | None) -> str:
+    """Cycles from in to out, where a testbench measured several the least and the most."""
+    values = [record["value"] for record in records or () if record["name"] == "latency"]
+    if not values:
+        return "-"
+    low, high = min(values), max(values)
+    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+
+
+def throughput(records: Iterable[Mapping[str, Any]] | None) -> str:
+    """Cycles per something, the worst that was measured; or something per cycle, the worst."""
+    found: dict[str, list[float]] = {}
+    for record in records or ():
+        if "per_" in record["name"]:
+            found.setdefault(record["name"], []).append(record["value"])
+    parts = []
+    for name, values in found.items():
+        worst = max(values) if name.startswith("cycles_per_") else min(values)
+        parts.append(f"{worst:,.2f} {name.replace('_', ' ')}")
+    return ", ".join(parts) or "-"
+
+
+def topk_rows(rows: Iterable[Facts]) -> list[dict[str, Any]]:
+    """The latencies of the quick-select by length, k and distribution."""
+    keys = ("n", "k", "lanes", "width", "distribution", "mean", "p99", "max")
+    return [
+        {"configuration": row["configuration"], **{key: record[key] for key in keys}}
+        for row in rows
+        for record in row["records"] or ()
+        if record["name"] == "topk"
+    ]
+
+
+# -- The page ---------------------------------------------------------------------------------------------------------
+
+
+def _markdown(heading: str, rows: Iterable[Iterable[str]]) -> str:
+    columns = heading.count("|") - 1
+    lines = [heading, "|" + "---|" * columns, *("| " + " | ".join(row) + " |" for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def rates_table(rows: list[Facts]) -> str:
+    """What was measured in simulation, a row per unit."""
+    cells = []
+    for unit in UNITS.values():
+        at = {row["configuration"]: row["records"] for row in rows if row["unit"] == unit.name}
+        measured = [figure(at.get(config.name)) for config in CONFIGURATIONS for figure in (latency, throughput)]
+        cells.append([f"`{unit.name}`", unit.what, unit.rate, *measured])
+    names = " | ".join(f"{config.name}: latency | throughput" for config in CONFIGURATIONS)
+    return _markdown(f"| unit | what it does | must hold | {names} |", cells)
+
+
+def area_table(rows: list[Facts]) -> str:
+    """Area, slack and power in standard cells, a row per unit."""
+    cells = []
+    for row in _of(rows, "asic"):
+        facts = row["asic"]
+        slack = facts["slack_ns"]["register_to_register"]
+        cells.append(
+            [
+                f"`{row['unit']}`",
+                f"{facts['area_um2'] / 1e6:.4f}",
+                f"{facts['memory_bits']:,}",
+                f"{facts['memory_area_um2'] / 1e6:.4f}",
+                "-" if slack is None else f"{slack:+.2f}",
+                f"{facts['power_mw'] + facts['memory_power_mw']:,.1f}",
+            ]
+        )
+    return _markdown("| unit | cells, mm2 | memory bits | memories, mm2 | slack, ns | power, mW |", cells)
+
+
+def blocks_table(rows: list[Facts]) -> str:
+    """Sums by block beside the paper's."""
+    cells = []
+    total = 0.0
+    for block, paper in PAPER_AREA.items():
+        units = [row for row in _of(rows, "asic") if row["block"] == block]
+        area = sum(row["asic"]["area_um2"] + row["asic"]["memory_area_um2"] for row in units) / 1e6
+        total += area
+        cells.append([block, ", ".join(f"`{row['unit']}`" for row in units) or "-", f"{area:.2f}", f"{paper:.2f}"])
+    cells.append(["all", "", f"{total:.2f}", f"{sum(PAPER_AREA.values()):.2f}"])
+    return _markdown("| block | units | mm2 | the paper's, 40 nm |", cells)
+
+
+def fpga_table(rows: list[Facts]) -> str:
+    """Cells of an ECP5, a row per unit."""
+    found = _of(rows, "ecp5")
+    cells = [[f"`{row['unit']}`", *(f"{count:,}" for count in row["ecp5"].values())] for row in found]
+    return _markdown("| unit | LUT4 | CCU2C | flip-flops | MULT18X18D | DP16KD | DPR16X4 |", cells)
+
+
+def topk_table(rows: list[Facts]) -> str:
+    """The quick-select at the length and k of the paper's figure."""
+    cells = [
+        [row["distribution"], f"{row['mean']:.1f}", f"{row['p99']:.0f}", f"{row['max']:,}"]
+        for row in topk_rows(rows)
+        if (row["configuration"], row["n"], row["k"]) == (PAPER.name, 1024, 512)
+    ]
+    return _markdown("| distribution | mean | 99 % | most |", cells)
+
+
+def _of(rows: list[Facts], what: str) -> list[Facts]:
+    """The rows that have a figure of this kind, along the data's way."""
+    order = list(UNITS)
+    return sorted((row for row in rows if row.get(what)), key=lambda row: order.index(row["unit"]))
+
+
+TABLES: dict[str, Callable[[list[Facts]], str]] = {
+    "rates": rates_table,
+    "area": area_table,
+    "blocks": blocks_table,
+    "fpga": fpga_table,
+    "topk": topk_table,
+}
+"""The tables of the page by the name in their markers."""
+
+
+def write_page(page: Path, rows: list[Facts]) -> None:
+    """Put the tables between their markers in `page`; those of which nothing was measured stay."""
+    text = page.read_text(encoding="utf-8")
+    for name, table in TABLES.items():
+        content = table(rows)
+        if name in ("area", "blocks") and not _of(rows, "asic"):
+            continue
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        found = marked.search(text)
+        if found is None:
+            raise ValueError(f"{page} has no table {name}: it needs <!-- {name} --> and <!-- end -->")
+        before, after = text[: found.end(1)], text[found.start(2) :]
+        text = before + content + after
+    files.write_text(page, text)
+
+
+# -- Command line -----------------------------------------------------------------------------------------------------
+
+
+def _print(console: Console, rows: list[Facts]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, title="Units", title_justify="left")
+    for heading in ("unit", "size", "latency", "throughput"):
+        table.add_column(heading, no_wrap=heading != "throughput")
+    for heading in ("mm2", "slack ns", "LUT4", "DSP", "BRAM"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        asic, fpga = row.get("asic"), row.get("ecp5")
+        slack = asic["slack_ns"]["register_to_register"] if asic else None
+        table.add_row(
+            row["unit"],
+            row["configuration"],
+            latency(row["records"]),
+            throughput(row["records"]),
+            f"{(asic['area_um2'] + asic['memory_area_um2']) / 1e6:.3f}" if asic else "",
+            "" if slack is None else f"[{'red' if slack < 0 else 'green'}]{slack:+.2f}[/]",
+            *(f"{fpga[kind]:,}" if fpga else "" for kind in ("lut4", "multipliers", "block_rams")),
+        )
+    console.print(table)
+
+
+def _main(
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="UNIT", help="measure this unit again")] = None,
+    liberty: Annotated[Path | None, typer.Option("--liberty", help="standard cells, for area and slack")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="units at a time")] = os.cpu_count() or 1,
+) -> None:
+    """Measure every unit, into build/units.json and the tables of docs/units.md."""
+    for unit in only or ():
+        if unit not in UNITS:
+            typer.echo(f"error: unit must be one of {', '.join(UNITS)}, not {unit!r}", err=True)
+            raise typer.Exit(2)
+    console = Console()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    before = json.loads(FIGURES.read_text(encoding="utf-8"))["units"] if only and FIGURES.is_file() else []
+    found = {(row["unit"], row["configuration"]): row for row in before}
+    order = [(unit, config.name) for unit in UNITS for config in CONFIGURATIONS]
+    work = [key for key in order if not only or key[0] in only]
+    context = multiprocessing.get_context("spawn")
+    try:
+        if liberty is not None:
+            read_library(liberty)  # its errors now rather than after the first simulation
+        with Progress(*columns, console=console) as progress, ProcessPoolExecutor(jobs, mp_context=context) as pool:
+            try:
+                task = progress.add_task("units", total=len(work))
+                futures: dict[Future[Facts], tuple[str, str]] = {
+                    pool.submit(_measure, unit, name, liberty): (unit, name) for unit, name in work
+                }
+                for future in as_completed(futures):
+                    found[futures[future]] = future.result()
+                    rows = [found[key] for key in order if key in found]
+                    files.write_text(FIGURES, json.dumps({"units": rows, "topk": topk_rows(rows)}, indent=2) + "\n")
+                    progress.update(task, advance=1, description=" ".join(futures[future]))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # the first failure is enough
+                raise
+    except (SynthesisError, SimulatorError, CosimulationError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    _print(console, rows)
+    console.print(f"[dim]{FIGURES}[/]", highlight=False)
+    if len(rows) == len(order):
+        write_page(PAGE, rows)
+        console.print(f"[dim]{PAGE}[/]", highlight=False)
+
+
+if __name__ == "__main__":
+    typer.run(_main)

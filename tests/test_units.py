@@ -1,0 +1,186 @@
+"""The registry of units, and the tool that measures all of them: finding their runs, its tables and its page."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hw.config import EIGHTH, NAMED, PAPER, TINY, ULX3S
+from hw.units import UNITS
+from sim import units
+from sim.build import ROOT
+
+UNMEASURED = {"value_buffer", "value_converter", "zero_eliminator"}
+"""The first two work as their twins for K do, which are measured; the third has as many cycles as `stages`."""
+
+SLACK = {"register_to_register": 0.125, "input": -1.0, "output": 0.2, "through": None}
+ASIC = {"area_um2": 18968.4, "memory_bits": 0, "memory_area_um2": 0, "slack_ns": SLACK, "power_mw": 39.28}
+ASIC |= {"memory_power_mw": 0}
+ECP5 = {"lut4": 1015, "carry": 0, "flip_flops": 499, "multipliers": 0, "block_rams": 0, "lut_rams": 16}
+TOPK = {"n": 1024, "k": 512, "lanes": 16, "width": 33, "distribution": "uniform", "mean": 100.25, "p99": 119.5}
+RECORDS = [
+    {"name": "latency", "value": 9, "unit": "cycles", "head_dim": 64},
+    {"name": "latency", "value": 11, "unit": "cycles", "head_dim": 128},
+    {"name": "cycles_per_beat", "value": 1.0},
+    {"name": "cycles_per_beat", "value": 1.25},
+    {"name": "sectors_per_cycle", "value": 16.0},
+    {"name": "sectors_per_cycle", "value": 15.5},
+    {"name": "topk", "value": 100.25, "max": 120, "bound": 500, **TOPK},
+]
+
+
+def rows() -> list[dict[str, Any]]:
+    """Every unit at both sizes with the same figures."""
+    return [
+        {
+            "unit": name,
+            "configuration": config.name,
+            "block": unit.block,
+            "records": None if name in UNMEASURED else RECORDS,
+            **({"asic": ASIC} if config == PAPER else {"ecp5": ECP5}),
+        }
+        for name, unit in UNITS.items()
+        for config in (PAPER, ULX3S)
+    ]
+
+
+# -- The registry -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", NAMED.values(), ids=NAMED)
+def test_every_unit_exists_at_every_size(config: Any) -> None:
+    for unit in UNITS.values():
+        assert unit.make(config).signature.members, unit.name
+
+
+def test_every_unit_says_what_it_is() -> None:
+    for name, unit in UNITS.items():
+        assert unit.name == name
+        assert re.fullmatch(r"[a-z_]+", name)
+        assert unit.what
+        assert unit.rate
+        assert unit.block in {*units.PAPER_AREA, None}
+    assert {unit.block for unit in UNITS.values()} == {*units.PAPER_AREA, None}, "every block has units"
+
+
+# -- Measuring --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_every_unit_has_a_measurement_at_its_size(unit: str) -> None:
+    for config in (PAPER, ULX3S):
+        run = units.find_run(unit, config)
+        assert (run is None) == (unit in UNMEASURED), config.name
+        if run is not None:
+            assert units.parameters(run["component"]) == units.parameters(UNITS[unit].make(config))
+
+
+def test_a_run_of_another_size_is_not_taken() -> None:
+    made = [units.parameters(UNITS["expander"].make(config)) for config in (PAPER, EIGHTH)]
+    assert made[0]["class"] == "Expander"
+    assert made[0] != made[1]
+    run = units.find_run("expander", TINY)
+    assert run is not None
+    assert units.parameters(run["component"]) not in made
+
+
+def test_a_unit_is_measured_in_simulation() -> None:
+    records = units.simulate("expander", TINY)
+    assert records is not None
+    assert units.latency(records) == "3"
+    assert units.throughput(records) == "1.00 cycles per line"
+
+
+def test_figures_of_records() -> None:
+    assert units.latency(RECORDS) == "9 to 11"
+    assert units.throughput(RECORDS) == "1.25 cycles per beat, 15.50 sectors per cycle"
+    assert (units.latency([]), units.throughput(None)) == ("-", "-")
+    assert units.topk_rows(rows()[:1]) == [{"configuration": "paper", "max": 120, **TOPK}]
+
+
+# -- Tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_tables_of_known_figures() -> None:
+    first = {"unit": "fetch", "configuration": "paper", "block": "fetcher", "records": RECORDS, "asic": ASIC}
+    assert units.area_table([first]).splitlines()[2] == "| `fetch` | 0.0190 | 0 | 0.0000 | +0.12 | 39.3 |"
+    assert units.fpga_table(rows()).splitlines()[2] == "| `fetch` | 1,015 | 0 | 499 | 0 | 0 | 16 |"
+    blocks = units.blocks_table([first]).splitlines()
+    assert blocks[2] == "| Q x K | - | 0.00 | 7.12 |"
+    assert blocks[4] == "| fetcher | `fetch` | 0.02 | 2.65 |"
+    assert blocks[-1] == "| all |  | 0.02 | 18.71 |"
+    assert units.topk_table([first]).splitlines()[2] == "| uniform | 100.2 | 120 | 120 |"
+    rates = units.rates_table([first]).splitlines()
+    assert rates[2].endswith("| 9 to 11 | 1.25 cycles per beat, 15.50 sectors per cycle | - | - |")
+
+
+def test_the_page_gets_what_was_measured(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"{name}:\n<!-- {name} -->\nold\n<!-- end -->\n" for name in units.TABLES) + "the end\n")
+    units.write_page(page, [row for row in rows() if "ecp5" in row])
+    text = page.read_text()
+    assert "area:\n<!-- area -->\nold\n<!-- end -->\nblocks:\n<!-- blocks -->\nold\n" in text, "no library, no change"
+    units.write_page(page, rows())
+    wanted = "".join(f"{name}:\n<!-- {name} -->\n{table(rows())}<!-- end -->\n" for name, table in units.TABLES.items())
+    assert page.read_text() == wanted + "the end\n"
+    page.write_text("nothing")
+    with pytest.raises(ValueError, match="has no table rates: it needs <!-- rates --> and <!-- end -->"):
+        units.write_page(page, rows())
+
+
+def _shape(table: str) -> tuple[list[str], list[list[str]]]:
+    """The heading lines of a table, and its rows with every number as 0."""
+    lines = table.strip().splitlines()
+    assert lines[1].count("|") == lines[0].count("|")
+    return lines[:2], [re.split(r" *\| *", line.strip("| ")) for line in lines[2:]]
+
+
+@pytest.mark.parametrize("name", units.TABLES)
+def test_the_page_in_the_repository_has_the_tools_format(name: str) -> None:
+    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- end -->", units.PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    if found[1] == "Not measured yet.\n":
+        pytest.skip(f"the table {name} has not been measured yet")
+    heading, body = _shape(found[1])
+    wanted_heading, wanted = _shape(units.TABLES[name](rows()))
+    assert heading == wanted_heading
+    if name != "topk":
+        assert [row[0] for row in body] == [row[0] for row in wanted]
+    for row in body:
+        assert len(row) == len(wanted[0]), row
+    if name == "rates":
+        assert [row[:3] for row in body] == [row[:3] for row in wanted], "make units writes what the registry says"
+    figure = r"[+-]?\d[\d,]*(\.\d+)?"
+    columns = {"area": range(1, 6), "blocks": range(2, 4), "fpga": range(1, 7), "topk": range(1, 4), "rates": ()}
+    for row in body:
+        for column in columns[name]:
+            assert re.fullmatch(figure, row[column]) or row[column] == "-", row
+
+
+# -- Command line -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--only", "softmin"], 2, f"error: unit must be one of {', '.join(UNITS)}, not 'softmin'\n"),
+        (["--liberty", "/none.lib"], 1, "error: cannot read the library /none.lib: No such file or directory\n"),
+    ],
+)
+def test_the_command_line_refuses_in_one_line(arguments: list[str], status: int, message: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "sim.units", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (result.returncode, result.stderr, result.stdout) == (status, message, "")
