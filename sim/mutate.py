@@ -64,7 +64,7 @@ LEAST = 20
 SHARE = 0.95
 """Of those, what must be killed."""
 
-_PREPARE = ("hierarchy -top top", "proc -norom", "opt_expr", "wreduce", "opt_clean")
+_PREPARE = ("hierarchy -top top", "proc -norom", "pmuxtree", "opt_expr", "wreduce", "opt_clean")
 """To cells, which is what `mutate` changes, without bits that nobody reads."""
 _OPTION = re.compile(r"-(\w+) (\S+)")
 

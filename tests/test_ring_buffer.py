@@ -144,7 +144,14 @@ USES: list[tuple[list[tuple[Any, ...]], str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("uses", "text"), USES, ids=str)
+def _name(value: Any) -> str:
+    """Of a test: no address of a function, which differs between the processes of a parallel run."""
+    if not isinstance(value, list):
+        return str(value)
+    return " ".join(f"{use.__name__}{tuple(arguments)}" for use, *arguments in value)
+
+
+@pytest.mark.parametrize(("uses", "text"), USES, ids=_name)
 def test_wrong_use_is_asserted_in_simulation(uses: list[tuple[Any, ...]], text: str | None) -> None:
     component = RingBuffer(lanes=1, sectors=12, header=1)
     simulator = Simulator(Fragment.get(component, SIMULATION))
