@@ -75,6 +75,10 @@ class Config:
     """Data width of a channel; a sector takes 256 / channel_bits beats."""
     contexts: int = 4
     """Cascade states kept on chip, one per sequence in flight."""
+    jobs_in_flight: int = 4
+    """Jobs whose work overlaps in the pipeline."""
+    sector_bits: int = 28
+    """Width of a global sector address: 2**28 sectors of 32 bytes are 8 GB."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -94,6 +98,8 @@ class Config:
         self._check_range("heads_max", 1, 16)
         self._check_range("layers_max", 1, 64)
         self._check_range("contexts", 1, 16)
+        self._check_range("jobs_in_flight", 1, 8)
+        self._check_range("sector_bits", 12, 32)
         for power in ("softmax_lanes", "topk_lanes", "channels", "tokens_max", "qk_multipliers", "pv_multipliers"):
             if not _is_power_of_two(getattr(self, power)):
                 raise ConfigError(f"{power} must be a power of two, not {getattr(self, power)}")
@@ -138,6 +144,11 @@ class Config:
             raise ConfigError(f"{name} must be {low} to {high}, not {value}")
 
     # -- Derived sizes ------------------------------------------------------------------------------------------------
+
+    @property
+    def local_sector_bits(self) -> int:
+        """Width of a sector address within a channel."""
+        return self.sector_bits - (self.channels - 1).bit_length()
 
     @property
     def plane_bits(self) -> tuple[int, ...]:
@@ -279,6 +290,8 @@ ULX3S = Config(
     channels=1,
     channel_bits=16,
     contexts=1,
+    jobs_in_flight=2,
+    sector_bits=20,
 )
 TINY = Config(
     name="tiny",
@@ -296,6 +309,8 @@ TINY = Config(
     channels=2,
     channel_bits=256,
     contexts=2,
+    jobs_in_flight=2,
+    sector_bits=16,
 )
 NAMED = {config.name: config for config in (PAPER, EIGHTH, ULX3S, TINY)}
 
