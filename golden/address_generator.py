@@ -2,7 +2,8 @@
 
 Rows of a plane are fetched in groups of ids. Global sector g lies in channel g mod C at local address g div C. The
 e-th id of a group goes to lane e mod R, block row e div R of a ring buffer (a query ring has one lane); of the
-sectors of a lane, sector a lies in bank a mod 4 at word a div 4, and the lane is a ring.
+sectors of a lane, sector a lies in bank a mod 4 at word a div 4, and the lane is a ring, but for what lies behind the
+key ring (ring 3), where places do not wrap.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def requests(
         element = np.arange(len(group.ids))[:, None]
         offset = np.arange(group.sectors)
         sector = group.sector + group.ids[:, None] * group.pitch + offset
-        place = (group.place + element // own_lanes * group.stride + offset) % ring_sectors[group.ring]
+        place = group.place + element // own_lanes * group.stride + offset
+        if group.ring < len(ring_sectors):
+            place = place % ring_sectors[group.ring]
         lane = np.broadcast_to(element % own_lanes, sector.shape)
         for at, where, number in zip(sector.ravel(), place.ravel(), lane.ravel(), strict=True):
             result[at % channels].append(

@@ -86,6 +86,8 @@ class Job:
     """The first job of a sequence: importance starts from zero."""
     age_shift: int = 0
     """Halve all importance so many times before the job."""
+    accumulate: bool = True
+    """Probabilities and outputs add to the importance."""
 
     def check(self, config: Config) -> None:
         """Raise `GoldenError` unless `config` can run this job."""
@@ -244,13 +246,15 @@ def attend(job: Job, context: Context, live: Live, query: IntArray, key: IntArra
         score = scores(query, narrow(key, job.key_bits, config.operand_bits))
         unit = recompute_excess(config, job.key_bits)
         prob = normalise(config, exponentials(score, mantissa, shift - unit, mask))
-    context.add_tokens(live.tokens, token_sums(prob))
+    if job.accumulate:
+        context.add_tokens(live.tokens, token_sums(prob))
     fetched = np.tile(np.arange(len(live.tokens)) < reach, (len(live.heads), 1))
     if job.keep_values is not None:
         fetched = kept_values(prob[:, 0], job.keep_values)
         prob = prob * fetched[:, None]
     output, saturated = outputs(config, prob, align(value, job.value_bits, config.operand_bits))
-    context.add_heads(live.heads, head_sums(config, output, job.importance_multiplier))
+    if job.accumulate:
+        context.add_heads(live.heads, head_sums(config, output, job.importance_multiplier))
     keep_tokens = len(live.tokens) if job.keep_tokens is None else job.keep_tokens
     keep_heads = len(live.heads) if job.keep_heads is None else job.keep_heads
     return Result(

@@ -10,10 +10,21 @@ from hw.checks import check_stream
 from hw.fifo import Fifo
 from hw.shared import Shared
 
-__all__ = ["BANKS", "KEY", "QUERY", "SECTORS_MAX", "VALUE", "AddressGenerator", "pending", "request", "row_group"]
+__all__ = [
+    "BANKS",
+    "KEY",
+    "LINEAR",
+    "QUERY",
+    "SECTORS_MAX",
+    "VALUE",
+    "AddressGenerator",
+    "pending",
+    "request",
+    "row_group",
+]
 
-QUERY, KEY, VALUE = range(3)
-"""The ring buffers."""
+QUERY, KEY, VALUE, LINEAR = range(4)
+"""The ring buffers, and the part of the key buffer beyond its ring, where places do not wrap."""
 BANKS = 4
 """Banks of a lane of a ring buffer: sector a of a lane lies in bank a mod 4, word a div 4."""
 SECTORS_MAX = 8
@@ -95,6 +106,8 @@ class AddressGenerator(wiring.Component):
     ring_sectors : tuple of 3 int
         Sectors of one lane of the query, key and value ring; multiples of 4, at least
         8 (G / R + 1), that of the query ring 8 (G + 1).
+    linear_sectors : int
+        Sectors of one lane of the key buffer beyond its ring, a multiple of 4: their places begin at the ring's size.
     groups : int
         Groups that wait in a channel, at least 2; 16 keep random 64-byte rows at 97 % of all channels.
     sequence_bits : int
@@ -127,6 +140,7 @@ class AddressGenerator(wiring.Component):
         id_bits: int,
         sector_bits: int,
         ring_sectors: tuple[int, int, int],
+        linear_sectors: int = 0,
         groups: int = 16,
         sequence_bits: int = 9,
     ) -> None:
@@ -153,20 +167,26 @@ class AddressGenerator(wiring.Component):
             least = SECTORS_MAX * (rows // (1 if ring == QUERY else lanes) + 1)
             if sectors % BANKS or sectors < least:
                 raise ValueError(f"ring_sectors must be multiples of {BANKS}, at least {least}, not {sectors!r}")
+        if not isinstance(linear_sectors, int) or isinstance(linear_sectors, bool):
+            raise TypeError(f"linear_sectors must be an integer, not {linear_sectors!r}")
+        if linear_sectors < 0 or linear_sectors % BANKS:
+            raise ValueError(f"linear_sectors must be a multiple of {BANKS}, not {linear_sectors!r}")
         self.channels = channels
         self.rows = rows
         self.lanes = lanes
         self.id_bits = id_bits
         self.sector_bits = sector_bits
         self.ring_sectors = ring_sectors
+        self.linear_sectors = linear_sectors
         self.groups = groups
         self.sequence_bits = sequence_bits
-        self.place_bits = (max(ring_sectors) - 1).bit_length()
+        self.buffer_sectors = max(*ring_sectors, ring_sectors[KEY] + linear_sectors)
+        self.place_bits = (self.buffer_sectors - 1).bit_length()
         self.group_shape = row_group(rows=rows, id_bits=id_bits, sector_bits=sector_bits, place_bits=self.place_bits)
         self.request_shape = request(
             address_bits=sector_bits - (channels - 1).bit_length(),
             lanes=lanes,
-            words=max(ring_sectors) // BANKS,
+            words=self.buffer_sectors // BANKS,
             sequence_bits=sequence_bits,
         )
         super().__init__(
@@ -252,7 +272,8 @@ class _ChannelQueue(Shared):
 
     def __init__(self, *, generator: AddressGenerator) -> None:
         self.generator = generator
-        sizes = ("channels", "rows", "lanes", "id_bits", "sector_bits", "ring_sectors", "groups", "sequence_bits")
+        sizes = ["channels", "rows", "lanes", "id_bits", "sector_bits", "ring_sectors", "linear_sectors", "groups"]
+        sizes.append("sequence_bits")
         self.identity = (self.identity[0], repr([getattr(generator, size) for size in sizes]))
         self.entry = data.StructLayout(
             {
@@ -378,7 +399,7 @@ class _ChannelQueue(Shared):
         sizes = [Const(sectors, unsigned(generator.place_bits + 1)) for sectors in generator.ring_sectors]
         size = Mux(ring[1], sizes[VALUE], Mux(ring[0], sizes[KEY], sizes[QUERY]))
         wrapped = Signal(generator.place_bits)
-        m.d.comb += wrapped.eq(Mux(target >= size, target - size, target))
+        m.d.comb += wrapped.eq(Mux((target >= size) & ~(ring == LINEAR), target - size, target))
         address = register(5, address, "address")
         wrapped_place = register(5, wrapped, "place")
         ring, lane = (register(5, value, name) for value, name in ((ring, "ring"), (lane, "lane")))

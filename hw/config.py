@@ -100,7 +100,8 @@ class Config:
         self._check_range("contexts", 1, 16)
         self._check_range("jobs_in_flight", 1, 8)
         self._check_range("sector_bits", 12, 32)
-        for power in ("softmax_lanes", "topk_lanes", "channels", "tokens_max", "qk_multipliers", "pv_multipliers"):
+        powers = ("softmax_lanes", "topk_lanes", "channels", "tokens_max", "qk_multipliers", "pv_multipliers")
+        for power in (*powers, "jobs_in_flight"):
             if not _is_power_of_two(getattr(self, power)):
                 raise ConfigError(f"{power} must be a power of two, not {getattr(self, power)}")
         if self.head_dim_max not in HEAD_DIMS:

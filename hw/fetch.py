@@ -17,7 +17,7 @@ class Fetch(wiring.Component):
 
     Parameters
     ----------
-    channels, rows, lanes, id_bits, sector_bits, ring_sectors, groups, sequence_bits
+    channels, rows, lanes, id_bits, sector_bits, ring_sectors, linear_sectors, groups, sequence_bits
         As of `AddressGenerator`.
     outstanding, depth
         As of `Crossbar`.
@@ -44,6 +44,7 @@ class Fetch(wiring.Component):
         id_bits: int,
         sector_bits: int,
         ring_sectors: tuple[int, int, int],
+        linear_sectors: int = 0,
         groups: int = 16,
         sequence_bits: int = 9,
         outstanding: int = 128,
@@ -56,13 +57,14 @@ class Fetch(wiring.Component):
             id_bits=id_bits,
             sector_bits=sector_bits,
             ring_sectors=ring_sectors,
+            linear_sectors=linear_sectors,
             groups=groups,
             sequence_bits=sequence_bits,
         )
         self.crossbar = Crossbar(
             channels=channels,
             lanes=lanes,
-            words=max(ring_sectors) // BANKS,
+            words=self.generator.buffer_sectors // BANKS,
             sequence_bits=sequence_bits,
             outstanding=outstanding,
             depth=depth,

@@ -86,6 +86,9 @@ class OutputPacker(wiring.Component):
     -----
     i : stream of `placed_beat(...)`, in
     o : array of `channels` streams of `sector_write(address_bits)`, out
+    beats_in, beats_done : out, beats that came on `i`, and those all sectors of which wait in front of a channel,
+        modulo 256
+    queued : out, of each channel the sectors that came to it, modulo 65,536
 
     Latency: 4 cycles from a beat's transfer on `i` to its first sectors on `o`.
     Throughput: a beat takes max(1, n / C) cycles: one beat per cycle at 16 channels whatever the rows, and 4 cycles for
@@ -149,6 +152,9 @@ class OutputPacker(wiring.Component):
             {
                 "i": In(stream.Signature(self.beat)),
                 "o": Out(stream.Signature(sector_write(address_bits))).array(channels),
+                "beats_in": Out(8),
+                "beats_done": Out(8),
+                "queued": Out(data.ArrayLayout(16, channels)),
             }
         )
 
@@ -226,6 +232,13 @@ class OutputPacker(wiring.Component):
         free = Signal(self.channels)
         m.d.comb += steps.eq(valid & ~(is_target & ~free).any())
         sector_list = elements.word_select
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += self.beats_in.eq(self.beats_in + 1)
+        with m.If(steps & is_final):
+            m.d.sync += self.beats_done.eq(self.beats_done + 1)
+        for channel in range(self.channels):
+            with m.If(steps & is_target[channel]):
+                m.d.sync += self.queued[channel].eq(self.queued[channel] + 1)
         for channel in range(self.channels):
             queued = data.StructLayout({"address": unsigned(self.address_bits), "elements": unsigned(element_bits)})
             m.submodules[f"queue{channel}"] = queue = Fifo(shape=queued, depth=self.depth)

@@ -159,6 +159,9 @@ class QkArray(wiring.Component):
         Largest D: 16, 32, 64 or 128.
     header : ShapeLike
         Shape of what passes through with a row.
+    spare : int
+        Places of the queue at the output beyond those that full rate needs: for score beats whose keys are still on
+        their way to `i_key` when the sender counts them.
     multiplier_stages, levels_per_stage : int
         Pipelining of the multipliers (1 to 3) and binary levels of the adder trees between registers. For 12 bits the
         defaults close 1 GHz in Nangate45 with 13 % to spare; 16 bits take two stages. On ECP5 a multiplier of one stage
@@ -191,6 +194,7 @@ class QkArray(wiring.Component):
         operand_bits: int,
         head_dim_max: int,
         header: ShapeLike,
+        spare: int = 0,
         multiplier_stages: int = 1,
         levels_per_stage: int = 2,
     ) -> None:
@@ -210,6 +214,9 @@ class QkArray(wiring.Component):
             raise ValueError(
                 f"lanes must be at least multipliers / slice_width = {multipliers // slice_width}, not {lanes!r}"
             )
+        _check_integer("spare", spare)
+        if spare < 0:
+            raise ValueError(f"spare must be at least 0, not {spare!r}")
         _check_integer("multiplier_stages", multiplier_stages)
         if not 1 <= multiplier_stages <= 3:
             raise ValueError(f"multiplier_stages must be 1 to 3, not {multiplier_stages!r}")
@@ -226,6 +233,7 @@ class QkArray(wiring.Component):
         self.operand_bits = operand_bits
         self.head_dim_max = head_dim_max
         self.header = header
+        self.spare = spare
         self.slices = multipliers // slice_width
         self.head_dims = tuple(dim for dim in HEAD_DIMS if dim <= head_dim_max)
         self.score_bits = 2 * operand_bits + exact_log2(head_dim_max)
@@ -264,8 +272,9 @@ class QkArray(wiring.Component):
         """Score beats that may be on their way or wait at the output.
 
         For full rate one per cycle of the way, the queue's two cycles among them, and two that `room` leaves free.
+        While no more than `places` - 2 are counted by a sender that counts from before, `i_key.ready` holds.
         """
-        return self.delay + 2
+        return self.delay + 2 + self.spare
 
     def _keys_per_slice(self, head_dim: int) -> int:
         return max(1, min(self.slice_width // head_dim, self.lanes // self.slices))

@@ -41,6 +41,9 @@ class RingBuffer(wiring.Component):
         At least 1.
     sectors : int
         Of a lane: a multiple of `banks`, at least twice that; any such number, not only powers of two.
+    linear : int
+        Sectors of a lane behind the ring, a multiple of `banks`, from sector `sectors` on. Nobody allocates them:
+        whoever writes and reads them shares them out. A window that begins there does not reach beyond them.
     banks : int
         Memories of a lane, a power of two, at least 2: the most sectors of a window.
     header : shape-like
@@ -73,8 +76,8 @@ class RingBuffer(wiring.Component):
 
     delay = 2
 
-    def __init__(self, *, lanes: int, sectors: int, banks: int = 4, header: ShapeLike) -> None:
-        for name, value in (("lanes", lanes), ("sectors", sectors), ("banks", banks)):
+    def __init__(self, *, lanes: int, sectors: int, banks: int = 4, header: ShapeLike, linear: int = 0) -> None:
+        for name, value in (("lanes", lanes), ("sectors", sectors), ("banks", banks), ("linear", linear)):
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"{name} must be an integer, not {value!r}")
         if lanes < 1:
@@ -83,6 +86,8 @@ class RingBuffer(wiring.Component):
             raise ValueError(f"banks must be a power of two of at least 2, not {banks!r}")
         if sectors < 2 * banks or sectors % banks:
             raise ValueError(f"sectors must be a multiple of {banks} of at least {2 * banks}, not {sectors!r}")
+        if linear < 0 or linear % banks:
+            raise ValueError(f"linear must be a multiple of {banks}, not {linear!r}")
         try:
             header_bits = Shape.cast(header).width
         except TypeError as error:
@@ -92,12 +97,13 @@ class RingBuffer(wiring.Component):
         self.lanes = lanes
         self.sectors = sectors
         self.banks = banks
-        self.words = sectors // banks
+        self.linear = linear
+        self.words = (sectors + linear) // banks
         write = wiring.Signature(
             {"enable": Out(1), "address": Out(range(self.words)), "data": Out(SECTOR_BITS)},
         )
         count = Shape.cast(range(sectors + 1))
-        request = window_request(sectors, banks, header)
+        request = window_request(sectors + linear, banks, header)
         window = lane_window(lanes, banks, header)
         super().__init__(
             {
@@ -177,7 +183,7 @@ class RingBuffer(wiring.Component):
         m.d.comb += [
             first.eq(request.sector[:bank_bits]),
             word.eq(request.sector[bank_bits:]),
-            next_word.eq(Mux(word == self.words - 1, 0, word + 1)),
+            next_word.eq(Mux(word == self.sectors // self.banks - 1, 0, word + 1)),
         ]
         enables = []
         addresses = []
@@ -227,6 +233,7 @@ class RingBuffer(wiring.Component):
         m.d.sync += [
             Assert(
                 ~self.i_read.valid
+                | ((request.sector >= self.sectors) & (request.sector + request.sectors <= self.sectors + self.linear))
                 | ((request.sectors > 0) & (offset(request.sector) + request.sectors <= self.level))
                 & (request.sectors <= self.banks),
                 "a window reads sectors that are not allocated\n",
@@ -242,7 +249,9 @@ class RingBuffer(wiring.Component):
                 write = self.write[lane][bank]
                 m.d.sync += [
                     Assert(
-                        ~write.enable | (offset(Cat(Const(bank, range(self.banks)), write.address)) < self.level),
+                        ~write.enable
+                        | (write.address >= self.sectors // self.banks)
+                        | (offset(Cat(Const(bank, range(self.banks)), write.address)) < self.level),
                         f"a write to a sector of lane {lane}, bank {bank} that is not allocated\n",
                     ),
                     Assert(

@@ -31,6 +31,7 @@ from hw.config import HEAD_DIMS, LSB_BITS, PLANE_BITS, SECTOR_BYTES, Config
 
 __all__ = [
     "CODE_BITS",
+    "SECTORS_MAX",
     "SECTOR_BITS",
     "Fetch",
     "Part",
@@ -38,6 +39,8 @@ __all__ = [
     "heads_per_row",
     "key_formats",
     "key_ring_sectors",
+    "lsb_sectors",
+    "query_ring_sectors",
     "ring_banks",
     "row_format",
     "row_sectors",
@@ -46,6 +49,8 @@ __all__ = [
 ]
 
 SECTOR_BITS = 8 * SECTOR_BYTES
+SECTORS_MAX = 8
+"""Most sectors of a block row."""
 CODE_BITS = (*PLANE_BITS, 16)
 """Widths a packed code can have; 16 only in a Q plane."""
 
@@ -237,8 +242,19 @@ def value_ring_sectors(config: Config) -> int:
     return _ring_sectors(config, config.value_buffer_rows, max(row.stride for row in value_formats(config)))
 
 
+def query_ring_sectors(config: Config) -> int:
+    """Sectors of the query ring: two groups of the longest rows, and never less than the fetch unit asks for."""
+    return max(2 * SECTORS_MAX * config.topk_lanes, 32)
+
+
+def lsb_sectors(config: Config) -> int:
+    """Sectors of a lane of the key buffer in which a row that is computed again has its keys: four of its groups."""
+    return 4 * SECTORS_MAX * config.topk_lanes // config.slices
+
+
 def _ring_sectors(config: Config, rows: int, stride: int) -> int:
-    banks = ring_banks(config)
     buffer = -(-rows * config.buffer_dim * config.operand_bits // (SECTOR_BITS * config.slices))
     block = -(-config.tokens_max // config.slices) * stride
-    return -(-max(buffer, block) // banks) * banks
+    least = SECTORS_MAX * (config.topk_lanes // config.slices + 1)
+    banks = ring_banks(config)
+    return -(-max(buffer, block, least) // banks) * banks

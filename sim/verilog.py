@@ -74,7 +74,20 @@ def convert(component: wiring.Component, *, name: str = "top", assertions: bool 
         modules.emitting = shared
         texts.append(_convert_shared(shared, platform, shared_name))
     # What `verilog.convert` calls with the text of one module.
-    return str(verilog._convert_rtlil_text("".join(texts), strip_internal_attrs=True))
+    text = str(verilog._convert_rtlil_text("".join(texts), strip_internal_attrs=True))
+    if never := _NEVER.search(text):
+        raise ValueError(
+            f"{never[1].strip()} never happens in simulation: where some bits of a signal are assigned under a "
+            "condition and others are constant, use Mux for the former"
+        )
+    return text
+
+
+_NEVER = re.compile(
+    r"^ *always @\*\n( *\S+ *(?:\[[\d:]+\])? = (?:\d+'[hb][\da-fx]+|\{[^a-z;]*(?:\d+'[hb][\da-fx]+[^a-z;]*)+\});)$",
+    re.MULTILINE,
+)
+"""A constant assigned in a block that waits for a change of what it reads: of nothing."""
 
 
 _IDENTIFIER = r"(?:\\\S+ |[A-Za-z_][\w$]*)"

@@ -1,0 +1,298 @@
+"""Which probabilities meet which values, and when: from rows of probabilities to reads of the value ring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from hw.blocks import entry_shape
+from hw.config import Config
+from hw.expander import select
+from hw.fifo import Fifo
+from hw.formats import BANKS, block_table, part_layout, read_table
+from hw.logic import product, wrapped
+from hw.pv import prob_beat
+from hw.ring_buffer import window_request
+from hw.row_format import value_ring_sectors
+from hw.rows import beats_max, parts_of
+from hw.slots import BLOCKS, by_slot, row_layout, slot_layout
+
+__all__ = ["ValueReader", "kept_row", "prob_row"]
+
+
+def prob_row(config: Config) -> data.StructLayout:
+    """A beat of a row's probabilities: those of `count` keys, `last` ends the row."""
+    probs = data.ArrayLayout(unsigned(config.prob_bits), config.softmax_lanes)
+    return data.StructLayout(
+        {"probs": probs, "count": range(config.softmax_lanes + 1), "last": 1, "row": row_layout(config)}
+    )
+
+
+def kept_row(config: Config) -> data.StructLayout:
+    """The same of a row whose largest probabilities were kept: as many as the top-k engine has lanes."""
+    probs = data.ArrayLayout(unsigned(config.prob_bits), config.topk_lanes)
+    return data.StructLayout(
+        {"probs": probs, "count": range(config.topk_lanes + 1), "last": 1, "row": row_layout(config)}
+    )
+
+
+class ValueReader(wiring.Component):
+    """Reads the values of a row's probabilities window by window, as they arrive.
+
+    Rows of both kinds wait in queues of their own, those with all probabilities and those with the largest; from each
+    they come in order, and while a row runs the next one is made ready, so none costs a cycle. A window is read only if
+    its result will find a place at the end of the array.
+
+    Parameters
+    ----------
+    config : Config
+    places : int
+        Output beats that the prob x V array has places for.
+
+    Ports
+    -----
+    slots : as of `hw.planner.Planner`
+    i : stream of `prob_row`; i_kept : stream of `kept_row`
+    i_block : stream of entries, the value block of each row of `i_kept`
+    arrived, bases : in, of each value block the row groups that are there, and where it begins
+    left : in, an output beat has left the array
+    o_read : to the value ring, whose header has the part for the converter
+    o_prob : stream of `hw.pv.prob_beat`, to the array, in time for its values
+    used : out, `valid` and `entry`: a row has read its block
+    waits : out, a row waits for its values
+
+    Throughput: a window per cycle, across rows.
+    """
+
+    def __init__(self, *, config: Config, places: int) -> None:
+        self.config = config
+        self.places = places
+        self.sectors = value_ring_sectors(config)
+        self.beats = beats_max(config)
+        entry = entry_shape(BLOCKS)
+        groups = range(config.tokens_max // config.topk_lanes + 1)
+        self.header = part_layout().members["part"]
+        self.prob = prob_beat(lanes=config.softmax_lanes, prob_bits=config.prob_bits, header=row_layout(config))
+        request = window_request(self.sectors, BANKS, self.header)
+        super().__init__(
+            {
+                "slots": In(data.ArrayLayout(slot_layout(config), config.jobs_in_flight)),
+                "i": In(stream.Signature(prob_row(config))),
+                "i_kept": In(stream.Signature(kept_row(config))),
+                "i_block": In(stream.Signature(entry)),
+                "arrived": In(data.ArrayLayout(groups, BLOCKS)),
+                "bases": In(data.ArrayLayout(range(self.sectors), BLOCKS)),
+                "left": In(1),
+                "o_read": Out(wiring.Signature({"valid": Out(1), "payload": Out(request)})),
+                "o_prob": Out(stream.Signature(self.prob)),
+                "used": Out(data.StructLayout({"valid": 1, "entry": entry})),
+                "waits": Out(1),
+            }
+        )
+
+    def _queues(self, m: Module) -> tuple[list[Fifo], list[Fifo], Signal]:
+        """Rows and beats of each kind; the beats of kept rows as wide as the others."""
+        config = self.config
+        lanes, wide = config.softmax_lanes, config.topk_lanes
+        depth = 2 * -(-config.tokens_max // lanes)
+        rows, beats = [], []
+        beat_shape = data.StructLayout({k: v for k, v in prob_row(config).members.items() if k != "row"})
+        for name in ("all", "kept"):
+            m.submodules[f"{name}_rows"] = row_queue = Fifo(shape=row_layout(config), depth=depth)
+            rows.append(row_queue)
+        m.submodules.all_beats = all_beats = Fifo(shape=beat_shape, depth=depth)
+        kept_shape = data.StructLayout({k: v for k, v in kept_row(config).members.items() if k != "row"})
+        m.submodules.kept_beats = kept_beats = Fifo(shape=kept_shape, depth=2 * -(-config.tokens_max // wide))
+        for source, row_queue, beat_queue in ((self.i, rows[0], all_beats), (self.i_kept, rows[1], kept_beats)):
+            begins = Signal(init=1)
+            given = source.payload
+            m.d.comb += [
+                source.ready.eq(row_queue.i.ready & beat_queue.i.ready),
+                row_queue.i.valid.eq(source.valid & beat_queue.i.ready & begins),
+                row_queue.i.payload.eq(given.row),
+                beat_queue.i.valid.eq(source.valid & row_queue.i.ready),
+                beat_queue.i.payload.probs.eq(given.probs),
+                beat_queue.i.payload.count.eq(given.count),
+                beat_queue.i.payload.last.eq(given.last),
+            ]
+            with m.If(source.valid & source.ready):
+                m.d.sync += begins.eq(given.last)
+
+        # Parts of a kept beat, one after the other.
+        m.submodules.split_beats = split = Fifo(shape=beat_shape, depth=4)
+        parts = wide // lanes
+        part = Signal(range(max(2, parts)))
+        packed = kept_beats.o.payload
+        left = Signal(range(wide + 1))
+        is_last = Signal()
+        m.d.comb += [
+            left.eq(packed.count - part * lanes),
+            is_last.eq(left <= lanes),
+            split.i.valid.eq(kept_beats.o.valid),
+            split.i.payload.probs.eq(
+                select([Cat(packed.probs[n * lanes + i] for i in range(lanes)) for n in range(parts)], part)
+            ),
+            split.i.payload.count.eq(Mux(is_last, left, lanes)),
+            split.i.payload.last.eq(packed.last & is_last),
+            kept_beats.o.ready.eq(split.i.ready & is_last),
+        ]
+        with m.If(split.i.valid & split.i.ready):
+            m.d.sync += part.eq(Mux(is_last, 0, part + 1))
+        beats = [all_beats, split]
+        return rows, beats, part
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        lane_bits = ceil_log2(config.topk_lanes)
+        slice_bits = ceil_log2(config.slices)
+        lanes = config.softmax_lanes
+        rows, beats, _ = self._queues(m)
+        m.submodules.blocks = blocks = Fifo(shape=entry_shape(BLOCKS), depth=BLOCKS)
+        wiring.connect(m, wiring.flipped(self.i_block), blocks.i)
+
+        # The next row: its job's record first, then how its values lie.
+        chosen_valid, chosen_kept = Signal(), Signal(reset_less=True)
+        chosen = Signal(row_layout(config), name="chosen_row", reset_less=True)
+        chosen_entry = Signal(entry_shape(BLOCKS), reset_less=True)
+        segment = Signal(data.StructLayout({"dim": 2, "bits": 3, "second": 1}), reset_less=True)
+        is_ready, runs, switches, moves = Signal(), Signal(), Signal(), Signal()
+        turn = Signal()
+        kept_waits = rows[1].o.valid & blocks.o.valid
+        takes_kept = kept_waits & (turn | ~rows[0].o.valid)
+        takes_all = rows[0].o.valid & ~takes_kept
+        job = Signal(slot_layout(config), name="row_job")
+        row_slot = Mux(takes_kept, rows[1].o.payload.slot, rows[0].o.payload.slot)
+        m.d.comb += [
+            Value.cast(job).eq(by_slot(self.slots, row_slot)),
+            moves.eq(~is_ready | switches),
+            rows[0].o.ready.eq(takes_all & (~chosen_valid | moves)),
+            rows[1].o.ready.eq(takes_kept & (~chosen_valid | moves)),
+            blocks.o.ready.eq(takes_kept & (~chosen_valid | moves)),
+        ]
+        form_now = block_table(m, config, dim=job.head_dim, bits=job.value_bits, joined=Const(0, 1), name="job_form")
+        with m.If(~chosen_valid | moves):
+            m.d.sync += [
+                chosen_valid.eq(takes_all | takes_kept),
+                chosen_kept.eq(takes_kept),
+                Value.cast(chosen).eq(Mux(takes_kept, Value.cast(rows[1].o.payload), Value.cast(rows[0].o.payload))),
+                chosen_entry.eq(Mux(takes_kept, blocks.o.payload, rows[0].o.payload.values)),
+                segment.dim.eq(job.head_dim),
+                segment.bits.eq(job.value_bits),
+            ]
+            head = Mux(takes_kept, rows[1].o.payload.head, rows[0].o.payload.head)
+            m.d.sync += segment.second.eq(form_now.paired & head[0])
+            with m.If(takes_all | takes_kept):
+                m.d.sync += turn.eq(takes_all)
+
+        no = Const(0, 1)
+        entries = parts_of(m, config, segment=segment, joined=no, lsb=no, name="part_entry")
+        read = read_table(m, config, dim=segment.dim, bits=segment.bits, joined=no, name="read_entry")
+        form = block_table(m, config, dim=segment.dim, bits=segment.bits, joined=no, name="form_entry")
+        layout = data.StructLayout(
+            {
+                "kept": 1,
+                "row": row_layout(config),
+                "entry": entry_shape(BLOCKS),
+                "base": range(self.sectors),
+                "dim": 2,
+                "parts": data.ArrayLayout(part_layout(), self.beats),
+                "log_keys": range(ceil_log2(lanes) + 2),
+                "beats": range(self.beats + 1),
+                "stride": 4,
+                "step": range(8 * 8 + 1),
+            }
+        )
+        ready, now = Signal(layout, reset_less=True), Signal(layout, reset_less=True)
+        with m.If(moves):
+            m.d.sync += [
+                is_ready.eq(chosen_valid),
+                ready.kept.eq(chosen_kept),
+                ready.row.eq(chosen),
+                ready.entry.eq(chosen_entry),
+                ready.base.eq(select([self.bases[n] for n in range(BLOCKS)], chosen_entry)),
+                ready.dim.eq(segment.dim),
+                ready.log_keys.eq(read.log_rows + slice_bits),
+                ready.beats.eq(read.beats),
+                ready.stride.eq(form.stride),
+                ready.step.eq(form.stride << read.log_rows),
+            ]
+            m.d.sync += [ready.parts[n].eq(entry) for n, entry in enumerate(entries)]
+
+        # The row that runs.
+        done = Signal(range(config.tokens_max + 1), reset_less=True)
+        inside = Signal(range(lanes + 1), reset_less=True)
+        beat = Signal(range(max(2, self.beats)), reset_less=True)
+        pointer = Signal(range(self.sectors), reset_less=True)
+        available = Signal(range(config.tokens_max + config.topk_lanes + 1), reset_less=True)
+        free = Signal(range(self.places + 1), init=self.places)
+        probs = Signal(beats[0].o.payload.shape(), name="probs_now")
+        probs_valid = Signal()
+        m.d.comb += [
+            Value.cast(probs).eq(Mux(now.kept, Value.cast(beats[1].o.payload), Value.cast(beats[0].o.payload))),
+            probs_valid.eq(Mux(now.kept, beats[1].o.valid, beats[0].o.valid)),
+        ]
+        window_keys, left, live = (Signal(range(lanes + 1), name=n) for n in ("window_keys", "left_keys", "live"))
+        last_beat, last_window, has_keys, goes, first, ends = (Signal() for _ in range(6))
+        part = Signal(part_layout(), name="part_now")
+        m.submodules.probs_out = out = Fifo(shape=self.prob, depth=8)
+        wiring.connect(m, out.o, wiring.flipped(self.o_prob))
+        m.d.comb += [
+            window_keys.eq(Const(1, 1) << now.log_keys),
+            left.eq(probs.count - inside),
+            last_window.eq(left <= window_keys),
+            live.eq(Mux(last_window, left, window_keys)),
+            last_beat.eq(beat + 1 == now.beats),
+            Value.cast(part).eq(select([Value.cast(now.parts[n]) for n in range(self.beats)], beat)),
+            has_keys.eq(available >= done + live),
+            # Each part of a row's output takes a place of the queue behind the array.
+            ends.eq(probs.last & last_window),
+            first.eq(~inside.any() & ~beat.any()),
+            goes.eq(runs & probs_valid & has_keys & (free.any() | ~ends) & out.i.ready),
+            self.waits.eq(runs & probs_valid & ~has_keys),
+            switches.eq(~runs | (goes & last_beat & ends)),
+            out.i.valid.eq(goes & first),
+            out.i.payload.probs.eq(probs.probs),
+            out.i.payload.count.eq(probs.count),
+            out.i.payload.last.eq(probs.last),
+            out.i.payload.dim.eq(now.dim),
+            out.i.payload.group.eq(now.log_keys),
+            out.i.payload.header.eq(now.row),
+        ]
+        for number, queue in enumerate(beats):
+            m.d.comb += queue.o.ready.eq(goes & last_beat & last_window & (now.kept if number else ~now.kept))
+        m.d.sync += free.eq(free + self.left - (goes & ends))
+        read_rows = (live + (config.slices - 1)) >> slice_bits
+        m.d.comb += [
+            self.o_read.valid.eq(goes),
+            self.o_read.payload.sector.eq(wrapped(pointer + part.start, self.sectors)),
+            self.o_read.payload.sectors.eq(part.sectors + product(now.stride, (read_rows - 1)[:2])),
+            self.o_read.payload.header.eq(part.part),
+            self.used.valid.eq(goes & last_beat & ends),
+            self.used.entry.eq(now.entry),
+        ]
+        with m.If(goes):
+            m.d.sync += beat.eq(Mux(last_beat, 0, beat + 1))
+            with m.If(last_beat):
+                m.d.sync += [
+                    inside.eq(Mux(last_window, 0, inside + window_keys)),
+                    done.eq(done + live),
+                    pointer.eq(wrapped(pointer + now.step, self.sectors)),
+                ]
+        with m.If(switches):
+            m.d.sync += [
+                runs.eq(is_ready),
+                now.eq(ready),
+                done.eq(0),
+                inside.eq(0),
+                beat.eq(0),
+                pointer.eq(ready.base),
+            ]
+        entry = Mux(switches, ready.entry, now.entry)
+        groups = select([self.arrived[n] for n in range(BLOCKS)], entry)
+        m.d.sync += available.eq(Cat(Const(0, lane_bits), groups))
+        return m

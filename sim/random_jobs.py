@@ -1,0 +1,300 @@
+"""Random jobs with their memory, for tests and soaks of the whole machine: any mode, any format, any pruning.
+
+A `Campaign` makes jobs one after the other, lays their planes out in a memory image, runs each through the golden
+model, and says what the machine must report and what memory must hold afterwards.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from golden import BoolArray, GoldenError
+from golden.attention import Addresses, Bitmaps, Job, KeyFetch, Mode, Result, begin, find_live, planes, run
+from golden.cascade import Context
+from golden.memory import Memory, Plane
+from golden.quantize import ScoreScale
+from hw.config import HEAD_DIMS, LSB_BITS, MULTIPLIER_FRACTION, SECTOR_BYTES, Config
+from hw.job import Fetch as FetchCode
+from hw.job import Flag
+from hw.job import Mode as ModeCode
+from hw.row_format import CODE_BITS
+
+MODES = {
+    Mode.SUMMARIZATION: ModeCode.SUMMARIZATION,
+    Mode.CAUSAL: ModeCode.CAUSAL,
+    Mode.GENERATION: ModeCode.GENERATION,
+}
+FETCHES = {
+    KeyFetch.STATIC: FetchCode.STATIC,
+    KeyFetch.JOINED: FetchCode.JOINED,
+    KeyFetch.PROGRESSIVE: FetchCode.PROGRESSIVE,
+}
+
+
+@dataclass(kw_only=True)
+class Task:
+    """A job, where its data lie, and what came of it in the golden model."""
+
+    tag: int
+    context: int
+    job: Job
+    at: Addresses
+    heads: BoolArray
+    result: Result
+    report: dict[str, int]
+    fields: dict[str, Any] = field(repr=False)
+    """The descriptor, by the names of `hw.job.job_fields`; `scales` are a list."""
+
+
+def descriptor(config: Config, job: Job, at: Addresses, *, tag: int, context: int, heads: BoolArray) -> dict[str, Any]:
+    """A job as the fields of its descriptor."""
+    split = job.key_fetch is not KeyFetch.STATIC
+    flags = {
+        Flag.CLEAR: job.clear,
+        Flag.RESTART: job.restart,
+        Flag.ACCUMULATE: job.accumulate,
+        Flag.PRUNE_TOKENS: job.keep_tokens is not None,
+        Flag.PRUNE_HEADS: job.keep_heads is not None,
+        Flag.PRUNE_VALUES: job.keep_values is not None,
+        Flag.HAS_KV: at.has_kv is not None,
+        Flag.PINNED: at.pinned is not None,
+    }
+    scales = [{"mantissa": scale.mantissa, "shift": scale.shift} for scale in job.score_scales]
+    scales += [{"mantissa": 0, "shift": 0}] * (config.heads_max - job.heads)
+    return {
+        "tag": tag,
+        "mode": int(MODES[job.mode]),
+        "fetch": int(FETCHES[job.key_fetch]),
+        "context": context,
+        "flags": sum(1 << flag for flag, is_set in flags.items() if is_set),
+        "age_shift": job.age_shift,
+        "head_dim": HEAD_DIMS.index(job.head_dim),
+        "query_bits": CODE_BITS.index(job.query_bits),
+        "key_bits": CODE_BITS.index(job.key_bits - LSB_BITS if split else job.key_bits),
+        "value_bits": CODE_BITS.index(job.value_bits),
+        "heads": job.heads,
+        "head_mask": sum(1 << int(h) for h in np.flatnonzero(heads)),
+        "keys": job.keys,
+        "kv_rows": job.keys if at.kv_rows is None else at.kv_rows,
+        "valid_length": job.keys if job.valid_length is None else job.valid_length,
+        "queries": job.queries,
+        "query_offset": job.query_offset,
+        "keep_tokens": job.keep_tokens or 0,
+        "keep_values": job.keep_values or 0,
+        "keep_heads": job.keep_heads or 0,
+        "multiplier": job.importance_multiplier,
+        "flat_limit": job.flat_limit,
+        "query": at.query,
+        "key": at.key_msb,
+        "key_lsb": at.key_lsb or 0,
+        "value": at.value,
+        "output": at.output,
+        "has_kv": at.has_kv or 0,
+        "pinned": at.pinned or 0,
+        "state": 0,
+        "scales": scales,
+    }
+
+
+def report(config: Config, result: Result, tag: int, lost_tokens: int, lost_heads: int) -> dict[str, int]:
+    """What the machine must report."""
+    return {
+        "tag": tag,
+        "live_tokens": len(result.tokens),
+        "kept_tokens": len(result.kept_tokens),
+        "live_heads": sum(1 << int(h) for h in result.heads),
+        "kept_heads": sum(1 << int(h) for h in result.kept_heads),
+        "rows": (len(result.heads) * len(result.rows)) & 0xFFFF,
+        "recomputed": int(result.flat.sum()),
+        "output_saturated": result.output_saturated,
+        "tokens_saturated": lost_tokens,
+        "heads_saturated": lost_heads,
+    }
+
+
+class Campaign:
+    """A seeded source of tasks for a configuration."""
+
+    def __init__(self, config: Config, seed: int, *, sectors: int, longest: int | None = None) -> None:
+        self.config = config
+        self.random = np.random.default_rng(seed)
+        self.memory = Memory(config, sectors)
+        self.memory.bytes[:] = self.random.integers(0, 256, self.memory.bytes.shape, dtype=np.uint8)
+        self.initial = self.memory.bytes.copy()
+        self.contexts = [Context(config) for _ in range(config.contexts)]
+        self.sectors = sectors
+        self.longest = config.tokens_max if longest is None else longest
+        self._next = 0
+        self._fresh = [True] * config.contexts
+        self._tag = 0
+
+    def _allocate(self, sectors: int) -> int:
+        channels = self.config.channels
+        place = self._next
+        self._next += -(-sectors // channels) * channels
+        if self._next > self.sectors:
+            raise MemoryError(f"the campaign's {self.sectors} sectors of memory are used up")
+        return place
+
+    def _choose(self, *values: Any) -> Any:
+        return values[int(self.random.integers(len(values)))]
+
+    def task(self, **wanted: Any) -> Task:
+        """The next task; `wanted` fixes fields of its `Job`. The memory image and the contexts are then those after it.
+
+        Raises `MemoryError` when the image is full: make a new campaign.
+        """
+        while True:
+            kept_next = self._next
+            try:
+                return self._task(**wanted)
+            except GoldenError as error:
+                if "at least one live" not in str(error):
+                    raise
+                self._next = kept_next
+
+    def _task(self, **wanted: Any) -> Task:
+        config, random = self.config, self.random
+        context_number = int(random.integers(config.contexts))
+        job = self._job(context_number, wanted)
+        heads = random.random(job.heads) < 0.85
+        heads[int(random.integers(job.heads))] = True
+        kv_rows = min(config.tokens_max, job.keys + int(random.integers(3)))
+        has_kv = random.random(job.keys) < 0.8 if random.random() < 0.5 else None
+        pinned = random.random(job.keys) < 0.2 if random.random() < 0.5 else None
+        if has_kv is not None:
+            has_kv[int(random.integers(job.keys))] = True
+
+        # Would anything be live?
+        trial = copy.deepcopy(self.contexts[context_number])
+        begin(job, trial)
+        everything = Bitmaps.all(job)
+        find_live(
+            job,
+            trial,
+            Bitmaps(has_kv=everything.has_kv if has_kv is None else has_kv, pinned=everything.pinned, heads=heads),
+        )
+        at = self._lay_out(job, kv_rows, has_kv, pinned)
+        context = self.contexts[context_number]
+        before = context.saturated
+        tag = self._tag
+        self._tag = (self._tag + 1) & 0xFFFF
+        was_saturated = 0 if job.clear else before
+        result = run(job, context, heads, self.memory, at)
+        self._fresh[context_number] = False
+        lost = context.saturated - was_saturated
+        return Task(
+            tag=tag,
+            context=context_number,
+            job=job,
+            at=at,
+            heads=heads,
+            result=result,
+            report=report(config, result, tag, lost, 0),
+            fields=descriptor(config, job, at, tag=tag, context=context_number, heads=heads),
+        )
+
+    def _job(self, context: int, wanted: dict[str, Any]) -> Job:
+        config, random = self.config, self.random
+        mode = wanted.get("mode", self._choose(*Mode))
+        head_dim = wanted.get("head_dim", self._choose(*config.head_dims))
+        heads = wanted.get("heads", int(random.integers(1, config.heads_max + 1)))
+        keys = wanted.get("keys", int(random.integers(1, self.longest + 1)))
+        if random.random() < 0.15 and "keys" not in wanted:
+            keys = self._choose(1, 2, self.longest)
+        generation = mode is Mode.GENERATION
+        queries = wanted.get("queries", 1 if generation else int(random.integers(1, keys + 1)))
+        if not generation and random.random() < 0.5 and "queries" not in wanted:
+            queries = keys
+        offset = wanted.get("query_offset", int(random.integers(keys - queries + 1)))
+        query_bits = wanted.get("query_bits", self._choose(*config.query_bits))
+        value_bits = wanted.get("value_bits", self._choose(*config.plane_bits))
+        fetches = [KeyFetch.STATIC, KeyFetch.JOINED] + ([KeyFetch.PROGRESSIVE] * 2 if generation else [])
+        fetch = wanted.get("key_fetch", self._choose(*fetches))
+        widths = config.plane_bits
+        key_bits = self._choose(*widths) + (0 if fetch is KeyFetch.STATIC else LSB_BITS)
+        key_bits = wanted.get("key_bits", key_bits)
+        fresh = self._fresh[context]
+        restart = bool(random.random() < 0.5)
+        clear = fresh or bool(random.random() < 0.1)
+        scales = tuple(self._scale(head_dim, query_bits, key_bits) for _ in range(heads))
+        flat = wanted.get("flat_limit", self._choose(0, 0xFFFF, int(random.integers(32, 32 * max(2, keys)))))
+        fields: dict[str, Any] = {
+            "mode": mode,
+            "head_dim": head_dim,
+            "heads": heads,
+            "keys": keys,
+            "query_offset": offset,
+            "queries": queries,
+            "query_bits": query_bits,
+            "key_bits": key_bits,
+            "value_bits": value_bits,
+            "key_fetch": fetch,
+            "score_scales": scales,
+            "importance_multiplier": self._choose(1, 1 << MULTIPLIER_FRACTION, int(random.integers(1, 1 << 15))),
+            "flat_limit": flat,
+            "valid_length": self._choose(None, int(random.integers(1, keys + 1))),
+            "keep_tokens": self._choose(None, 1, keys, int(random.integers(1, keys + 1))),
+            "keep_heads": self._choose(None, heads, int(random.integers(1, heads + 1))),
+            "keep_values": self._choose(None, 1, keys, int(random.integers(1, keys + 1))) if generation else None,
+            "restart": restart,
+            "clear": clear,
+            "age_shift": self._choose(0, 0, 1, int(random.integers(32))),
+            "accumulate": bool(random.random() < 0.8),
+        }
+        fields.update({name: value for name, value in wanted.items() if name in fields})
+        return Job(**fields)
+
+    def _scale(self, head_dim: int, query_bits: int, key_bits: int) -> ScoreScale:
+        """Such that scores spread over some binary orders of magnitude; sometimes far more, or nothing."""
+        spread = math.sqrt(head_dim) * 2.0 ** (query_bits + key_bits - 2) / 3
+        step = self._choose(0.01, 1.0, 2.0, 4.0, 50.0) / spread
+        return ScoreScale.from_step(step)
+
+    def _lay_out(self, job: Job, kv_rows: int, has_kv: BoolArray | None, pinned: BoolArray | None) -> Addresses:
+        """Planes of random codes, bitmaps, and room for the output."""
+        config, random = self.config, self.random
+        split = job.key_fetch is not KeyFetch.STATIC
+
+        def plane(rows: int, bits: int) -> Plane:
+            shape = {"channels": config.channels, "rows": rows, "heads": job.heads, "head_dim": job.head_dim}
+            own = Plane(base=0, bits=bits, **shape)
+            return dataclasses.replace(own, base=self._allocate(own.sectors))
+
+        query = plane(job.queries, job.query_bits)
+        key = plane(kv_rows, job.key_bits - LSB_BITS if split else job.key_bits)
+        key_lsb = plane(kv_rows, LSB_BITS) if split else None
+        value = plane(kv_rows, job.value_bits)
+        at = Addresses(query=query.base, key_msb=key.base, key_lsb=key_lsb.base if key_lsb else None,
+                       value=value.base, output=0, kv_rows=kv_rows)  # fmt: skip
+        output = planes(config, job, at).output
+        at = dataclasses.replace(at, output=self._allocate(job.queries * output.row_sectors))
+        extremes = random.random() < 0.2
+
+        def codes(of: Plane, *, signed: bool = True) -> None:
+            low, high = (-(1 << of.bits - 1), 1 << of.bits - 1) if signed else (0, 1 << of.bits)
+            shape = (of.heads, of.rows, of.head_dim)
+            values = random.integers(low, high, shape)
+            if extremes:
+                values = np.where(random.random(shape) < 0.7, self._choose(low, high - 1), values)
+            self.memory.store(of, values)
+
+        codes(query)
+        codes(key)
+        if key_lsb is not None:
+            codes(key_lsb, signed=False)
+        codes(value)
+        for name, members in (("has_kv", has_kv), ("pinned", pinned)):
+            if members is not None:
+                base = self._allocate(-(-job.keys // (8 * SECTOR_BYTES)))
+                self.memory.store_bitmap(base, members)
+                at = dataclasses.replace(at, **{name: base})
+        # What the golden model is about to write must not be there before.
+        self.initial[:] = self.memory.bytes
+        return at
