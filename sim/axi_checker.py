@@ -300,20 +300,20 @@ class AxiChecker(AxiRules):
 
     def __init__(self, bench: Bench, prefix: str) -> None:
         self._signals: dict[str, list[tuple[str, Any]]] = {}
-        self._handshake: dict[str, tuple[Any, Any]] = {}
+        self._handshakes: dict[str, tuple[Any, Any]] = {}
         data_bits = 0
         for channel, members in CHANNELS.items():
             if getattr(bench.dut, f"{prefix}{channel}valid", None) is None:
                 continue
-            self._handshake[channel] = tuple(  # type: ignore[assignment]
-                bench.signal(f"{prefix}{channel}{member}") for member in ("valid", "ready")
-            )
-            own = [(member, getattr(bench.dut, f"{prefix}{channel}{member}", None)) for member in members]
-            self._signals[channel] = own
-            for member, signal in own:
-                if member == "data":
-                    data_bits = len(signal)
+            valid, ready = (bench.signal(f"{prefix}{channel}{member}") for member in ("valid", "ready"))
+            self._handshakes[channel] = valid, ready
+            self._signals[channel] = []
+            for member in members:
+                signal = getattr(bench.dut, f"{prefix}{channel}{member}", None)
                 assert signal is not None or member in ("id", "cache", "prot"), f"{prefix}{channel}{member} is absent"
+                self._signals[channel].append((member, signal))
+                if member == "data" and signal is not None:
+                    data_bits = len(signal)
         assert data_bits, f"no AXI port begins with {prefix}"
         super().__init__(data_bits=data_bits, name=f"{prefix.rstrip('_')}, seed {bench.seed},")
         bench.agents.append(self)
@@ -323,7 +323,7 @@ class AxiChecker(AxiRules):
 
     def sample(self, cycle: int) -> None:
         values: dict[str, int] = {}
-        for channel, (valid, ready) in self._handshake.items():
+        for channel, (valid, ready) in self._handshakes.items():
             values[f"{channel}valid"] = self._value(channel, "valid", valid, cycle)
             values[f"{channel}ready"] = self._value(channel, "ready", ready, cycle)
             if values[f"{channel}valid"]:

@@ -14,6 +14,8 @@ from sim.stream import Bench, _check_share, _Gate
 class AxiMemory:
     """The slave of a port whose signals begin with `prefix`; an agent of the bench.
 
+    A channel that the port lacks is left alone.
+
     Parameters
     ----------
     ar, r, aw, w, b : float
@@ -115,11 +117,11 @@ class AxiMemory:
             if channel == "w" and self.order == "aw first":
                 is_open &= sum(beats for _, beats, _ in self._addresses) > len(self._words)
             self._drive(f"{channel}ready", int(is_open))
-        for channel, waiting in (("r", self._beats), ("b", self._answers)):
+        whens = {"r": self._beats[0][0] if self._beats else None, "b": self._answers[0] if self._answers else None}
+        for channel, when in whens.items():
             if channel not in self._gates or self._shown[channel]:
                 continue
-            is_open = self._open(channel)
-            if is_open and waiting and (waiting[0] if channel == "b" else waiting[0][0]) <= self._cycle:
+            if self._open(channel) and when is not None and when <= self._cycle:
                 self._show(channel)
             elif self._driven.get(f"{channel}valid") != 0:
                 self._hide(channel)

@@ -35,11 +35,9 @@ class Probe:
 
     def __init__(self, bench: Bench, checker: AxiChecker, source: StreamDriver, sink: StreamMonitor) -> None:
         self._bench = bench
-        self._signals = {
-            name: bench.signal(name)
-            for name in ("idle", "error", "activity", "o__valid", "i__ready", "stop")
-            + tuple(f"axi__{name}" for name in ("arvalid", "arready", "rvalid", "rready", "rresp"))
-        }
+        names = ["idle", "error", "activity", "o__valid", "i__ready"]
+        names += [f"axi__{name}" for name in ("arvalid", "arready", "rvalid", "rready", "rresp")]
+        self._signals = {name: bench.signal(name) for name in names}
         self._checker = checker
         self._source = source
         self._sink = sink
@@ -146,7 +144,8 @@ class Surroundings:
         """(local sector, sectors) of every burst taken."""
         result = []
         for burst in self.checker.reads.bursts:
-            assert burst.beats % BEATS == 0 and burst.size == (CHANNEL_BITS // 8).bit_length() - 1 and burst.kind == 1
+            assert burst.beats % BEATS == 0
+            assert (8 << burst.size, burst.kind, burst.id) == (CHANNEL_BITS, 1, 0)
             result.append(((burst.address - self.address(0)) % (1 << ADDRESS_BITS) // 32, burst.beats // BEATS))
         return result
 
