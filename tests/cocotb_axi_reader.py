@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from typing import Any
 
 import cocotb
 from cocotb.handle import HierarchyObject
+from cocotbext.axi import AxiReadBus, AxiSlaveRead
 
 from hw.axi import bus_error
 from sim.axi_checker import AxiChecker
@@ -373,3 +376,61 @@ async def reset_empties_it(dut: HierarchyObject, seed: int) -> None:
         around.read(make_locals(around.bench.random(f"more {number}"), 12))
         await around.drain()
         await around.bench.reset(1)
+
+
+class Words:
+    """The memory of a slave by others: every beat has its address, many times; a seventh of them answer SLVERR."""
+
+    def read(self, address: int) -> int:
+        return 0 if self.is_bad(address) else AxiMemory.content(self, address)  # type: ignore[arg-type]
+
+    data_bits = CHANNEL_BITS
+    failures = 0
+
+    def is_bad(self, address: int) -> bool:
+        return address // (CHANNEL_BITS // 8) % 7 == 3
+
+
+class Target:
+    """What `cocotbext.axi` reads from."""
+
+    def __init__(self, words: Words) -> None:
+        self._words = words
+
+    async def read(self, address: int, length: int) -> bytes:
+        if self._words.is_bad(address):
+            self._words.failures += 1
+            raise ValueError("bad word")
+        return self._words.read(address).to_bytes(length, "little")
+
+
+def pauses(source: random.Random, share: float) -> Any:
+    """Endless pauses and runs, for `cocotbext.axi`."""
+    runs = ([source.random() < share] * source.randint(1, 8) for _ in itertools.count())
+    return itertools.chain.from_iterable(runs)
+
+
+@cocotb.test
+@cocotb.parametrize(share=[0.0, 0.5], seed=SEEDS)
+async def a_slave_by_others_agrees(dut: HierarchyObject, share: float, seed: int) -> None:
+    logging.getLogger("cocotb").setLevel(logging.ERROR)
+    bench = Bench(dut, seed=seed)
+    source = StreamDriver(bench, "i", LOCAL_BITS, idle=share)
+    sink = StreamMonitor(bench, "o", 256, stall=share)
+    words = Words()
+    slave = AxiSlaveRead(AxiReadBus.from_prefix(dut, "axi_"), dut.clk, dut.rst, target=Target(words))
+    for channel in (slave.ar_channel, slave.r_channel):
+        channel.set_pause_generator(pauses(bench.random(str(channel.bus._name)), share))
+    checker = AxiChecker(bench, "axi__")
+    around = Surroundings(bench, source, sink, words, checker, Probe(bench, checker, source, sink))  # type: ignore[arg-type]
+    await around.reset()
+    for number in range(3):
+        around.read(make_locals(bench.random(f"locals {number}"), 60))
+        await around.drain()
+        assert around.probe.errors[2] == words.failures > 0
+        assert around.probe.errors[3] == 0
+        around.read(make_locals(bench.random(f"more {number}"), 40))
+        await bench.step(13 * number)
+        await around.stop()
+        around.go()
+        words.failures = around.probe.errors[2]

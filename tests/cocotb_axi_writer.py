@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from typing import Any
 
 import cocotb
 from cocotb.handle import HierarchyObject
+from cocotbext.axi import AxiSlaveWrite, AxiWriteBus
 
 from hw.axi import bus_error
 from hw.output_packer import sector_write
@@ -438,3 +441,47 @@ async def counts_wrap(dut: HierarchyObject, seed: int) -> None:
         await bench.step(20 + BEATS)
         assert [int(str(count.value), 2) for count in counts] == [source.count % COUNTS] * 2
     assert source.count == COUNTS + 6
+
+
+class Words:
+    """The memory of a slave by others: words by address, a part of which answer SLVERR."""
+
+    def __init__(self) -> None:
+        self.data: dict[int, int] = {}
+
+    async def write(self, address: int, data: bytes) -> None:
+        assert len(data) == CHANNEL_BITS // 8
+        self.data[address] = int.from_bytes(data, "little")
+        if address // 32 % 7 == 3 and address % 32 == 0:
+            raise ValueError("bad word")
+
+
+def pauses(source: random.Random, share: float) -> Any:
+    """Endless pauses and runs, for `cocotbext.axi`."""
+    runs = ([source.random() < share] * source.randint(1, 8) for _ in itertools.count())
+    return itertools.chain.from_iterable(runs)
+
+
+@cocotb.test
+@cocotb.parametrize(share=[0.0, 0.5], seed=SEEDS)
+async def a_slave_by_others_agrees(dut: HierarchyObject, share: float, seed: int) -> None:
+    logging.getLogger("cocotb").setLevel(logging.ERROR)
+    bench = Bench(dut, seed=seed)
+    source = StreamDriver(bench, "i", sector_write(LOCAL_BITS), idle=share)
+    words = Words()
+    slave = AxiSlaveWrite(AxiWriteBus.from_prefix(dut, "axi_"), dut.clk, dut.rst, target=words)
+    for channel in (slave.aw_channel, slave.w_channel, slave.b_channel):
+        channel.set_pause_generator(pauses(bench.random(str(channel.bus._name)), share))
+    checker = AxiChecker(bench, "axi__")
+    around = Surroundings(bench, source, words, checker, Probe(bench, checker, source))  # type: ignore[arg-type]
+    await around.reset()
+    for number in range(3):
+        around.write(make_locals(bench.random(f"locals {number}"), 60))
+        await around.drain()
+        seen = [response for _, response in checker.writes.errors]
+        assert around.probe.errors == {2: len(seen), 3: 0}
+        assert set(seen) == {2}
+        around.write(make_locals(bench.random(f"more {number}"), 40))
+        await bench.step(13 * number)
+        await around.stop()
+        around.go()

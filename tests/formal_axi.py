@@ -67,10 +67,21 @@ def _stop(m: Module, unit: Any) -> Signal:
 class _Followed:
     """One sector, any, from its request to its burst: how many are ahead of it.
 
-    `enters` brings a request, `leaves` takes `count` of them, and `drops` forgets those that wait.
+    `enters` brings a request, `leaves` takes `count` of them, and `drops` forgets those that wait. The next is chosen
+    only while it `may` be.
     """
 
-    def __init__(self, m: Module, *, capacity: int, enters: Value, leaves: Value, count: Value, drops: Value) -> None:
+    def __init__(
+        self,
+        m: Module,
+        *,
+        capacity: int,
+        enters: Value,
+        leaves: Value,
+        count: Value,
+        drops: Value,
+        may: Value | None = None,
+    ) -> None:
         self.waiting = Signal(range(capacity + 2))
         self.ahead = Signal(range(capacity + 2))
         self.tracked = Signal()
@@ -80,8 +91,7 @@ class _Followed:
         gone = Signal(range(capacity + 2))
         m.d.comb += [
             gone.eq(Mux(leaves, count, 0)),
-            self.marked.eq(enters & ~self.tracked & free(m, name="mark")),
-            # It may have been marked in this cycle only if a burst is presented a cycle later at least.
+            self.marked.eq(enters & ~self.tracked & free(m, name="mark") & (1 if may is None else may)),
             self.is_in.eq(self.tracked & leaves & (self.ahead < count)),
             self.place.eq(self.ahead),
             Assert(gone <= self.waiting, "no burst has more sectors than were asked for"),
@@ -95,7 +105,7 @@ class _Followed:
 
 
 class MergerProperties(Elaboratable):
-    """Bursts: every request in one, in order, at its address; none changes, crosses a page or is longer than allowed."""
+    """Bursts: every request in one, in order, at its address; none changes, crosses a page or has too many sectors."""
 
     def __init__(self, merger: BurstMerger) -> None:
         self.merger = merger
@@ -256,7 +266,7 @@ class ReaderProperties(Elaboratable):
             Assert((inside <= 1), "at most one sector on o"),
             Assert(o.valid == ((inside != 0) & ~reader.stop), "a sector is on o in the cycle after its last beat"),
             Assert(~o.valid | (beat > watched) | (bit == kept), "a sector's beats are in their places"),
-            Cover(transfers(o) & arrives, "a sector leaves as the next arrives"),
+            Cover(transfers(o) & takes, "a sector leaves as the next arrives"),
             Cover(stopped & ~reader.stop & enters, "stop ends"),
             Cover(
                 reader.stop & axi.arvalid & ar_stalled & takes, "stop with a burst that stalls and data on their way"
@@ -336,7 +346,16 @@ class WriterProperties(Elaboratable):
 
         # A sector, from i to AW.
         capacity = writer.depth + 2
-        followed = _Followed(m, capacity=capacity, enters=enters, leaves=shows, count=count, drops=writer.stop)
+        sector_tracked = Signal()
+        followed = _Followed(
+            m,
+            capacity=capacity,
+            enters=enters,
+            leaves=shows,
+            count=count,
+            drops=writer.stop,
+            may=~sector_tracked,
+        )
         local = Signal(writer.local_bits, reset_less=True)
         data = Signal(reset_less=True)
         with m.If(followed.marked):
@@ -366,7 +385,6 @@ class WriterProperties(Elaboratable):
 
         sector_left = Signal(range(most + 18))
         sector_left_now = Signal(range(most + 18))
-        sector_tracked = Signal()
         sector_tracked_now = Signal()
         m.d.comb += [
             sector_tracked_now.eq(followed.is_in | sector_tracked),
@@ -452,7 +470,7 @@ PROOFS = [
         Case(
             unit="BurstMerger",
             size=f"bursts of {burst}, pages of 4 sectors",
-            proves="every request in one burst, in order, at its address; length, page, room; holds while stalled; stop",
+            proves="every request in a burst, in order, at its address; length, page, room; rules of streams; stop",
             properties=lambda burst=burst: _merger(burst),
             depth=12,
         )
@@ -462,7 +480,7 @@ PROOFS = [
         Case(
             unit="AxiReader",
             size=f"{bits} bits, {outstanding} outstanding, bursts of 2",
-            proves="order, addresses, places of beats, limits, pages; AR and o hold while stalled; stop, idle; no deadlock",
+            proves="order, addresses, places of beats, limits, pages; AR and o hold while stalled; stop; no deadlock",
             properties=lambda bits=bits, outstanding=outstanding: ReaderProperties(
                 SmallReader(address_bits=_ADDRESS, local_bits=3, channel_bits=bits, outstanding=outstanding)
             ),
@@ -474,7 +492,7 @@ PROOFS = [
         Case(
             unit="AxiWriter",
             size=f"{bits} bits, depth 2, 3 outstanding, bursts of 2",
-            proves="order, addresses, data, WLAST, limits, pages; AW and W hold while stalled; stop, idle, counts; no deadlock",
+            proves="order, addresses, data, WLAST, limits, pages; AW and W hold while stalled; stop; no deadlock",
             properties=lambda bits=bits: WriterProperties(
                 SmallWriter(address_bits=_ADDRESS, local_bits=3, channel_bits=bits, depth=2, outstanding=3)
             ),

@@ -18,7 +18,7 @@ SIZES: dict[str, dict[str, int]] = {
     "256": {"address_bits": 40, "local_bits": 24, "channel_bits": 256, "outstanding": 128},
     "small": {"address_bits": 15, "local_bits": 9, "channel_bits": 128, "outstanding": 5},
 }
-TESTS = 16 + 9
+TESTS = 16 + 9 + 2
 """Of a seed."""
 
 
