@@ -32,7 +32,9 @@ def _run(size: dict[str, int], sectors: int = 200) -> dict[str, Any]:
 
 def mutation_run() -> dict[str, Any]:
     """Two beats a sector, in every test."""
-    return _run(SIZES["small"], 80)
+    run = _run(SIZES["small"], 60)
+    run["parameters"]["stops"] = 10
+    return run
 
 
 def measurement_run(config: Config) -> dict[str, Any]:
