@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -246,15 +246,12 @@ class BurstMerger(Shared):
 
         enters = Signal()
         is_free = Signal()
-        follows = Signal()
         m.d.comb += [
             self.i.ready.eq(~spilled_valid | self.stop),
             self.waits.eq(open_valid),
             enters.eq(self.i.valid & ~spilled_valid & ~self.stop),
             is_free.eq(~self.o.valid | self.o.ready),
-            # At offset 0 a page begins.
-            follows.eq((local == open_next) & (offset != 0) & (open_more != self.burst - 1)),
-            self.joins.eq(enters & open_valid & ~is_free & follows),
+            self.joins.eq(enters & open_valid & ~is_free & self._follows(local == open_next, offset, open_more)),
             self.presented.eq(Mux(open_valid, open_more, 0)),
             self.presents.eq(is_free & ~self.stop & (open_valid | self.i.valid) & (self.room > self.presented)),
         ]
@@ -284,3 +281,7 @@ class BurstMerger(Shared):
             with m.Else():
                 m.d.sync += [spilled_valid.eq(1), spilled_sector.eq(sector), spilled_next.eq(local + 1)]
         return m
+
+    def _follows(self, is_next: Value, offset: Value, more: Value) -> Value:
+        """Whether a request can join a burst with `more` sectors after its first: at offset 0 a page begins."""
+        return is_next & offset.any() & (more != self.burst - 1)

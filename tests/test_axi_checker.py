@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sim.axi_checker import CHANNELS, AxiError, AxiRules
+from sim.axi_checker import CHANNELS, AxiChecker, AxiError, AxiRules
 
 IDLE = {f"{channel}{name}": 0 for channel in CHANNELS for name in ("valid", "ready")}
 
@@ -231,3 +231,64 @@ def test_random_legal_traffic_passes(seed: int) -> None:
 def test_parameters_are_validated() -> None:
     with pytest.raises(ValueError, match="data_bits must be 8 to 1024 and a power of two, not 48"):
         AxiRules(data_bits=48)
+
+
+class Wire:
+    """A signal as a simulator shows it."""
+
+    def __init__(self, width: int, value: str = "0") -> None:
+        self._width = width
+        self.value = value.rjust(width, value if value in "XZ" else "0")
+
+    def __len__(self) -> int:
+        return self._width
+
+
+class Port:
+    """A bench whose circuit has a read port of 16 bits, and no arid, rid, arcache and arprot."""
+
+    seed = 5
+
+    def __init__(self, **changes: str) -> None:
+        widths = {"arvalid": 1, "arready": 1, "araddr": 32, "arlen": 8, "arsize": 3, "arburst": 2}
+        widths |= {"rvalid": 1, "rready": 1, "rdata": 16, "rresp": 2, "rlast": 1}
+        values = {"arvalid": "1", "arready": "1", "arburst": "01", **changes}
+        self.agents: list[Any] = []
+        self.dut = type(
+            "Dut", (), {f"m_{name}": Wire(width, values.get(name, "0")) for name, width in widths.items()}
+        )()
+
+    def signal(self, name: str) -> Any:
+        return getattr(self.dut, name)
+
+
+def test_the_agent_reads_a_port() -> None:
+    bench: Any = Port()
+    checker = AxiChecker(bench, "m_")
+    assert bench.agents == [checker]
+    checker.sample(7)
+    assert [(burst.id, burst.address, burst.beats, burst.cycle) for burst in checker.reads.bursts] == [(0, 0, 1, 7)]
+    bench.dut.m_arvalid.value = "0"
+    bench.dut.m_araddr.value = "X" * 32
+    bench.dut.m_rvalid.value = bench.dut.m_rready.value = bench.dut.m_rlast.value = "1"
+    checker.sample(8)
+    checker.finish()
+    assert checker.reads.beats == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("arvalid", "X"), ("rready", "Z"), ("araddr", "X" * 32), ("arlen", "X" * 8)]
+)
+def test_an_unknown_bit_is_noticed(name: str, shown: str) -> None:
+    bench: Any = Port(**{name: shown[0]})
+    with pytest.raises(AxiError, match=f"^m, seed 5, (AR|R): {name} is {shown}, cycle 3$"):
+        AxiChecker(bench, "m_").sample(3)
+
+
+def test_a_port_must_be_there() -> None:
+    bench: Any = Port()
+    with pytest.raises(AssertionError, match="no AXI port begins with n_"):
+        AxiChecker(bench, "n_")
+    del type(bench.dut).m_rlast
+    with pytest.raises(AssertionError, match="m_rlast is absent"):
+        AxiChecker(bench, "m_")
