@@ -46,8 +46,8 @@ class AxiReader(Shared):
     activity : out, set in each cycle with a transfer on AR or R
 
     Latency: 1 cycle from a transfer on `i` to ARVALID when nothing waits; 1 cycle from a sector's last beat to `o`.
-    Throughput: a sector per cycle at 256 bits, a beat per cycle otherwise. All outputs but RREADY come from registers:
-    RREADY is `o.ready` or that `o` is empty.
+    Throughput: a sector per cycle at 256 bits, a beat per cycle otherwise. AR, `o` and `error` come from registers, but
+    that `stop` gates `o.valid`; RREADY follows `o.ready` while a sector is on `o`.
     """
 
     _burst = BURST_SECTORS

@@ -56,7 +56,8 @@ class AxiWriter(Shared):
         done when `acknowledged` reaches what `accepted` was then. Both are 0 from the first cycle after `stop` is set
 
     Latency: 1 cycle from a transfer on `i` to AWVALID, 2 to WVALID, when nothing waits. Throughput: a sector per cycle
-    at 256 bits, a beat per cycle otherwise. All outputs come from registers, but for a selection of the beat.
+    at 256 bits, a beat per cycle otherwise. All of AXI comes from registers, but WDATA and WLAST with one selection
+    behind them.
     """
 
     _burst = BURST_SECTORS

@@ -32,6 +32,8 @@ SEEDS: list[int] = PARAMETERS["seeds"]
 SECTORS: int = PARAMETERS["sectors"]
 BEATS = 256 // CHANNEL_BITS
 PAGES = 1 << (ADDRESS_BITS - 12)
+BURST = min(16, DEPTH - 1, OUTSTANDING)
+"""Sectors that are sure to gather in a burst."""
 COUNTS = 1 << 16
 
 
@@ -274,33 +276,62 @@ async def one_at_a_time_has_the_latency(dut: HierarchyObject, seed: int) -> None
 @cocotb.test
 @cocotb.parametrize(seed=SEEDS)
 async def neighbours_behind_a_stalled_burst_merge(dut: HierarchyObject, seed: int) -> None:
-    if DEPTH < 32:
-        return
     around = surround(dut, seed)
     await around.reset()
-    page = 128 * (around.bench.random("page").getrandbits(LOCAL_BITS - 8) * 2)
+    source = around.bench.random("pages")
+    last = (1 << LOCAL_BITS) - 1
+    page = source.randrange(1 << LOCAL_BITS - 8) * 256
+    run = min(7, BURST)
+    end = page + 128
     expected = []
     for begin, count, bursts in (
         (page + 3, 1, [(page + 3, 1)]),
-        (page + 4, 7, [(page + 4, 1), (page + 5, 6)]),
+        (page + 4, 1 + run, [(page + 4, 1), (page + 5, run)]),
         # Never across the end of a page.
-        (page + 120, 9, [(page + 120, 1), (page + 121, 7), (page + 128, 1)]),
-        (page + 127, 2, [(page + 127, 1), (page + 128, 1)]),
-        (page + 126, 3, [(page + 126, 1), (page + 127, 1), (page + 128, 1)]),
+        (end - 1 - run, 2 + run, [(end - 1 - run, 1), (end - run, run), (end, 1)]),
+        (end - 1, 2, [(end - 1, 1), (end, 1)]),
+        (end - 2, 3, [(end - 2, 1), (end - 1, 1), (end, 1)]),
         # Never more than there may be.
-        (page + 10, 18, [(page + 10, 1), (page + 11, 16), (page + 27, 1)]),
-        (page + 10, 17, [(page + 10, 1), (page + 11, 16)]),
+        *([(page + 10, 18, [(page + 10, 1), (page + 11, 16), (page + 27, 1)])] if BURST == 16 else []),
+        (page + 10, 1 + BURST, [(page + 10, 1), (page + 11, BURST)]),
         # The last sector's neighbour is not the first.
-        ((1 << LOCAL_BITS) - 2, 3, [((1 << LOCAL_BITS) - 2, 1), ((1 << LOCAL_BITS) - 1, 1), (0, 1)]),
+        (last - 1, 3, [(last - 1, 1), (last, 1), (0, 1)]),
     ):
         around.memory.frozen.add("aw")
-        around.write([(begin + n) % (1 << LOCAL_BITS) for n in range(count)])
+        around.write([(begin + n) & last for n in range(count)])
         await around.bench.step(count + 4)
         assert around.source.count == len(around.sent), "a sector is not taken"
         around.memory.frozen.clear()
         await around.drain()
         expected += bursts
         assert around.bursts == expected
+    # Only the sector after the last joins, whatever bits others have in common.
+    other = [page + 8] + [(page + 8) ^ 1 << bit for bit in range(LOCAL_BITS)]
+    for third in other:
+        around.memory.frozen.add("aw")
+        around.write([page + 5, page + 7, third])
+        await around.bench.step(6)
+        around.memory.frozen.clear()
+        await around.drain()
+        expected += [(page + 5, 1), (page + 7, 2)] if third == page + 8 else [(page + 5, 1), (page + 7, 1), (third, 1)]
+        assert around.bursts == expected
+    # One that waited to begin a burst, and one that begins it as the burst before leaves, are joined like any other.
+    for waits in (1, 0):
+        for _ in range(8):
+            start = source.randrange(1 << LOCAL_BITS - 7) * 128 + source.randrange(120)
+            around.memory.frozen.add("aw")
+            around.write([page + 1, page + 3, *[start] * waits])
+            await around.bench.step(6)
+            around.memory.frozen.clear()
+            around.write([start] * (1 - waits))
+            await around.bench.step()
+            around.memory.frozen.add("aw")
+            around.write([start + 1])
+            await around.bench.step(6)
+            around.memory.frozen.clear()
+            await around.drain()
+            expected += [(page + 1, 1), (page + 3, 1), (start, 2)]
+            assert around.bursts == expected
 
 
 @cocotb.test
