@@ -19,11 +19,11 @@ def asserts(platform: Any) -> bool:
     return isinstance(platform, Platform) and platform.assertions
 
 
-def check_stream(m: Module, platform: Any, interface: Any, name: str) -> None:
+def check_stream(m: Module, platform: Any, interface: Any, name: str, *, ends: Value | None = None) -> None:
     """In simulation, assert that an input stream keeps valid and payload while it is stalled.
 
-    A reset may end a stream at any time. `interface` is the stream as seen from inside the component that consumes it;
-    `name` goes into the message. For a platform without assertions nothing is added.
+    A reset may end a stream at any time, and so may `ends`. `interface` is the stream as seen from inside the component
+    that consumes it; `name` goes into the message. For a platform without assertions nothing is added.
     """
     if not asserts(platform):
         return
@@ -31,7 +31,8 @@ def check_stream(m: Module, platform: Any, interface: Any, name: str) -> None:
     stalled = Signal(name=f"{name}_stalled")
     stalled_payload = Signal(len(payload), name=f"{name}_stalled_payload", reset_less=True)
     m.d.sync += [stalled.eq(interface.valid & ~interface.ready), stalled_payload.eq(payload)]
+    ended = ResetSignal() if ends is None else ResetSignal() | ends
     m.d.sync += Assert(
-        ResetSignal() | ~stalled | (interface.valid & (payload == stalled_payload)),
+        ended | ~stalled | (interface.valid & (payload == stalled_payload)),
         f"{name}: valid or payload changed while stalled\n",
     )

@@ -16,6 +16,7 @@ import hw.arbiter
 import hw.fifo
 import sim.formal
 from hw.arbiter import RoundRobin
+from hw.axi import BurstMerger
 from hw.checks import check_stream
 from hw.fifo import Fifo, SkidBuffer
 from hw.packer import Packer
@@ -23,6 +24,7 @@ from hw.quick_select import QuickSelect
 from hw.zero_eliminator import ZeroEliminator
 from sim.build import ROOT
 from sim.formal import Case, FormalError, ProofError, answer, constant, consume, free, produce, prove, track
+from tests.formal_axi import MergerProperties, ReaderProperties, SmallReader, SmallWriter, WriterProperties
 from tests.formal_packer import PackerProperties
 from tests.formal_primitives import FifoProperties, RoundRobinProperties, SkidBufferProperties
 from tests.formal_quick_select import QuickSelectProperties
@@ -234,10 +236,47 @@ class GenerousQuickSelect(QuickSelect):
         super()._leave(m, enters_first, crowded, finishes, threshold, equals + 1)
 
 
+class CrossingMerger(BurstMerger):
+    """Does not mind where a page ends."""
+
+    def _follows(self, is_next: Value, offset: Value, more: Value) -> Value:
+        return is_next & (more != self.burst - 1)
+
+
+class DeafReader(SmallReader):
+    """Takes beats whether or not it has room."""
+
+    def build(self, platform: Any) -> Module:
+        m = super().build(platform)
+        m.d.comb += self.axi.rready.eq(1)
+        return m
+
+
+class HastyWriter(SmallWriter):
+    """Ends every burst with its first beat."""
+
+    def build(self, platform: Any) -> Module:
+        m = super().build(platform)
+        m.d.comb += self.axi.wlast.eq(1)
+        return m
+
+
+_AXI = {"address_bits": 13, "local_bits": 3}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("properties", "message"),
     [
+        (MergerProperties(CrossingMerger(**_AXI, burst=2, room_bits=3, page_bits=2)), "no burst crosses a page"),
+        (
+            ReaderProperties(DeafReader(**_AXI, channel_bits=256, outstanding=3)),
+            "at most one sector on o|o: valid and payload hold|a sector is on o|a sector's beats",
+        ),
+        (
+            WriterProperties(HastyWriter(**_AXI, channel_bits=128, depth=2, outstanding=3)),
+            "WLAST is at a burst's last beat",
+        ),
         (SkidBufferProperties(DeafSkidBuffer(shape=2)), "i is ready if and only if|at most 2 inside"),
         (RoundRobinProperties(BlindRoundRobin(shape=2, inputs=3)), "every payload leaves in its turn, and is right"),
         (
