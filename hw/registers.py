@@ -115,7 +115,7 @@ class Registers(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-                write = _Write(m, self.s_axi)
+        write = _Write(m, self.s_axi)
         read_word, reads = self._read_port(m)
         values: dict[str, Value] = {
             register.name: Const(register.reset, 32)
@@ -332,7 +332,7 @@ class Registers(wiring.Component):
         waited = Signal(range(DRAIN_CYCLES))
         is_waited = waited == DRAIN_CYCLES - 1
         all_idle = self.channels_idle.all()
-        quiet = Signal(32)
+        quiet = Signal(32, init=1)
         expired = Signal()
         m.d.comb += [
             self.core_reset.eq(draining),
@@ -342,7 +342,7 @@ class Registers(wiring.Component):
         ]
 
         def starts_to_count() -> list[Any]:
-            return [quiet.eq(0), expired.eq(0)]
+            return [quiet.eq(1), expired.eq(0)]
 
         fails = Signal()
         found = Signal(ErrorCode)
