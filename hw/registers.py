@@ -59,7 +59,7 @@ class Registers(wiring.Component):
     names who is missing, and it goes on waiting. After an error doorbells are refused until the host has cleared ERROR.
 
     The first error wins, and in one cycle a channel's before the machine's before a time-out. Errors in a drain are
-    not recorded: what they would spoil is thrown away. One that comes in the cycle in which ERROR is cleared is.
+    not recorded: what they would spoil is thrown away. An error in the cycle in which ERROR is cleared is recorded.
     A time-out needs TIMEOUT cycles in a row, and while a report waits for room in the queue they do not count.
 
     Parameters
@@ -84,9 +84,9 @@ class Registers(wiring.Component):
     base : out, an array of the channels: first byte of its memory, in units of 4 KiB
     irq : out, from a register; high while an enabled interrupt is pending
 
-    Latency: 5 cycles from the doorbell's transfer to `o_job.valid`, if the queue is empty; that and its response are
-    there 3 cycles after both its address and its data. Other responses 2 cycles. A failure is in `core_reset` in the
-    next cycle, TIMEOUT + 2 cycles after the last activity.
+    Latency: from the later of a write's address and data 2 cycles to its response; of the doorbell 4, and 5 cycles to
+    `o_job.valid` if the queue is empty. From a read's address 2 cycles to its data. `core_reset` rises in the cycle
+    after an error, and TIMEOUT + 2 cycles after the last activity.
 
     Checks of the descriptor are made all the time, in three stages of registers, and are done when a doorbell that
     comes right after a field gets there.
@@ -137,9 +137,7 @@ class Registers(wiring.Component):
         self._failure(m, write, values, timeout, draining, error_valid)
         high = self._counters(m, write, values, read_word, reads)
 
-        done = Signal()
-        m.d.comb += done.eq(report_valid)
-        pending = Cat(done, error_valid)
+        pending = self._packed("INTERRUPT_STATUS", done=report_valid, error=error_valid)
         m.d.sync += self.irq.eq((pending & enable).any())
         values["INTERRUPT_STATUS"] = pending
         values["STATUS"] = self._packed(
