@@ -1,4 +1,4 @@
-"""Command line of the generator: `python -m hw verilog --config paper`, `python -m hw show --config paper`."""
+"""Command line of the generator: `python -m hw verilog --config paper`; likewise `show`, and `registers`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hw import config as configuration
+from hw import register_map
 from hw.units import UNITS
 from sim import files
 from sim.payload import Payload
@@ -43,7 +44,10 @@ def verilog(
     units: Annotated[list[str] | None, typer.Option("--unit", help="only this unit of hw/units.py")] = None,
     out: Annotated[Path, typer.Option("--out", help="folder for the folders of configurations")] = Path("build"),
 ) -> None:
-    """Write the Verilog of a configuration, and a JSON sidecar for each module, to OUT/<configuration>/."""
+    """Write the Verilog of a configuration to OUT/<configuration>/, with a JSON sidecar for each module.
+
+    Unless single units are asked for, the constants of its registers come with it, as spatten.h and spatten.py.
+    """
     config = _load(which, changes)
     for unit in units or ():
         if unit not in UNITS:
@@ -53,13 +57,24 @@ def verilog(
     for name, component in circuits(config, units):
         text = convert(component, name=name)
         sidecar = json.dumps(_sidecar(config, name, component, text), indent=2) + "\n"
-        try:
-            files.write_text(folder / f"{name}.v", text)
-            files.write_text(folder / f"{name}.json", sidecar)
-        except OSError as error:
-            typer.echo(f"error: cannot write {error.filename}: {error.strerror}", err=True)
-            raise typer.Exit(1) from None
+        _write(folder / f"{name}.v", text)
+        _write(folder / f"{name}.json", sidecar)
         typer.echo(f"{folder / name}.v  {len(text.encode()):,} bytes\n{folder / name}.json")
+    if not units:
+        _write(folder / "spatten.h", register_map.c_header(config))
+        _write(folder / "spatten.py", register_map.python_constants(config))
+        typer.echo(f"{folder / 'spatten.h'}\n{folder / 'spatten.py'}")
+
+
+@app.command()
+def registers(
+    which: Which = "paper",
+    changes: Changes = None,
+    out: Annotated[Path, typer.Option("--out", help="the page to write")] = Path("docs/registers.md"),
+) -> None:
+    """Write the page of the registers, which docs/ has of the configuration paper."""
+    _write(out, register_map.markdown(_load(which, changes)))
+    typer.echo(str(out))
 
 
 @app.command()
@@ -75,6 +90,14 @@ def show(which: Which = "paper", changes: Changes = None) -> None:
     for name, value in config.derived().items():
         table.add_row(name, _plain(value), style="cyan")
     Console().print(table)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        files.write_text(path, text)
+    except OSError as error:
+        typer.echo(f"error: cannot write {error.filename}: {error.strerror}", err=True)
+        raise typer.Exit(1) from None
 
 
 def _load(which: str, changes: list[str] | None) -> configuration.Config:

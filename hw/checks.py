@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Assert, Module, ResetSignal, Signal, Value
+from amaranth.hdl import Assert, Module, ResetSignal, Signal, Value, ValueLike
 
 from hw.shared import Platform
 
@@ -19,11 +19,12 @@ def asserts(platform: Any) -> bool:
     return isinstance(platform, Platform) and platform.assertions
 
 
-def check_stream(m: Module, platform: Any, interface: Any, name: str, *, ends: Value | None = None) -> None:
+def check_stream(m: Module, platform: Any, interface: Any, name: str, *, ends: ValueLike = 0) -> None:
     """In simulation, assert that an input stream keeps valid and payload while it is stalled.
 
-    A reset may end a stream at any time, and so may `ends`. `interface` is the stream as seen from inside the component
-    that consumes it; `name` goes into the message. For a platform without assertions nothing is added.
+    A reset may end a stream at any time, and so may whatever else `ends` it. `interface` is the stream as seen from
+    inside the component that consumes it; `name` goes into the message. For a platform without assertions nothing is
+    added.
     """
     if not asserts(platform):
         return
@@ -31,8 +32,7 @@ def check_stream(m: Module, platform: Any, interface: Any, name: str, *, ends: V
     stalled = Signal(name=f"{name}_stalled")
     stalled_payload = Signal(len(payload), name=f"{name}_stalled_payload", reset_less=True)
     m.d.sync += [stalled.eq(interface.valid & ~interface.ready), stalled_payload.eq(payload)]
-    ended = ResetSignal() if ends is None else ResetSignal() | ends
     m.d.sync += Assert(
-        ended | ~stalled | (interface.valid & (payload == stalled_payload)),
+        ResetSignal() | ends | ~stalled | (interface.valid & (payload == stalled_payload)),
         f"{name}: valid or payload changed while stalled\n",
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hw import config
+from hw.register_map import markdown
 from hw.units import UNITS
 from sim.build import ROOT, lint
 
@@ -39,7 +40,8 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
         result = _hw("verilog", "--config", "tiny", "--out", tmp_path / hash_seed, hash_seed=hash_seed)
         assert result.returncode == 0, result.stderr
     written = sorted((tmp_path / "1" / "tiny").iterdir())
-    assert [file.name for file in written] == sorted(f"{name}.{kind}" for name in UNITS for kind in ("v", "json"))
+    modules = [f"{name}.{kind}" for name in UNITS for kind in ("v", "json")]
+    assert [file.name for file in written] == sorted([*modules, "spatten.h", "spatten.py"])
     for file in written:
         assert file.read_bytes() == (tmp_path / "2" / "tiny" / file.name).read_bytes(), file.name
         assert str(ROOT).encode() not in file.read_bytes()
@@ -98,7 +100,7 @@ def test_an_unknown_unit_is_one_line_and_status_2() -> None:
         (["--set", "topk_lanes=x"], "error: topk_lanes must be an integer, not 'x'\n"),
     ],
 )
-@pytest.mark.parametrize("command", ["verilog", "show"])
+@pytest.mark.parametrize("command", ["verilog", "show", "registers"])
 def test_a_bad_configuration_is_one_line_and_status_2(command: str, arguments: list[str], message: str) -> None:
     result = _hw(command, *arguments)
     assert (result.returncode, result.stderr, result.stdout) == (2, message, "")
@@ -116,6 +118,16 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_status_1(tmp_path: Path
     result = _hw("verilog", "--config", "tiny", "--out", tmp_path / "file")
     assert result.returncode == 1
     assert re.fullmatch(r"error: cannot write .*file.*: Not a directory\n", result.stderr)
+
+
+def test_registers_writes_the_page_of_a_configuration(tmp_path: Path) -> None:
+    result = _hw("registers", "--config", "tiny", "--out", tmp_path / "page.md")
+    assert (result.returncode, result.stdout) == (0, f"{tmp_path / 'page.md'}\n"), result.stderr
+    assert (tmp_path / "page.md").read_text() == markdown(config.TINY)
+    (tmp_path / "file").write_text("")
+    result = _hw("registers", "--out", tmp_path / "file" / "page.md")
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: cannot write .*file.*: (Not a directory|File exists)\n", result.stderr)
 
 
 def test_show_lists_every_parameter_and_derived_size() -> None:

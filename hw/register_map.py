@@ -1,0 +1,579 @@
+"""Every register of the machine, declared once: the circuit, the driver, the C header and docs/registers.md follow it.
+
+    registers = RegisterMap(config)
+    status = registers["STATUS"]
+    status.unpack(bus.read(status.offset))["idle"]
+
+Offsets are in bytes; registers are 32 bits wide. Whoever changes an offset or a field raises `MAP_VERSION`, whoever
+changes the descriptor `DESCRIPTOR_VERSION`.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import operator
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Self
+
+from hw.config import Config
+from hw.job import JOB_WORDS, events_layout, job_fields, report_layout
+
+__all__ = [
+    "ADDRESS_BITS",
+    "CHANNELS_MAX",
+    "CORE_ERROR_BITS",
+    "DESCRIPTOR_VERSION",
+    "MAP_VERSION",
+    "NO_WORD",
+    "PAGE_BITS",
+    "QUEUED_JOBS",
+    "QUEUED_REPORTS",
+    "TIMEOUT_RESET",
+    "Access",
+    "BitField",
+    "ErrorCode",
+    "Register",
+    "RegisterMap",
+    "RejectReason",
+    "c_header",
+    "event_names",
+    "markdown",
+    "python_constants",
+]
+
+MAP_VERSION = 1
+"""Of the registers."""
+DESCRIPTOR_VERSION = 1
+"""Of the job descriptor; what a doorbell must be rung with."""
+MAGIC = int.from_bytes(b"SPAT", "big")
+ADDRESS_BITS = 12
+"""Of the register space: 4 KiB."""
+CHANNELS_MAX = 32
+"""Channels that the register space has room for."""
+PAGE_BITS = 28
+"""Of a channel's base address, in units of 4 KiB: it lies below 2**40."""
+QUEUED_JOBS = 4
+QUEUED_REPORTS = 4
+TIMEOUT_RESET = 1 << 20
+"""Cycles, about a millisecond."""
+CORE_ERROR_BITS = 4
+"""Of an error code that the machine itself can raise."""
+NO_WORD = 255
+"""In REJECT: the reason lies in no word of the descriptor."""
+
+
+class _Explained(IntEnum):
+    """A number with its meaning."""
+
+    what: str
+
+    def __new__(cls, value: int, what: str) -> Self:
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.what = what
+        return member
+
+
+class ErrorCode(_Explained):
+    """Why the machine stopped, as ERROR has it. Those below 16 come from the machine itself."""
+
+    NONE = 0, "no error"
+    NOTHING_LIVE = 1, "no token, no head or no query row of a job is live: kept set and bitmap share none"
+    INTERNAL = 15, "the circuit contradicted itself, or raised an error without a code"
+    TIMEOUT = 16, "busy, and nothing moved for TIMEOUT cycles"
+    SLAVE_ERROR = 17, "a channel answered with SLVERR"
+    DECODE_ERROR = 18, "a channel answered with DECERR: there is no memory at the address"
+
+
+class RejectReason(_Explained):
+    """Why a doorbell was refused, as REJECT has it. Of several reasons the lowest number is given, and of that the
+    lowest word."""
+
+    NONE = 0, "the last doorbell queued its job"
+    VERSION = 1, "the doorbell was not rung with the version of the descriptor"
+    DRAINING = 2, "the machine stops: after an error or a soft reset"
+    FAILED = 3, "an error has not been cleared"
+    QUEUE_FULL = 4, "the job queue is full"
+    RESERVED = 5, "a reserved bit of the descriptor is one"
+    ADDRESS_RANGE = 6, "an address is not below 2**sector_bits"
+    MODE = 7, "unknown mode"
+    FETCH = 8, "unknown fetch, or progressive outside generation"
+    CONTEXT = 9, "there is no such context"
+    LOAD_AND_CLEAR = 10, "load_state together with clear"
+    PRUNE_VALUES = 11, "prune_values outside generation"
+    HEAD_DIM = 12, "the head dimension is above head_dim_max"
+    QUERY_BITS = 13, "no width of a Q code, or wider than operands"
+    KEY_BITS = 14, "no width of a K plane, or wider than operands"
+    VALUE_BITS = 15, "no width of a V plane, or wider than operands"
+    HEADS = 16, "heads is not 1 to heads_max"
+    HEAD_MASK = 17, "head_mask is zero, or has a bit from heads on"
+    KEYS = 18, "keys is not 1 to tokens_max"
+    KV_ROWS = 19, "kv_rows is less than keys"
+    VALID_LENGTH = 20, "valid_length is not 1 to keys"
+    QUERIES = 21, "queries is zero, or not one in generation"
+    QUERY_OFFSET = 22, "query_offset + queries is above keys"
+    KEEP_TOKENS = 23, "keep_tokens is not 1 to keys, with prune_tokens"
+    KEEP_VALUES = 24, "keep_values is not 1 to keys, with prune_values"
+    KEEP_HEADS = 25, "keep_heads is not 1 to heads, with prune_heads"
+    MULTIPLIER = 26, "multiplier is not 1 to 32768"
+    ADDRESS = 27, "an address that the job uses is no multiple of the channels"
+    MANTISSA = 28, "the top bit of a score scale's mantissa is zero, of a head below heads"
+    SHIFT = 29, "the shift of a score scale is below 4, of a head below heads"
+
+
+class Access(Enum):
+    """What a register can do. A read of WO gives zero; a write to RO, and any access beside a register, SLVERR."""
+
+    RO = "RO"
+    RW = "RW"
+    W1C = "W1C"
+    """Read; cleared by writing a one."""
+    WO = "WO"
+    """What is written has an effect and is not kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitField:
+    """Bits of a register."""
+
+    name: str
+    bit: int
+    width: int
+    what: str
+    reset: int = 0
+
+    @property
+    def bits(self) -> str:
+        """Such as 7:0."""
+        return str(self.bit) if self.width == 1 else f"{self.bit + self.width - 1}:{self.bit}"
+
+    @property
+    def mask(self) -> int:
+        """In the register."""
+        return ((1 << self.width) - 1) << self.bit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Register:
+    """A 32-bit register; bits of no field read as zero."""
+
+    name: str
+    offset: int
+    access: Access
+    group: str
+    fields: tuple[BitField, ...]
+
+    @property
+    def word(self) -> int:
+        """Offset in words."""
+        return self.offset // 4
+
+    @property
+    def reset(self) -> int:
+        """Value after reset."""
+        return self.pack(**{field.name: field.reset for field in self.fields})
+
+    @property
+    def mask(self) -> int:
+        """Bits of all fields."""
+        return sum(field.mask for field in self.fields)
+
+    def field(self, name: str) -> BitField:
+        """LookupError if it has none of this name."""
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise LookupError(f"{self.name} has no field {name!r}; it has {', '.join(f.name for f in self.fields)}")
+
+    def pack(self, **values: int) -> int:
+        """The word with these fields, and zero in the others; ValueError for what does not fit."""
+        word = 0
+        for name, value in values.items():
+            field = self.field(name)
+            if not 0 <= value < 1 << field.width:
+                raise ValueError(f"{self.name}.{name} must be 0 to {(1 << field.width) - 1}, not {value!r}")
+            word |= value << field.bit
+        return word
+
+    def unpack(self, word: int) -> dict[str, int]:
+        """Fields of a word that was read."""
+        return {field.name: (word & field.mask) >> field.bit for field in self.fields}
+
+
+class RegisterMap(Mapping[str, Register]):
+    """The registers of a configuration by name, in the order of their offsets.
+
+    ValueError if the configuration has more than `CHANNELS_MAX` channels.
+    """
+
+    def __init__(self, config: Config) -> None:
+        if not isinstance(config, Config):
+            raise TypeError(f"config must be a Config, not {config!r}")
+        if config.channels > CHANNELS_MAX:
+            raise ValueError(f"channels must be at most {CHANNELS_MAX} for the registers, not {config.channels}")
+        self.config = config
+        self._registers = {register.name: register for register in _declare(config)}
+
+    def __getitem__(self, name: str) -> Register:
+        return self._registers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._registers)
+
+    def __len__(self) -> int:
+        return len(self._registers)
+
+    @property
+    def reports(self) -> tuple[Register, ...]:
+        """The words of a report."""
+        return tuple(
+            register for register in self.values() if register.group == _REPORTS and register.access is Access.RO
+        )
+
+    def counter(self, name: str) -> tuple[Register, Register]:
+        """Low and high word of a counter, by the name of its event. Read the low one first, and the high one next."""
+        return self[f"{name.upper()}_LOW"], self[f"{name.upper()}_HIGH"]
+
+
+def event_names(config: Config) -> tuple[str, ...]:
+    """What the counters count, in their order: cycles, and every event."""
+    return ("cycles", *(str(name) for name, _ in events_layout(config)))
+
+
+# -- The declaration --------------------------------------------------------------------------------------------------
+
+_CONTROL = "Control"
+_REPORTS = "Reports"
+_CONFIGURATION = "Configuration"
+_COUNTERS = "Counters"
+_BASES = "Base addresses"
+_DESCRIPTOR = "Job descriptor"
+
+GROUPS = {
+    _CONTROL: "What the machine is and does.",
+    _REPORTS: "Of the oldest report that waits; zero if none does. A report stays until REPORT_POP.",
+    _CONFIGURATION: "The sizes the machine was generated with.",
+    _COUNTERS: "64 bits each, since reset or CONTROL.clear_counters. A read of a low word keeps the high word of the "
+    "same moment, which the next read of any high word gives.",
+    _BASES: "Where each channel's memory begins. To be changed while the machine is idle.",
+    _DESCRIPTOR: "The words keep what was written, so the next job writes what differs; then the doorbell. Fields are "
+    "checked when it rings. Addresses are global 32-byte sectors, multiples of the channels.",
+}
+"""Groups of registers, and what is common to each."""
+
+_CONTROL_OFFSET = 0x000
+_REPORT_OFFSET = 0x040
+_CONFIGURATION_OFFSET = 0x080
+_COUNTER_OFFSET = 0x100
+_BASE_OFFSET = 0x200
+_DESCRIPTOR_OFFSET = 0x400
+_DOORBELL_OFFSET = 0x500
+
+
+def _whole(what: str, *, name: str = "value", width: int = 32, reset: int = 0) -> tuple[BitField, ...]:
+    return (BitField(name=name, bit=0, width=width, what=what, reset=reset),)
+
+
+def _control(config: Config) -> Iterator[tuple[str, Access, tuple[BitField, ...]]]:
+    yield "ID", Access.RO, _whole('"SPAT"', reset=MAGIC)
+    yield (
+        "VERSION",
+        Access.RO,
+        (
+            BitField(name="registers", bit=0, width=16, what="version of this map", reset=MAP_VERSION),
+            BitField(
+                name="descriptor", bit=16, width=16, what="version of the job descriptor", reset=DESCRIPTOR_VERSION
+            ),
+        ),
+    )
+    yield (
+        "CONTROL",
+        Access.WO,
+        (
+            BitField(
+                name="soft_reset", bit=0, width=1, what="1: drop all jobs, queued and running; keep all registers"
+            ),
+            BitField(name="clear_counters", bit=1, width=1, what="1: all counters start again from zero"),
+        ),
+    )
+    yield (
+        "STATUS",
+        Access.RO,
+        (
+            BitField(name="idle", bit=0, width=1, what="no job is queued or running, nothing drains", reset=1),
+            BitField(name="busy", bit=1, width=1, what="a job is running"),
+            BitField(name="draining", bit=2, width=1, what="waits for what the channels have in flight"),
+            BitField(name="failed", bit=3, width=1, what="ERROR has not been cleared; doorbells are refused"),
+            BitField(name="queue_free", bit=8, width=3, what="jobs that the queue has room for", reset=QUEUED_JOBS),
+            BitField(name="reports", bit=16, width=3, what="reports that wait"),
+        ),
+    )
+    for name, what in (("INTERRUPT_ENABLE", "interrupt on"), ("INTERRUPT_STATUS", "there is")):
+        yield (
+            name,
+            Access.RW if name == "INTERRUPT_ENABLE" else Access.RO,
+            (
+                BitField(name="done", bit=0, width=1, what=f"{what} a report; gone when all are popped"),
+                BitField(name="error", bit=1, width=1, what=f"{what} an error; gone when ERROR is cleared"),
+            ),
+        )
+    yield (
+        "TIMEOUT",
+        Access.RW,
+        _whole("cycles without any activity after which a busy machine is stopped; 0: never", reset=TIMEOUT_RESET),
+    )
+    yield (
+        "ERROR",
+        Access.W1C,
+        (
+            BitField(name="code", bit=0, width=8, what="of the first error; see below"),
+            BitField(name="channel", bit=8, width=8, what="that answered with the error"),
+            BitField(name="is_write", bit=16, width=1, what="it answered a write"),
+            BitField(name="valid", bit=31, width=1, what="there was an error; writing 1 clears the register"),
+        ),
+    )
+    yield (
+        "REJECT",
+        Access.RO,
+        (
+            BitField(name="reason", bit=0, width=8, what="why the last doorbell was refused; see below"),
+            BitField(
+                name="word", bit=8, width=8, what=f"of the descriptor, {NO_WORD} if the reason is in none of them"
+            ),
+        ),
+    )
+    yield (
+        "CHANNELS_STUCK",
+        Access.RO,
+        _whole("bit c: channel c has had TIMEOUT cycles to drain, and still has not", width=config.channels),
+    )
+
+
+def _report(config: Config) -> Iterator[tuple[str, Access, tuple[BitField, ...]]]:
+    """In words, in their order; a field does not cross a half-word unless it is wider."""
+    words: list[list[BitField]] = []
+    free = 0
+    for name, member in report_layout(config):
+        width = member.width
+        halves = -(-width // 16)
+        if halves > free:
+            words.append([])
+            free = 2
+        words[-1].append(BitField(name=str(name), bit=32 - 16 * free, width=width, what=_REPORT_FIELDS[str(name)]))
+        free -= halves
+    for number, fields in enumerate(words):
+        yield f"REPORT{number}", Access.RO, tuple(fields)
+
+
+_REPORT_FIELDS = {
+    "tag": "of the job",
+    "live_tokens": "tokens that took part",
+    "kept_tokens": "tokens that stay",
+    "live_heads": "bit h: head h took part",
+    "kept_heads": "bit h: head h stays",
+    "rows": "query rows of all heads, modulo 2**16",
+    "recomputed": "of these, computed again with their LSBs, modulo 2**16",
+    "output_saturated": "elements of the output that saturated",
+    "tokens_saturated": "tokens whose importance is saturated",
+    "heads_saturated": "bit h: the importance of head h is saturated",
+}
+
+_EVENTS = {
+    "cycles": "all cycles",
+    "busy": "cycles in which a job was running",
+    "stalled_memory": "cycles that waited for memory",
+    "stalled_topk": "cycles that waited for a top-k engine",
+    "qk_beats": "beats of the Q x K array",
+    "pv_beats": "beats of the prob x V array",
+    "query_sectors": "sectors of Q read",
+    "key_sectors": "sectors of K read, or of its MSB plane",
+    "lsb_sectors": "sectors of the K LSB plane read",
+    "value_sectors": "sectors of V read",
+    "other_sectors": "sectors of bitmaps and state read",
+    "output_sectors": "sectors written",
+    "rows": "rows of scores",
+    "recomputed": "rows computed again with their LSBs",
+    "topk_passes": "passes of the top-k engines",
+    "output_saturated": "elements of the output that saturated",
+}
+
+
+def _declare(config: Config) -> list[Register]:
+    declared: list[Register] = []
+
+    def add(group: str, offset: int, name: str, access: Access, fields: tuple[BitField, ...]) -> None:
+        declared.append(Register(name=name, offset=offset, access=access, group=group, fields=fields))
+
+    for number, (name, access, fields) in enumerate(_control(config)):
+        add(_CONTROL, _CONTROL_OFFSET + 4 * number, name, access, fields)
+    for number, (name, access, fields) in enumerate(_report(config)):
+        add(_REPORTS, _REPORT_OFFSET + 4 * number, name, access, fields)
+    pop = BitField(name="pop", bit=0, width=1, what="1: drop the oldest report; nothing happens if there is none")
+    add(_REPORTS, _CONFIGURATION_OFFSET - 4, "REPORT_POP", Access.WO, (pop,))
+    sizes = [field for field in dataclasses.fields(config) if field.name != "name"]
+    docs = _field_docs()
+    for number, field in enumerate(sizes):
+        value = getattr(config, field.name)
+        add(
+            _CONFIGURATION,
+            _CONFIGURATION_OFFSET + 4 * number,
+            field.name.upper(),
+            Access.RO,
+            _whole(docs[field.name], reset=value),
+        )
+    for number, name in enumerate(event_names(config)):
+        for half, text in enumerate(("LOW", "HIGH")):
+            what = f"{_EVENTS[name]}, bits {31 + 32 * half}:{32 * half}"
+            add(_COUNTERS, _COUNTER_OFFSET + 8 * number + 4 * half, f"{name.upper()}_{text}", Access.RO, _whole(what))
+    for channel in range(config.channels):
+        page = _whole(f"address of channel {channel}'s first byte, in units of 4 KiB", name="page", width=PAGE_BITS)
+        add(_BASES, _BASE_OFFSET + 4 * channel, f"BASE{channel}", Access.RW, page)
+    for word in range(JOB_WORDS):
+        add(
+            _DESCRIPTOR,
+            _DESCRIPTOR_OFFSET + 4 * word,
+            f"JOB{word}",
+            Access.RW,
+            tuple(
+                BitField(name=field.name, bit=field.bit, width=field.width, what=field.what)
+                for field in job_fields(config)
+                if field.word == word
+            ),
+        )
+    add(
+        _DESCRIPTOR,
+        _DOORBELL_OFFSET,
+        "DOORBELL",
+        Access.WO,
+        _whole(f"{DESCRIPTOR_VERSION}, the descriptor's version: check it, and queue it or set REJECT and give SLVERR"),
+    )
+    _check(declared)
+    return declared
+
+
+def _field_docs() -> dict[str, str]:
+    """What the parameters of a configuration mean, from where they are declared."""
+    (declaration,) = ast.parse(textwrap.dedent(inspect.getsource(Config))).body
+    assert isinstance(declaration, ast.ClassDef)
+    docs = {}
+    for field, text in itertools.pairwise(declaration.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+            assert isinstance(text.value, ast.Constant)
+            docs[field.target.id] = " ".join(str(text.value.value).rstrip(".").split())
+    return docs
+
+
+def _check(declared: list[Register]) -> None:
+    """That no two registers or fields lie on each other."""
+    assert len({register.name for register in declared}) == len(declared)
+    offsets = [register.offset for register in declared]
+    assert offsets == sorted(set(offsets))
+    assert offsets[-1] < 1 << ADDRESS_BITS
+    for register in declared:
+        assert register.offset % 4 == 0
+        assert all(field.bit + field.width <= 32 for field in register.fields)
+        assert register.mask == functools.reduce(operator.or_, (field.mask for field in register.fields), 0)
+
+
+# -- What is generated from it ----------------------------------------------------------------------------------------
+
+
+def markdown(config: Config) -> str:
+    """docs/registers.md."""
+    registers = RegisterMap(config)
+    lines = [
+        "# Registers",
+        "",
+        f"Of the configuration `{config.name}`; written by `python -m hw registers --config {config.name}` from "
+        "`hw/register_map.py`, where they are declared.",
+        "",
+        f"An AXI4-Lite slave of 32 data bits and {ADDRESS_BITS} address bits; the lowest two are ignored. "
+        "RO: read only. WO: write only, reads as zero. W1C: cleared by writing a one. Bits of no field read as zero. "
+        "Bytes without their write strobe keep their value; in WO and W1C registers they count as zero, and a write "
+        "without any strobe does nothing. A write to an RO register and any access to an offset that is not listed "
+        f"are answered with SLVERR. Map version {MAP_VERSION}, descriptor version {DESCRIPTOR_VERSION}.",
+    ]
+    for group, what in GROUPS.items():
+        lines += ["", f"## {group}", "", what, ""]
+        lines += ["| offset | register | access | reset | bits | field | |", "|---|---|---|---|---|---|---|"]
+        for run, last in _runs([register for register in registers.values() if register.group == group]):
+            if not run.fields:
+                names = run.name if last is run else f"{run.name} to {last.name}"
+                lines.append(f"| `{run.offset:#05x}` | {names} | {run.access.value} | 0 | | | reserved, must be zero |")
+            for field in run.fields:
+                start = f"`{run.offset:#05x}` | {run.name} | {run.access.value} | {_hex(run.reset)}"
+                lines.append(
+                    f"| {start if field is run.fields[0] else '| | |'} | {field.bits} | {field.name} | {field.what} |"
+                )
+    for title, codes, where in (
+        ("Errors", ErrorCode, "ERROR.code"),
+        ("Reasons to refuse a job", RejectReason, "REJECT.reason"),
+    ):
+        lines += ["", f"## {title}", ""]
+        if codes is RejectReason:
+            lines += ["Of several reasons the one with the lowest number is given, and of its words the lowest.", ""]
+        lines += [f"| {where} | | |", "|---|---|---|"]
+        lines += [f"| {code.value} | {code.name} | {code.what} |" for code in codes]
+    return "\n".join(lines) + "\n"
+
+
+def _runs(registers: list[Register]) -> Iterator[tuple[Register, Register]]:
+    """(first, last) of every run of registers without fields; any other register is a run of its own."""
+    for has_fields, run in itertools.groupby(registers, key=lambda register: bool(register.fields)):
+        together = list(run)
+        if has_fields:
+            yield from ((register, register) for register in together)
+        else:
+            yield together[0], together[-1]
+
+
+def _hex(value: int) -> str:
+    return f"`{value:#x}`" if value else "0"
+
+
+def _constants(config: Config) -> Iterator[tuple[str, int, str]]:
+    """(name, value, what) of everything that software needs to know."""
+    yield "MAP_VERSION", MAP_VERSION, "of VERSION.registers"
+    yield "DESCRIPTOR_VERSION", DESCRIPTOR_VERSION, "what DOORBELL is to be rung with"
+    for register in RegisterMap(config).values():
+        yield register.name, register.offset, f"{register.access.value}, offset in bytes"
+        if register.reset:
+            yield f"{register.name}_RESET", register.reset, "value after reset"
+        for field in register.fields:
+            if field.width < 32:
+                yield f"{register.name}_{field.name.upper()}_SHIFT", field.bit, field.what
+                yield f"{register.name}_{field.name.upper()}_MASK", field.mask, "in place"
+    for prefix, codes in (("ERROR", ErrorCode), ("REJECT", RejectReason)):
+        for code in codes:
+            yield f"{prefix}_IS_{code.name}", code.value, code.what
+
+
+def c_header(config: Config) -> str:
+    """spatten.h."""
+    lines = [
+        f"/* Registers of SpAtten, configuration {config.name}; written by `python -m hw verilog`. */",
+        "#ifndef SPATTEN_H",
+        "#define SPATTEN_H",
+        "",
+        *(f"#define SPATTEN_{name} {value:#x}u /* {what} */" for name, value, what in _constants(config)),
+        "",
+        "#endif",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def python_constants(config: Config) -> str:
+    """spatten.py: the constants of spatten.h, for software that does not import this package."""
+    lines = [
+        f'"""Registers of SpAtten, configuration {config.name}; written by `python -m hw verilog`."""',
+        "",
+        *(f"{name} = {value:#x}  # {what}" for name, value, what in _constants(config)),
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,150 @@
+"""The control front end, hw/registers.py, in Verilator, and in Icarus with X for every initial value."""
+
+from __future__ import annotations
+
+import dataclasses
+from random import Random
+from typing import Any
+
+import pytest
+
+from hw.config import PAPER, TINY, ULX3S, Config
+from hw.register_map import RejectReason
+from hw.registers import Registers
+from sim.build import lint
+from sim.cosim import cosimulate, seeds
+from sim.verilog import convert
+from tests import job_descriptors
+
+ODD = TINY.replace(
+    name="odd",
+    operand_bits=16,
+    tokens_max=32,
+    heads_max=3,
+    head_dim_max=128,
+    key_buffer_rows=256,
+    value_buffer_rows=256,
+    channels=8,
+    contexts=3,
+    sector_bits=32,
+)
+"""What `tiny` is not: contexts and heads that are no power of two, 16-bit operands, addresses without spare bits."""
+CONFIGS = {"tiny": TINY, "odd": ODD}
+TESTS = 39
+"""With one seed: some run once only."""
+WITHOUT_SEEDS = 1
+BESIDE_THE_DESCRIPTOR = {"NONE", "DRAINING", "FAILED", "QUEUE_FULL"}
+"""Reasons that other tests see."""
+
+
+def _reasons(config: Config) -> list[str]:
+    """Reasons that a descriptor of this configuration can meet, and that of the doorbell itself."""
+    absent = {
+        "ADDRESS": config.channels == 1,
+        "ADDRESS_RANGE": config.sector_bits == 32,
+        "CONTEXT": config.contexts & (config.contexts - 1) == 0,
+        "HEAD_DIM": config.head_dim_max == 128,
+    }
+    return [
+        reason.name
+        for reason in RejectReason
+        if reason.name not in BESIDE_THE_DESCRIPTOR and not absent.get(reason.name, False)
+    ]
+
+
+def _run(config: Config, *, count: int = 1, rounds: int = 40, deposit: bool = True) -> dict[str, Any]:
+    return {
+        "component": Registers(config=config),
+        "test_module": "tests.cocotb_registers",
+        "parameters": {
+            "config": dataclasses.asdict(config),
+            "seeds": seeds(count),
+            "rounds": rounds,
+            "reasons": _reasons(config),
+            "deposit": deposit,
+        },
+        "timeout_seconds": 900,
+    }
+
+
+def mutation_run() -> dict[str, Any]:
+    """The front end of the small configuration; a netlist of cells has no registers to put numbers into."""
+    return _run(TINY, rounds=8, deposit=False)
+
+
+@pytest.mark.parametrize("name", ["tiny", pytest.param("odd", marks=pytest.mark.slow)])
+def test_registers_in_verilator(name: str) -> None:
+    rounds = 20 if name == "tiny" else 40
+    assert len(cosimulate(**_run(CONFIGS[name], rounds=rounds))) == TESTS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_registers_in_icarus_without_initial_values(name: str) -> None:
+    run = _run(CONFIGS[name], rounds=12)
+    assert len(cosimulate(**run, simulator="icarus", strip_initial=True)) == TESTS
+
+
+@pytest.mark.slow
+def test_registers_of_one_channel() -> None:
+    assert len(cosimulate(**_run(ULX3S))) == TESTS
+
+
+@pytest.mark.slow
+def test_registers_with_more_seeds() -> None:
+    passed = cosimulate(**_run(TINY, count=4, rounds=60), strip_initial=True)
+    assert len(passed) == 4 * (TESTS - WITHOUT_SEEDS) + WITHOUT_SEEDS
+
+
+def test_every_reason_is_met_by_a_configuration() -> None:
+    met = {reason for config in CONFIGS.values() for reason in _reasons(config)}
+    assert met | BESIDE_THE_DESCRIPTOR == {reason.name for reason in RejectReason}
+    for config in CONFIGS.values():
+        spoilt = {reason.name for reason, _, _ in job_descriptors.spoilt(config, Random(1))}
+        assert spoilt == set(_reasons(config)) - {"VERSION"}
+
+
+@pytest.mark.parametrize("config", [*CONFIGS.values(), PAPER, ULX3S], ids=lambda config: config.name)
+def test_what_is_accepted_is_what_golden_runs(config: Config) -> None:
+    """The testbench's definition of a good descriptor against golden's, for descriptors with one or two odd fields."""
+    source = Random(7)
+    beside = {"head_mask", "kv_rows", "context", *job_descriptors.ADDRESSES}
+    fields = [field for field in job_descriptors.job_fields(config) if field.name not in beside]
+    counts = {True: 0, False: 0}
+    for _ in range(4000):
+        values = job_descriptors.random_job(config, source)
+        assert job_descriptors.golden_accepts(config, values)
+        for field in source.sample(fields, source.choice([1, 1, 2])):
+            values[field.name] = source.getrandbits(field.width)
+        numbers = (values["query_bits"], values["key_bits"], values["value_bits"])
+        load_and_clear = values["flags"] & 0x101 == 0x101
+        if values["mode"] == 3 or values["fetch"] == 3 or max(numbers) > 5 or load_and_clear:
+            continue
+        # What golden knows as the caller's bitmap, or the memory's layout, is made to fit.
+        values["head_mask"] = 1
+        values["kv_rows"] = max(values["kv_rows"], values["keys"])
+        accepted = job_descriptors.refusal(config, job_descriptors.pack(config, values)) is None
+        for name in job_descriptors.ADDRESSES:
+            values[name] = 0
+        accepted = job_descriptors.refusal(config, job_descriptors.pack(config, values)) is None
+        assert accepted == job_descriptors.golden_accepts(config, values), values
+        counts[accepted] += 1
+    assert min(counts.values()) > 300
+
+
+@pytest.mark.parametrize("config", [TINY, ODD, ULX3S, PAPER], ids=lambda config: config.name)
+def test_verilog_is_lint_clean(config: Config) -> None:
+    lint(convert(Registers(config=config)))
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "text"),
+    [
+        ("tiny", TypeError, "config must be a Config, not 'tiny'"),
+        (TINY.replace(channels=64), ValueError, "channels must be at most 32 for the registers, not 64"),
+    ],
+)
+def test_parameters_are_validated(config: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error) as caught:
+        Registers(config=config)
+    assert str(caught.value) == text
