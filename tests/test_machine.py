@@ -511,8 +511,8 @@ def test_hbm2_rows_are_opened_early(machine: Machine) -> None:
         start(machine, beats=1024, burst=8, mode=Mode.READ)
         return finish(machine)
 
-    # 1,024 sectors are 16 rows of 64, in as many banks. The first four are activated tRRD_S = 4 apart: the fourth sector
-    # comes 12 cycles after the first, not 3.
+    # 1,024 sectors are 16 rows of 64, in as many banks. The first four are activated tRRD_S = 4 apart: the fourth
+    # sector comes 12 cycles after the first, not 3.
     assert 1024 + 40 + 9 <= cycles(Hbm2Timings(trefi=0)) <= 1024 + 40 + 9 + 3
     assert machine.statistics(clear=True)[0].activations == 16
     # Without it every row waits for its activation, tRCD = 14.
