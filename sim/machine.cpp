@@ -226,7 +226,12 @@ public:
         const bool reads = phase_ == Phase::kRead;
         if (write_held_ && !*pins_.bvalid) throw Violation("registers B: BVALID fell before BREADY");
         if (read_held_ && !*pins_.rvalid) throw Violation("registers R: RVALID fell before RREADY");
-        if (read_held_ && *pins_.rdata != held_data_) throw Violation("registers R: RDATA changed before RREADY");
+        if (write_held_ && *pins_.bresp != held_response_) {
+            throw Violation("registers B: BRESP changed before BREADY");
+        }
+        if (read_held_ && (*pins_.rdata != held_data_ || *pins_.rresp != held_response_)) {
+            throw Violation("registers R: RDATA or RRESP changed before RREADY");
+        }
         if (*pins_.bvalid && (!writes || address_open_ || data_open_)) {
             throw Violation("registers B: BVALID is high without a write that was taken");
         }
@@ -236,6 +241,7 @@ public:
         write_held_ = *pins_.bvalid && !*pins_.bready;
         read_held_ = *pins_.rvalid && !*pins_.rready;
         held_data_ = *pins_.rdata;
+        held_response_ = writes ? *pins_.bresp : *pins_.rresp;
         if (*pins_.awvalid && *pins_.awready) address_open_ = false, taken_address_ = true;
         if (*pins_.wvalid && *pins_.wready) data_open_ = false, taken_data_ = true;
         if (*pins_.arvalid && *pins_.arready) address_open_ = false, taken_address_ = true;
@@ -272,6 +278,7 @@ private:
     bool write_held_ = false;
     bool read_held_ = false;
     std::uint32_t held_data_ = 0;
+    std::uint8_t held_response_ = 0;
     std::uint8_t response_ = 0;
 };
 
@@ -279,12 +286,12 @@ private:
 
 class Machine {
 public:
-    explicit Machine(const char* wave) : top_(std::make_unique<machine::Top>(&context_)), bus_(machine::register_pins(*top_)) {
+    Machine(const char* wave, int seed) : top_(power_up(context_, seed)), bus_(machine::register_pins(*top_)) {
         const auto pins = machine::channel_pins(*top_);
         channels_.reserve(kChannels);
         for (unsigned c = 0; c < kChannels; ++c) channels_.emplace_back(c, pins[c], outside_);
 #if VM_TRACE
-        if (wave != nullptr) {
+        if (*wave != 0) {
             context_.traceEverOn(true);
             wave_ = std::make_unique<VerilatedVcdC>();
             top_->trace(wave_.get(), 99);
@@ -330,6 +337,13 @@ public:
     }
 
 private:
+    // With a seed, what has no initial value starts at random.
+    static std::unique_ptr<machine::Top> power_up(VerilatedContext& context, int seed) {
+        context.randReset(seed == 0 ? 0 : 2);
+        context.randSeed(seed);
+        return std::make_unique<machine::Top>(&context);
+    }
+
     static Status answer(Status status, const std::string& text, Output& output) {
         output.clear();
         output.text(text);
@@ -437,7 +451,7 @@ private:
         top_->clk = clock;
         top_->eval();
 #if VM_TRACE
-        if (wave_) wave_->dump(cycle_ * 10 + clock * 5);
+        if (wave_) wave_->dump(cycle_ * 1000 + clock * 500);  // in ps: the clock is 1 GHz
 #endif
         if (!stop_message.empty()) throw Stopped(std::exchange(stop_message, {}));
     }
@@ -646,8 +660,8 @@ private:
 #endif
 };
 
-int serve(int input, int output, const char* wave) {
-    Machine machine(wave);
+int serve(int input, int output, const char* wave, int seed) {
+    Machine machine(wave, seed);
     std::vector<std::uint8_t> request;
     Output result;
     std::uint32_t length = 0;
@@ -670,13 +684,14 @@ int serve(int input, int output, const char* wave) {
 
 }  // namespace
 
+// Arguments: the waveform's file or nothing, and a seed or 0.
 int main(int count, char** arguments) {
     // What the circuit prints must not mix with the answers.
     const int output = ::dup(STDOUT_FILENO);
     if (output < 0 || ::dup2(STDERR_FILENO, STDOUT_FILENO) < 0) return 2;
     std::setvbuf(stdout, nullptr, _IOLBF, 0);
     try {
-        return serve(STDIN_FILENO, output, count > 1 ? arguments[1] : nullptr);
+        return serve(STDIN_FILENO, output, count > 1 ? arguments[1] : "", count > 2 ? std::atoi(arguments[2]) : 0);
     } catch (const std::exception& error) {
         std::fprintf(stderr, "%s\n", error.what());
         return 2;

@@ -37,7 +37,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from hw.config import Config
 from sim.build import CACHE, SimulatorError, digest, environment, lock, publish, require_tools, tail, toolchain
 from sim.build import work_folder as make_work_folder
-from sim.verilog import stop_at_assertions
+from sim.verilog import stop_at_assertions, strip_initial_values
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -255,6 +255,9 @@ class Machine:
         g++'s level for the circuit, 1 to 3: compile time against speed.
     threads : int
         Threads that simulate the circuit.
+    random_start : int or None
+        Start every register and writable memory word at random, by this seed, not with its initial value; takes another
+        build. A circuit that works then does not rely on power-up values.
     answer_seconds : float
         Real time after which a machine without an answer is stopped.
     register_cycles : int
@@ -278,6 +281,7 @@ class Machine:
         waves: Path | None = None,
         optimize: int = 2,
         threads: int = 1,
+        random_start: int | None = None,
         answer_seconds: float = 60,
         register_cycles: int = 10_000,
         progress: bool | None = None,
@@ -285,6 +289,9 @@ class Machine:
         if answer_seconds <= 0:
             raise ValueError(f"answer_seconds must be above 0, not {answer_seconds!r}")
         _check("register_cycles", register_cycles, 1, 0xFFFF_FFFF)
+        if random_start is not None:
+            _check("random_start", random_start, 1, (1 << 31) - 1)
+            verilog = strip_initial_values(verilog)
         program = compile_machine(
             verilog, config, top=top, waves=waves is not None, optimize=optimize, threads=threads, progress=progress
         )
@@ -293,10 +300,9 @@ class Machine:
         self._register_cycles = register_cycles
         # Lives as long as the machine; `_end` closes it.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        command = [str(program)]
         if waves is not None:
             waves.parent.mkdir(parents=True, exist_ok=True)
-            command.append(str(waves.resolve()))
+        command = [str(program), "" if waves is None else str(waves.resolve()), str(random_start or 0)]
         # In a session of its own: Ctrl-C is this process's to handle. It ends with its standard input in any case.
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, start_new_session=True, bufsize=0
@@ -761,7 +767,7 @@ def ports_header(config: Config) -> str:
 
 
 _VERILATOR_ARGUMENTS = (
-    "--cc", "--exe", "--prefix", "Vtop", "-Mdir", "compiled", "-O3", "--x-assign", "fast", "--x-initial", "fast",
+    "--cc", "--exe", "--prefix", "Vtop", "-Mdir", "compiled", "-O3", "--x-assign", "fast", "--x-initial", "unique",
     "--no-timing", "-Wno-fatal", "--output-split", "20000", "--output-split-cfuncs", "5000",
 )  # fmt: skip
 _CXX_FLAGS = "-std=c++17 -Wall -DVL_USER_STOP -DVL_USER_FINISH -DVL_USER_FATAL"

@@ -42,6 +42,10 @@ class Register(IntEnum):
     READ_ERRORS = 0x30
     """Beats of all channels with an error response; the same for bursts written."""
     WRITE_ERRORS = 0x34
+    NOT_RESET = 0x38
+    """What it was at power-up."""
+    BREAK_RESET = 0x3C
+    """Having been written last, lets ARVALID be high in reset."""
     SLVERR = 0x100
     DECERR = 0x200
     SILENT = 0x300
@@ -70,10 +74,10 @@ class Fault(IntEnum):
     SIZE = 8
     FIXED_BURST = 9
     ANSWER_UNASKED = 10
-    VALID_IN_RESET = 11
-    """For ever: no reset clears it."""
-    ASSERTION = 12
-    REGISTER_VALID_FALLS = 13
+    ASSERTION = 11
+    REGISTER_VALID_FALLS = 12
+    REGISTER_DATA_CHANGES = 13
+    REGISTER_RESPONSE_CHANGES = 14
 
 
 def signature(config: Config) -> dict[str, Any]:
@@ -118,14 +122,16 @@ class StandIn(wiring.Component):
         done = Signal()
         busy = Signal(32)
         fault = written[Register.FAULT]
-        # The rule about reset can only be broken by what a reset does not change.
-        broken = Signal(reset_less=True)
-        with m.If(fault == Fault.VALID_IN_RESET):
-            m.d.sync += broken.eq(1)
+        # The rule about reset can only be broken by what a reset does not change: here the address last written to.
+        broken = Signal()
+        m.d.comb += broken.eq(self.s_axi_awaddr == Register.BREAK_RESET)
         readable = dict(written)
         for register in (Register.READ_LATENCY, Register.WRITE_LATENCY):
             readable[register] = Signal(32, name=register.name.lower())
         read_errors, write_errors = Signal(32), Signal(32)
+        not_reset = Signal(32, reset_less=True)
+        m.d.sync += not_reset.eq(not_reset)
+        readable[Register.NOT_RESET] = not_reset
         readable |= {Register.BUSY: busy, Register.READ_ERRORS: read_errors, Register.WRITE_ERRORS: write_errors}
         engines = []
         for channel in range(self._config.channels):
@@ -152,10 +158,17 @@ class StandIn(wiring.Component):
     def _registers(self, m: Module, written: dict, readable: dict, start: Signal, done: Signal, fault: Signal) -> None:
         # A write is taken when both halves are there, and answered in the next cycle.
         take_write = self.s_axi_awvalid & self.s_axi_wvalid & ~self.s_axi_bvalid & (self.s_axi_awaddr < 0x300)
-        stalled = Signal()
+        stalled, b_stalled = Signal(), Signal()
         b_valid, r_valid = Signal(), Signal()
-        m.d.sync += stalled.eq(self.s_axi_rvalid & ~self.s_axi_rready)
+        data = Signal(32)
+        b_response = Signal(2)
+        m.d.sync += [
+            stalled.eq(self.s_axi_rvalid & ~self.s_axi_rready),
+            b_stalled.eq(self.s_axi_bvalid & ~self.s_axi_bready),
+        ]
         m.d.comb += [
+            self.s_axi_rdata.eq(data ^ (stalled & (fault == Fault.REGISTER_DATA_CHANGES))),
+            self.s_axi_bresp.eq(b_response ^ (b_stalled & (fault == Fault.REGISTER_RESPONSE_CHANGES))),
             self.s_axi_awready.eq(take_write),
             self.s_axi_wready.eq(take_write),
             self.s_axi_arready.eq(~self.s_axi_rvalid & (self.s_axi_araddr < 0x300)),
@@ -170,7 +183,7 @@ class StandIn(wiring.Component):
         with m.If(b_valid & self.s_axi_bready):
             m.d.sync += b_valid.eq(0)
         with m.If(take_write):
-            m.d.sync += [b_valid.eq(1), self.s_axi_bresp.eq(response(self.s_axi_awaddr))]
+            m.d.sync += [b_valid.eq(1), b_response.eq(response(self.s_axi_awaddr))]
             with m.Switch(self.s_axi_awaddr):
                 for register, signal in written.items():
                     with m.Case(register):
@@ -183,15 +196,15 @@ class StandIn(wiring.Component):
         with m.If(r_valid & self.s_axi_rready):
             m.d.sync += r_valid.eq(0)
         with m.If(self.s_axi_arvalid & self.s_axi_arready):
-            m.d.sync += [r_valid.eq(1), self.s_axi_rresp.eq(response(self.s_axi_araddr)), self.s_axi_rdata.eq(0)]
+            m.d.sync += [r_valid.eq(1), self.s_axi_rresp.eq(response(self.s_axi_araddr)), data.eq(0)]
             with m.Switch(self.s_axi_araddr):
                 for register, signal in readable.items():
                     with m.Case(register):
-                        m.d.sync += self.s_axi_rdata.eq(signal)
+                        m.d.sync += data.eq(signal)
                 with m.Case(Register.IDENTITY):
-                    m.d.sync += self.s_axi_rdata.eq(IDENTITY)
+                    m.d.sync += data.eq(IDENTITY)
                 with m.Case(Register.START):
-                    m.d.sync += self.s_axi_rdata.eq(done)
+                    m.d.sync += data.eq(done)
 
 
 class _Engine(wiring.Component):
