@@ -65,22 +65,22 @@ def build(verilog: str, *, simulator: str, top: str = "top", build_args: Sequenc
     if simulator == "icarus":
         verilog = schedule_at_time_0(verilog)
     waves = waves_wanted()
-    toolchain = _toolchain(simulator)
+    tools = toolchain(simulator)
     arguments = ["-Wno-fatal", "--no-timing", "--x-initial", "unique"] if simulator == "verilator" else []
     arguments += build_args
-    key = _digest(verilog, top, toolchain, arguments, waves, _MAKE_VARIABLES)
+    key = digest(verilog, top, tools, arguments, waves, _MAKE_VARIABLES)
     done = Build(folder=CACHE / key, simulator=simulator, top=top, waves=waves)
     if done.folder.is_dir():
         return done
     # Verilator's run time is most of the work of a small build and the same in all of them.
-    runtime = CACHE / f"runtime-{_digest(toolchain, arguments, waves)}" if simulator == "verilator" else None
+    runtime = CACHE / f"runtime-{digest(tools, arguments, waves)}" if simulator == "verilator" else None
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_lock(key))
+        stack.enter_context(lock(key))
         if done.folder.is_dir():
             return done
         if runtime is not None and not runtime.is_dir():
-            stack.enter_context(_lock(runtime.name))
-        work = stack.enter_context(_work_folder())
+            stack.enter_context(lock(runtime.name))
+        work = stack.enter_context(work_folder())
         source = work / f"{top}.v"
         source.write_text(verilog, encoding="utf-8")
         compiled = work / "compiled"
@@ -112,8 +112,8 @@ def build(verilog: str, *, simulator: str, top: str = "top", build_args: Sequenc
                     (compiled / f"{name}.o").rename(objects / f"{name}.o")
                     # Verilator's makefile compiles what is older than itself; the hash says when they are out of date.
                     os.utime(objects / f"{name}.o", (_FAR_FUTURE, _FAR_FUTURE))
-            _publish(objects, runtime)
-        _publish(finished, done.folder)
+            publish(objects, runtime)
+        publish(finished, done.folder)
     return done
 
 
@@ -183,7 +183,7 @@ def _verilator_package() -> Path:
 
 
 @functools.cache
-def _toolchain(simulator: str) -> dict[str, str]:
+def toolchain(simulator: str) -> dict[str, str]:
     """What a build depends on besides its input. Verilator's `--version` prints no number; its package has one."""
     import cocotb_tools.config
 
@@ -247,12 +247,12 @@ def tail(log: Path, lines: int = 40) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
-def _digest(*parts: Any) -> str:
+def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
 @contextlib.contextmanager
-def _lock(name: str) -> Iterator[None]:
+def lock(name: str) -> Iterator[None]:
     """Hold the lock file `name`; the system releases it even if this process dies."""
     folder = CACHE / "locks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -262,14 +262,14 @@ def _lock(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _work_folder() -> Iterator[Path]:
+def work_folder() -> Iterator[Path]:
     """A temporary folder on the same file system as the cache, so that what is finished in it can be renamed there."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="work-") as folder:
         yield Path(folder)
 
 
-def _publish(folder: Path, place: Path) -> None:
+def publish(folder: Path, place: Path) -> None:
     """Rename `folder` to `place`, unless another process was first."""
     try:
         folder.rename(place)
