@@ -584,7 +584,7 @@ def test_hbm2_writes(machine: Machine) -> None:
 def test_sixteen_bits(tmp_path: Path) -> None:
     config = ULX3S
     waves = tmp_path / "deep" / "machine.vcd"
-    with Machine(convert(StandIn(config), name="spatten"), config, waves=waves, optimize=1) as machine:
+    with Machine(convert(StandIn(config), name="spatten"), config, waves=waves) as machine:
         for model in ("ideal", "hbm2"):
             machine.set_memory(model)
             data = random.Random(4).randbytes(512)
