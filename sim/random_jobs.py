@@ -19,22 +19,8 @@ from golden.attention import Addresses, Bitmaps, Job, KeyFetch, Mode, Result, be
 from golden.cascade import Context
 from golden.memory import Memory, Plane
 from golden.quantize import ScoreScale
-from hw.config import HEAD_DIMS, LSB_BITS, MULTIPLIER_FRACTION, SECTOR_BYTES, Config
-from hw.job import Fetch as FetchCode
-from hw.job import Flag
-from hw.job import Mode as ModeCode
-from hw.row_format import CODE_BITS
-
-MODES = {
-    Mode.SUMMARIZATION: ModeCode.SUMMARIZATION,
-    Mode.CAUSAL: ModeCode.CAUSAL,
-    Mode.GENERATION: ModeCode.GENERATION,
-}
-FETCHES = {
-    KeyFetch.STATIC: FetchCode.STATIC,
-    KeyFetch.JOINED: FetchCode.JOINED,
-    KeyFetch.PROGRESSIVE: FetchCode.PROGRESSIVE,
-}
+from host.driver import descriptor
+from hw.config import LSB_BITS, MULTIPLIER_FRACTION, SECTOR_BYTES, Config
 
 
 @dataclass(kw_only=True)
@@ -48,58 +34,8 @@ class Task:
     heads: BoolArray
     result: Result
     report: dict[str, int]
-    fields: dict[str, Any] = field(repr=False)
-    """The descriptor, by the names of `hw.job.job_fields`; `scales` are a list."""
-
-
-def descriptor(config: Config, job: Job, at: Addresses, *, tag: int, context: int, heads: BoolArray) -> dict[str, Any]:
-    """A job as the fields of its descriptor."""
-    split = job.key_fetch is not KeyFetch.STATIC
-    flags = {
-        Flag.CLEAR: job.clear,
-        Flag.RESTART: job.restart,
-        Flag.ACCUMULATE: job.accumulate,
-        Flag.PRUNE_TOKENS: job.keep_tokens is not None,
-        Flag.PRUNE_HEADS: job.keep_heads is not None,
-        Flag.PRUNE_VALUES: job.keep_values is not None,
-        Flag.HAS_KV: at.has_kv is not None,
-        Flag.PINNED: at.pinned is not None,
-    }
-    scales = [{"mantissa": scale.mantissa, "shift": scale.shift} for scale in job.score_scales]
-    scales += [{"mantissa": 0, "shift": 0}] * (config.heads_max - job.heads)
-    return {
-        "tag": tag,
-        "mode": int(MODES[job.mode]),
-        "fetch": int(FETCHES[job.key_fetch]),
-        "context": context,
-        "flags": sum(1 << flag for flag, is_set in flags.items() if is_set),
-        "age_shift": job.age_shift,
-        "head_dim": HEAD_DIMS.index(job.head_dim),
-        "query_bits": CODE_BITS.index(job.query_bits),
-        "key_bits": CODE_BITS.index(job.key_bits - LSB_BITS if split else job.key_bits),
-        "value_bits": CODE_BITS.index(job.value_bits),
-        "heads": job.heads,
-        "head_mask": sum(1 << int(h) for h in np.flatnonzero(heads)),
-        "keys": job.keys,
-        "kv_rows": job.keys if at.kv_rows is None else at.kv_rows,
-        "valid_length": job.keys if job.valid_length is None else job.valid_length,
-        "queries": job.queries,
-        "query_offset": job.query_offset,
-        "keep_tokens": job.keep_tokens or 0,
-        "keep_values": job.keep_values or 0,
-        "keep_heads": job.keep_heads or 0,
-        "multiplier": job.importance_multiplier,
-        "flat_limit": job.flat_limit,
-        "query": at.query,
-        "key": at.key_msb,
-        "key_lsb": at.key_lsb or 0,
-        "value": at.value,
-        "output": at.output,
-        "has_kv": at.has_kv or 0,
-        "pinned": at.pinned or 0,
-        "state": 0,
-        "scales": scales,
-    }
+    fields: dict[str, int] = field(repr=False)
+    """The descriptor, by the names of `hw.job.job_fields`."""
 
 
 def report(config: Config, result: Result, tag: int, lost_tokens: int, lost_heads: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The machine: every unit of the datapath, joined (SpAtten Fig. 8), between a queue of jobs and the memory channels."""
+"""The core: every unit of the datapath, joined (SpAtten Fig. 8), between a queue of jobs and the memory channels."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from hw.token_importance import TokenImportance
 from hw.topk import TopK
 from hw.values import ValueReader
 
-__all__ = ["Machine", "Widen", "check_machine"]
+__all__ = ["Core", "Widen", "check_core"]
 
 OUTSTANDING = 128
 """Sectors that a channel may have asked for and not yet got."""
 
 
-def check_machine(config: Config) -> None:
+def check_core(config: Config) -> None:
     """Raise `ConfigError` for a configuration whose units work alone but do not fit together."""
     if config.pv_multipliers != config.qk_multipliers:
         raise ConfigError(
@@ -114,7 +114,7 @@ class Widen(wiring.Component):
         return m
 
 
-class Machine(wiring.Component):
+class Core(wiring.Component):
     """Runs attention layers: jobs in, reports out, sectors from and to the memory channels.
 
     docs/architecture.md follows a query through it. All that is here is wiring, and the little that stands between two
@@ -136,7 +136,7 @@ class Machine(wiring.Component):
     """
 
     def __init__(self, *, config: Config) -> None:
-        check_machine(config)
+        check_core(config)
         self.config = config
         channels = config.channels
         super().__init__(

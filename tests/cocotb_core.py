@@ -102,6 +102,14 @@ class Acknowledge:
         pass
 
 
+def queued(config: Config, fields: dict[str, int]) -> dict[str, Any]:
+    """A descriptor's fields as the job queue holds them."""
+    scales = [
+        {"mantissa": fields[f"mantissa{head}"], "shift": fields[f"shift{head}"]} for head in range(config.heads_max)
+    ]
+    return {**fields, "scales": scales}
+
+
 async def run_campaign(dut: Any, *, seed: int, jobs: int, stall: float, latency: int, wanted: dict[str, Any]) -> None:
     config = Config(**parameters()["config"])
     bench = Bench(dut, seed=seed, max_cycles=2_000_000)
@@ -116,7 +124,7 @@ async def run_campaign(dut: Any, *, seed: int, jobs: int, stall: float, latency:
     source = StreamDriver(bench, "i_job", job_layout(config), idle=0.3 if stall else 0.0)
     sink = StreamMonitor(bench, "o_report", report_layout(config), stall=stall)
     await bench.reset()
-    source.send([task.fields for task in tasks])
+    source.send([queued(config, task.fields) for task in tasks])
     sink.expect([task.report for task in tasks])
     try:
         await bench.drain(limit=parameters().get("limit", 20_000))

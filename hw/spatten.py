@@ -1,0 +1,126 @@
+"""The accelerator: the module that `make verilog` emits, ready to be dropped into a design."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, ClockDomain, DomainRenamer, Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.axi import axi4
+from hw.axi_lite import AxiLite
+from hw.axi_reader import AxiReader
+from hw.axi_writer import AxiWriter
+from hw.config import Config
+from hw.core import Core
+from hw.register_map import ADDRESS_BITS, ErrorCode
+from hw.registers import Registers
+
+__all__ = ["AXI_ADDRESS_BITS", "Spatten", "channel_prefix"]
+
+AXI_ADDRESS_BITS = 40
+"""Width of a byte address of a memory channel."""
+
+
+def channel_prefix(channel: int) -> str:
+    """Of the ports of a memory channel."""
+    return f"m{channel:02d}_axi"
+
+
+class Spatten(wiring.Component):
+    """The whole accelerator: registers and job queue behind AXI4-Lite, the core, and an AXI4 master for each channel.
+
+    Parameters
+    ----------
+    config : Config
+        Raises `ConfigError` if its units do not fit together (`hw.core.check_core`).
+
+    Ports
+    -----
+    clk, rst : in; one clock for everything, and a synchronous reset, active high
+    irq : out, level, active high: an enabled interrupt is pending
+    s_axi_* : AXI4-Lite slave, 32 bits, 4 KiB: docs/registers.md
+    m00_axi_*, m01_axi_*, ... : AXI4 masters, one for each memory channel, `channel_bits` wide, with addresses that are
+        local to the channel: docs/integration.md
+
+    A failure, or a soft reset, resets the core at once, while the channels finish what they began: `Registers`.
+
+    Source: SpAtten (HPCA 2021) Fig. 8.
+    """
+
+    def __init__(self, *, config: Config) -> None:
+        self.config = config
+        self._core = Core(config=config)
+        self._registers = Registers(config=config)
+        self._bus = AxiLite(address_bits=ADDRESS_BITS)
+        self._memory = axi4(AXI_ADDRESS_BITS, config.channel_bits)
+        ports: dict[str, Any] = {"clk": In(1), "rst": In(1), "irq": Out(1)}
+        for name, member in self._bus.members.items():
+            # The bus is declared as its master sees it.
+            flow = In if member.flow == Out else Out
+            ports[f"s_axi_{name}"] = flow(member.shape)
+        for channel in range(config.channels):
+            for name, member in self._memory.members.items():
+                ports[f"{channel_prefix(channel)}_{name}"] = member
+        super().__init__(ports)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        # One clock. What a failure resets has a reset of its own.
+        everything = ClockDomain("sync")
+        core_domain = ClockDomain("core")
+        everything.clk, everything.rst = self.clk, self.rst
+        core_domain.clk = self.clk
+        m.domains += [everything, core_domain]
+        m.submodules.registers = registers = self._registers
+        core = self._core
+        m.submodules.core = DomainRenamer({"sync": "core"})(core)
+        m.d.comb += [core_domain.rst.eq(self.rst | registers.core_reset), self.irq.eq(registers.irq)]
+        for name, member in self._bus.members.items():
+            port, own = getattr(self, f"s_axi_{name}"), getattr(registers.s_axi, name)
+            m.d.comb += own.eq(port) if member.flow == Out else port.eq(own)
+        wiring.connect(m, registers.o_job, core.i_job)
+        wiring.connect(m, core.o_report, registers.i_report)
+
+        activities, idle, errors = [core.activity], [], []
+        for channel in range(config.channels):
+            sizes = {
+                "address_bits": AXI_ADDRESS_BITS,
+                "local_bits": config.local_sector_bits,
+                "channel_bits": config.channel_bits,
+            }
+            m.submodules[f"reader{channel}"] = reader = AxiReader(**sizes)
+            m.submodules[f"writer{channel}"] = writer = AxiWriter(**sizes)
+            for unit in (reader, writer):
+                m.d.comb += [unit.base.eq(registers.base[channel]), unit.stop.eq(registers.stop)]
+                activities.append(unit.activity)
+                for name, member in unit.axi.signature.members.items():
+                    port, own = getattr(self, f"{channel_prefix(channel)}_{name}"), getattr(unit.axi, name)
+                    m.d.comb += port.eq(own) if member.flow == Out else own.eq(port)
+            wiring.connect(m, core.o_address[channel], reader.i)
+            wiring.connect(m, reader.o, core.i_data[channel])
+            wiring.connect(m, core.o_write[channel], writer.i)
+            m.d.comb += core.acknowledged[channel].eq(writer.acknowledged)
+            idle.append(reader.idle & writer.idle)
+            errors += [(channel, 0, reader.error), (channel, 1, writer.error)]
+
+        error = registers.channel_error
+        m.d.comb += error.valid.eq(Cat(one.valid for _, _, one in errors).any())
+        for channel, is_write, one in reversed(errors):
+            with m.If(one.valid):
+                m.d.comb += [
+                    error.channel.eq(channel),
+                    error.is_write.eq(is_write),
+                    error.is_decode.eq(one.is_decode),
+                ]
+        m.d.comb += [
+            registers.channels_idle.eq(Cat(idle)),
+            registers.core_error.valid.eq(core.nothing_live),
+            registers.core_error.code.eq(ErrorCode.NOTHING_LIVE),
+            registers.busy.eq(core.busy),
+            registers.activity.eq(Cat(activities).any()),
+            registers.i_events.eq(core.events),
+        ]
+        return m
