@@ -294,20 +294,22 @@ class JobControl(wiring.Component):
                 ),
             ]
 
-        # Score scales, one a cycle; they are in place long before the first row needs them.
-        scale_head = Signal(range(config.heads_max + 1), init=config.heads_max)
-        scales = [job.scales[h] for h in range(config.heads_max)]
-        scale = Signal(scales[0].shape(), name="scale_now")
+        # Score scales of the live heads, one a cycle: each is in place when the rows of its head are looked at.
+        scales_left = Signal(config.heads_max)
+        scale_head = Signal(max(1, ceil_log2(config.heads_max)))
+        for head in reversed(range(config.heads_max)):
+            with m.If(scales_left[head]):
+                m.d.comb += scale_head.eq(head)
+        scale = Signal(job.scales[0].shape(), name="scale_now")
         m.d.comb += [
-            Value.cast(scale).eq(select([Value.cast(s) for s in scales], scale_head)),
-            self.scale.enable.eq(scale_head != config.heads_max),
+            Value.cast(scale).eq(select([Value.cast(job.scales[h]) for h in range(config.heads_max)], scale_head)),
+            self.scale.enable.eq(scales_left.any()),
             self.scale.slot.eq(slot),
             self.scale.head.eq(scale_head),
             self.scale.mantissa.eq(scale.mantissa),
             self.scale.shift.eq(scale.shift),
         ]
-        with m.If(self.scale.enable):
-            m.d.sync += scale_head.eq(scale_head + 1)
+        m.d.sync += scales_left.eq(scales_left & (scales_left - 1))
 
         live, pinned_live = self.i_gathered.payload.live, self.i_gathered.payload.pinned
         dense_rows = Mux(rest < job.queries, rest, job.queries)
@@ -325,7 +327,7 @@ class JobControl(wiring.Component):
                 m.next = "SHAPE"
             with m.State("SHAPE"):
                 m.d.comb += self._begins.eq(1)
-                m.d.sync += [scale_head.eq(0), order.eq(order + heads_count), wants_pinned.eq(0)]
+                m.d.sync += [scales_left.eq(live_heads), order.eq(order + heads_count), wants_pinned.eq(0)]
                 m.d.sync += [line.eq(0), live_row.eq(0), before.eq(0), within.eq(0), known_rows.eq(dense_rows)]
                 m.d.sync += [self._context_busy.bit_select(job.context, 1).eq(1)]
                 names = [name for name in self.slot.members if name in job_layout(config).members]
@@ -396,7 +398,7 @@ class JobControl(wiring.Component):
                 m.d.comb += self.o_lines.valid.eq(line != lines)
                 with m.If(self.o_lines.valid & self.o_lines.ready):
                     m.d.sync += [line.eq(line + 1), has_kv.eq(has_kv >> lanes), pinned.eq(pinned >> lanes)]
-                with m.If(self.i_gathered.valid & listed & (scale_head == config.heads_max)):
+                with m.If(self.i_gathered.valid & listed & ~scales_left.any()):
                     m.next = "GATHERED"
             with m.State("GATHERED"):
                 m.d.comb += self.i_gathered.ready.eq(1)

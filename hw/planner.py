@@ -284,16 +284,19 @@ class Planner(wiring.Component):
         grant = table.o
         walks = Signal(name="query_walks")
         fetch = issue.i.payload.fetch
+        # Bitmaps go first, since a job cannot start without them; but what has been asked for is asked for until granted.
+        asks_members, walk_waits = Signal(), Signal(name="query_walk_waits")
         m.d.comb += [
-            # Bitmaps go first: a job cannot start without them.
-            table.i.valid.eq(self.i_members.valid | walks),
+            asks_members.eq(self.i_members.valid & ~walk_waits),
+            table.i.valid.eq(asks_members | walks),
             request.uses.eq(1),
-            request.size.eq(Mux(self.i_members.valid, self.i_members.payload.sectors, product(form.sectors, count))),
-            self.i_members.ready.eq(table.i.ready),
+            request.size.eq(Mux(asks_members, self.i_members.payload.sectors, product(form.sectors, count))),
+            self.i_members.ready.eq(table.i.ready & asks_members),
         ]
+        m.d.sync += walk_waits.eq(walks & ~asks_members & ~table.i.ready)
         asked = Signal(self.i_members.payload.shape(), name="asked_members", reset_less=True)
         with m.If(table.i.valid & table.i.ready):
-            m.d.sync += [members.eq(self.i_members.valid), asked.eq(self.i_members.payload)]
+            m.d.sync += [members.eq(asks_members), asked.eq(self.i_members.payload)]
         issued = issue.i.payload
         m.d.comb += [
             issue.i.valid.eq(grant.valid & Mux(members, self.o_members.ready, self.o_query.ready)),
@@ -338,7 +341,7 @@ class Planner(wiring.Component):
                 m.next = "ASK"
             with m.State("ASK"):
                 m.d.comb += walks.eq(1)
-                with m.If(table.i.ready & ~self.i_members.valid):
+                with m.If(table.i.ready & ~asks_members):
                     m.next = "WAIT"
             with m.State("WAIT"), m.If(grant.valid & grant.ready & ~members):
                 m.d.sync += [rank.eq(rank + count), left.eq(left - count)]
@@ -496,6 +499,7 @@ class Planner(wiring.Component):
         m.d.sync += kept_count.eq(Mux(kept_job.keep_values < kept_job.live, kept_job.keep_values, kept_job.live))
         blocks_left = [Signal(range(config.heads_max + 1), name=f"blocks_left{n}") for n in range(self.jobs)]
         asks, asks_kept, is_kept = Signal(), Signal(), Signal()
+        walk_waits = Signal(name="value_walk_waits")
         size = Mux(
             asks_kept,
             self._size(m, kept_count, kept_form.stride, "kept"),
@@ -548,6 +552,7 @@ class Planner(wiring.Component):
                 m.next = "ASK"
             with m.State("ASK"):
                 m.d.comb += asks.eq(~asks_kept)
+                m.d.sync += walk_waits.eq(~asks_kept & ~table.i.ready)
                 with m.If(table.i.ready & ~asks_kept):
                     m.next = "WAIT"
             with m.State("WAIT"), m.If(grants & ~is_kept):
@@ -589,8 +594,8 @@ class Planner(wiring.Component):
             with m.State("ADDRESS"):
                 m.next = "ASK"
             with m.State("ASK"):
-                m.d.comb += asks_kept.eq(1)
-                with m.If(table.i.ready):
+                m.d.comb += asks_kept.eq(~walk_waits)
+                with m.If(table.i.ready & asks_kept):
                     m.next = "WAIT"
             with m.State("WAIT"), m.If(grants & is_kept):
                 m.next = "IDLE"
