@@ -342,11 +342,37 @@ def _version(program: str, flag: str) -> str:
 # -- The flow ---------------------------------------------------------------------------------------------------------
 
 
-def _to_words(top: str) -> list[str]:
-    """Yosys: from Verilog to one flat module of words and memories, which has no latch."""
+_IDENTIFIER = r"(\\\S+|\w+)"
+_INSTANCE = re.compile(rf"^ *{_IDENTIFIER} +{_IDENTIFIER} +?\($", re.MULTILINE)
+_BODY = re.compile(rf"^module {_IDENTIFIER} ?\(.*?^endmodule", re.MULTILINE | re.DOTALL)
+_WORDS = re.compile(r"^ *reg .*\[\d+:\d+\];$", re.MULTILINE)
+REPEATED = 4
+"""Modules with so many instances are mapped once, and flattened afterwards: what lies between two of them is not
+optimised across their ports, but timed."""
+
+
+def _repeated(verilog: str, top: str) -> list[str]:
+    """Modules that `top` has at least `REPEATED` instances of, in all, less memories."""
+    bodies = {match[1]: match[0] for match in _BODY.finditer(verilog)}
+    instances = {name: Counter(use[1] for use in _INSTANCE.finditer(body)) for name, body in bodies.items()}
+    totals: Counter[str] = Counter()
+
+    def count(name: str, times: int) -> None:
+        totals[name] += times
+        for used, number in instances[name].items():
+            if used in bodies:
+                count(used, times * number)
+
+    count(top, 1)
+    return sorted(name for name, times in totals.items() if times >= REPEATED and not _WORDS.search(bodies[name]))
+
+
+def _to_words(top: str, keep: Sequence[str] = ()) -> list[str]:
+    """Yosys: from Verilog to one module of words and memories, flat but for the modules to `keep`, without a latch."""
     return [
         f"hierarchy -check -top {top}",
         "proc",
+        *(f"setattr -mod -set keep_hierarchy 1 {module}" for module in keep),
         "flatten",
         "opt -nodffe -nosdff",
         "select -assert-none t:$dlatch t:$adlatch t:$dlatchsr",
@@ -469,7 +495,7 @@ def _words(folder: Path, name: str) -> Facts:
 
 
 def _map(folder: Path, name: str, library: Library, clock: float, macros: list[Macro]) -> Counter[str]:
-    """Map words.il to netlist.v, all of it to standard cells and memories, and write macros.lib; the former by name."""
+    """Map unit.v to netlist.v, all of it to standard cells and memories, and write macros.lib; the former by name."""
     sizes = sorted(set(macros))
     (folder / "macros.lib").write_text(_macro_liberty(sizes, library), encoding="utf-8")
     (folder / "macros.v").write_text(_macro_map(sizes), encoding="utf-8")
@@ -477,9 +503,11 @@ def _map(folder: Path, name: str, library: Library, clock: float, macros: list[M
     (folder / "abc.constr").write_text(
         f"set_driving_cell {library.buffer}\nset_load {4 * library.nand2_load:.3f} [all_outputs]\n", encoding="utf-8"
     )
+    keep = _repeated((folder / "unit.v").read_text(encoding="utf-8"), name)
     _yosys(
         [
-            "read_rtlil words.il",
+            "read_verilog unit.v",
+            *_to_words(name, keep),
             "techmap -map macros.v t:$mem_v2",
             "alumacc",
             "opt",
@@ -490,6 +518,8 @@ def _map(folder: Path, name: str, library: Library, clock: float, macros: list[M
             "dfflibmap -liberty cells.lib",
             "opt",
             f"abc -liberty cells.lib -constr abc.constr -script abc.script -D {LOGIC_SHARE * clock * 1000:.0f}",
+            *(f"setattr -mod -unset keep_hierarchy {module}" for module in keep),
+            "flatten",
             "opt_clean -purge",
             "splitnets -ports",  # OpenSTA does not read assignments to several nets at once
             "opt_clean -purge",
