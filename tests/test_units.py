@@ -16,9 +16,6 @@ from hw.units import UNITS
 from sim import units
 from sim.build import ROOT
 
-UNMEASURED = {"value_buffer", "value_converter", "zero_eliminator"}
-"""The first two work as their twins for K do, which are measured; the third has as many cycles as `stages`."""
-
 SLACK = {"register_to_register": 0.125, "input": -1.0, "output": 0.2, "through": None}
 ASIC = {"area_um2": 18968.4, "memory_bits": 0, "memory_area_um2": 0, "slack_ns": SLACK, "power_mw": 39.28}
 ASIC |= {"memory_power_mw": 0}
@@ -42,7 +39,7 @@ def rows() -> list[dict[str, Any]]:
             "unit": name,
             "configuration": config.name,
             "block": unit.block,
-            "records": None if name in UNMEASURED else RECORDS,
+            "records": RECORDS,
             **({"asic": ASIC} if config == PAPER else {"ecp5": ECP5}),
         }
         for name, unit in UNITS.items()
@@ -76,9 +73,8 @@ def test_every_unit_says_what_it_is() -> None:
 def test_every_unit_has_a_measurement_at_its_size(unit: str) -> None:
     for config in (PAPER, ULX3S):
         run = units.find_run(unit, config)
-        assert (run is None) == (unit in UNMEASURED), config.name
-        if run is not None:
-            assert units.parameters(run["component"]) == units.parameters(UNITS[unit].make(config))
+        assert run is not None, config.name
+        assert units.parameters(run["component"]) == units.parameters(UNITS[unit].make(config))
 
 
 def test_a_run_of_another_size_is_not_taken() -> None:
