@@ -32,7 +32,7 @@ from hw.units import UNITS
 from sim import files, measure
 from sim.build import ROOT, SimulatorError
 from sim.cosim import CosimulationError, cosimulate
-from sim.synth import RESULTS, Facts, SynthesisError, ecp5, read_library, synthesise
+from sim.synth import RESULTS, Facts, SynthesisError, ecp5, read_library, structure, synthesise
 
 FIGURES = ROOT / "build" / "units.json"
 PAGE = ROOT / "docs" / "units.md"
@@ -104,8 +104,26 @@ def _measure(unit: str, name: str, liberty: Path | None) -> Facts:
         component = UNITS[unit].make(config)
         row["asic"] = synthesise(component, name=unit, library=read_library(liberty), results=RESULTS / name)
     if config == ULX3S:
-        row["ecp5"] = ecp5(UNITS[unit].make(config), name=unit)
+        component = UNITS[unit].make(config)
+        row["words"] = structure(component, name=unit)
+        row["ecp5"] = ecp5(component, name=unit)
+        check_fpga(unit, row["words"], row["ecp5"])
     return row
+
+
+def check_fpga(unit: str, words: Facts, counts: Facts) -> None:
+    """`SynthesisError` if a memory became flip-flops or got some that emulate a collision, or a multiplier became LUTs.
+
+    A memory of LUTs has its read register outside.
+    """
+    most = words["flip_flops"] + sum(width for _, width in words["memories"] if counts["lut_rams"])
+    if counts["flip_flops"] > most:
+        raise SynthesisError(f"{unit}: {counts['flip_flops']} flip-flops on ECP5, of which it has at most {most}")
+    if words["memories"] and not counts["block_rams"] + counts["lut_rams"]:
+        raise SynthesisError(f"{unit}: its memories are none on ECP5")
+    if counts["multipliers"] < len(words["multipliers"]):
+        missing = len(words["multipliers"]) - counts["multipliers"]
+        raise SynthesisError(f"{unit}: {missing} of its multipliers are not MULT18X18D on ECP5")
 
 
 # -- Figures ----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from hw.config import EIGHTH, NAMED, PAPER, TINY, ULX3S
 from hw.units import UNITS
 from sim import units
 from sim.build import ROOT
+from sim.synth import SynthesisError
 
 SLACK = {"register_to_register": 0.125, "input": -1.0, "output": 0.2, "through": None}
 ASIC = {"area_um2": 18968.4, "memory_bits": 0, "memory_area_um2": 0, "slack_ns": SLACK, "power_mw": 39.28}
@@ -91,6 +92,20 @@ def test_a_unit_is_measured_in_simulation() -> None:
     assert records is not None
     assert units.latency(records) == "3"
     assert units.throughput(records) == "1.00 cycles per line"
+
+
+def test_what_an_fpga_must_not_do_is_refused() -> None:
+    words = {"memories": [[512, 36], [16, 8]], "flip_flops": 100, "multipliers": [[12, 12]]}
+    counts = {"flip_flops": 108, "multipliers": 1, "block_rams": 1, "lut_rams": 2}
+    units.check_fpga("unit", words, {**counts, "flip_flops": 144})
+    for change, message in (
+        ({"flip_flops": 145}, "unit: 145 flip-flops on ECP5, of which it has at most 144"),
+        ({"lut_rams": 0}, "unit: 108 flip-flops on ECP5, of which it has at most 100"),
+        ({"flip_flops": 9, "block_rams": 0, "lut_rams": 0}, "unit: its memories are none on ECP5"),
+        ({"multipliers": 0}, "unit: 1 of its multipliers are not MULT18X18D on ECP5"),
+    ):
+        with pytest.raises(SynthesisError, match=f"^{message}$"):
+            units.check_fpga("unit", words, {**counts, **change})
 
 
 def test_figures_of_records() -> None:
