@@ -184,13 +184,17 @@ def rates_table(rows: list[Facts]) -> str:
 
 def area_table(rows: list[Facts]) -> str:
     """Area, slack and power in standard cells, a row per unit."""
+    found = {row["unit"]: row["asic"] for row in _of(rows, "asic")}
     cells = []
-    for row in _of(rows, "asic"):
-        facts = row["asic"]
+    for unit in UNITS:
+        facts = found.get(unit)
+        if facts is None:
+            cells.append([f"`{unit}`", *"-----"])
+            continue
         slack = facts["slack_ns"]["register_to_register"]
         cells.append(
             [
-                f"`{row['unit']}`",
+                f"`{unit}`",
                 f"{facts['area_um2'] / 1e6:.4f}",
                 f"{facts['memory_bits']:,}",
                 f"{facts['memory_area_um2'] / 1e6:.4f}",
@@ -216,8 +220,8 @@ def blocks_table(rows: list[Facts]) -> str:
 
 def fpga_table(rows: list[Facts]) -> str:
     """Cells of an ECP5, a row per unit."""
-    found = _of(rows, "ecp5")
-    cells = [[f"`{row['unit']}`", *(f"{count:,}" for count in row["ecp5"].values())] for row in found]
+    found = {row["unit"]: [f"{count:,}" for count in row["ecp5"].values()] for row in _of(rows, "ecp5")}
+    cells = [[f"`{unit}`", *found.get(unit, "------")] for unit in UNITS]
     return _markdown("| unit | LUT4 | CCU2C | flip-flops | MULT18X18D | DP16KD | DPR16X4 |", cells)
 
 
