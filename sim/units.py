@@ -130,8 +130,10 @@ def check_fpga(unit: str, words: Facts, counts: Facts) -> None:
 
 
 def latency(records: Iterable[Mapping[str, Any]] | None) -> str:
-    """Cycles from in to out, where a testbench measured several the least and the most."""
-    values = [record["value"] for record in records or () if record["name"] == "latency"]
+    """Cycles from in to out, where a testbench measured several the least and the most; of distributions the means."""
+    found = list(records or ())
+    values = [record["value"] for record in found if record["name"] == "latency"]
+    values = values or [record["mean"] for record in found if record["name"] == "topk"]
     if not values:
         return "-"
     low, high = min(values), max(values)
@@ -206,15 +208,20 @@ def area_table(rows: list[Facts]) -> str:
 
 
 def blocks_table(rows: list[Facts]) -> str:
-    """Sums by block beside the paper's."""
-    cells = []
-    total = 0.0
-    for block, paper in PAPER_AREA.items():
-        units = [row for row in _of(rows, "asic") if row["block"] == block]
-        area = sum(row["asic"]["area_um2"] + row["asic"]["memory_area_um2"] for row in units) / 1e6
-        total += area
-        cells.append([block, ", ".join(f"`{row['unit']}`" for row in units) or "-", f"{area:.2f}", f"{paper:.2f}"])
-    cells.append(["all", "", f"{total:.2f}", f"{sum(PAPER_AREA.values()):.2f}"])
+    """Sums by block beside the paper's; none where a unit of it was not measured."""
+    areas = {row["unit"]: (row["asic"]["area_um2"] + row["asic"]["memory_area_um2"]) / 1e6 for row in _of(rows, "asic")}
+
+    def total(units: list[str]) -> str:
+        return f"{sum(areas[unit] for unit in units):.2f}" if units and areas.keys() >= set(units) else "-"
+
+    members = {block: [unit.name for unit in UNITS.values() if unit.block == block] for block in PAPER_AREA}
+    cells = [
+        [block, ", ".join(f"`{unit}`" for unit in units), total(units), f"{PAPER_AREA[block]:.2f}"]
+        for block, units in members.items()
+    ]
+    cells.append(
+        ["all", "", total([unit for units in members.values() for unit in units]), f"{sum(PAPER_AREA.values()):.2f}"]
+    )
     return _markdown("| block | units | mm2 | the paper's, 40 nm |", cells)
 
 

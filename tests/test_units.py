@@ -110,6 +110,7 @@ def test_what_an_fpga_must_not_do_is_refused() -> None:
 
 def test_figures_of_records() -> None:
     assert units.latency(RECORDS) == "9 to 11"
+    assert units.latency(RECORDS[-1:]) == "100"
     assert units.throughput(RECORDS) == "1.25 cycles per beat, 15.50 sectors per cycle"
     assert (units.latency([]), units.throughput(None)) == ("-", "-")
     assert units.topk_rows(rows()[:1]) == [{"configuration": "paper", "max": 120, **TOPK}]
@@ -123,9 +124,13 @@ def test_tables_of_known_figures() -> None:
     assert units.area_table([first]).splitlines()[2] == "| `fetch` | 0.0190 | 0 | 0.0000 | +0.12 | 39.3 |"
     assert units.fpga_table(rows()).splitlines()[2] == "| `fetch` | 1,015 | 0 | 499 | 0 | 0 | 16 |"
     blocks = units.blocks_table([first]).splitlines()
-    assert blocks[2] == "| Q x K | - | 0.00 | 7.12 |"
-    assert blocks[4] == "| fetcher | `fetch` | 0.02 | 2.65 |"
-    assert blocks[-1] == "| all |  | 0.02 | 18.71 |"
+    assert blocks[4] == "| fetcher | `fetch`, `key_converter`, `value_converter` | - | 2.65 |", "two are missing"
+    assert blocks[-1] == "| all |  | - | 18.71 |"
+    blocks = units.blocks_table(rows()).splitlines()
+    assert blocks[2] == "| Q x K | `key_buffer`, `qk` | 0.04 | 7.12 |"
+    assert blocks[5] == "| softmax | `softmax` | 0.02 | 0.79 |"
+    assert blocks[-1] == "| all |  | 0.27 | 18.71 |"
+    assert units.area_table([first]).splitlines()[3] == "| `address_generator` | - | - | - | - | - |"
     assert units.topk_table([first]).splitlines()[2] == "| uniform | 100.2 | 120 | 120 |"
     rates = units.rates_table([first]).splitlines()
     assert rates[2].endswith("| 9 to 11 | 1.25 cycles per beat, 15.50 sectors per cycle | - | - |")
