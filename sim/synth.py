@@ -55,7 +55,7 @@ IO_SHARE = 0.2
 LOGIC_SHARE = 0.75
 """Share of the period that ABC may fill with logic; the rest is clock-to-q and setup of a flip-flop."""
 ACTIVITY = 0.1
-"""Transitions per cycle and input that the power estimate assumes."""
+"""Transitions per cycle of every signal but the clock that the power estimate assumes."""
 ACCESSES = 0.5
 """Reads, and writes, per cycle and memory that the power estimate assumes."""
 
@@ -85,6 +85,8 @@ class Library:
     """fF of the file's unit of capacitance."""
     buffer: str
     """The smallest buffer: what ABC and OpenSTA take to drive inputs."""
+    buffer_pins: tuple[str, str]
+    """Its input and output."""
     areas: dict[str, float]
     """um2 of every cell."""
     flip_flops: frozenset[str]
@@ -118,7 +120,7 @@ def read_library(path: Path) -> Library:
         raise SynthesisError(f"{path} has no capacitive_load_unit in fF or pF")
     femto = float(unit[1]) * (1000 if unit[2].lower() == "pf" else 1)
     nands: list[tuple[float, float]] = []
-    buffers: list[tuple[float, str]] = []
+    buffers: list[tuple[float, str, tuple[str, str]]] = []
     areas = {}
     flip_flops = set()
     cells = re.split(r"^\s*cell\s*\(\s*\"?(\w+)\"?\s*\)", text, flags=re.MULTILINE)
@@ -137,17 +139,19 @@ def read_library(path: Path) -> Library:
         pins = re.findall(r"^\s*pin\s*\(\s*\"?(\w+)\"?\s*\)", body, re.MULTILINE)
         function = re.findall(r"\bfunction\s*:\s*\"\(?(\w+)\)?\"", body)
         if len(pins) == 2 and len(function) == 1 and function[0] in pins:
-            buffers.append((float(area[1]), cell))
+            buffers.append((float(area[1]), cell, (function[0], pins[1 - pins.index(function[0])])))
     if not nands or not buffers or not flip_flops:
         raise SynthesisError(f"{path} has no NAND2, no buffer or no flip-flop: nothing can be mapped to it")
     nand2_area, nand2_load = min(nands)
+    _, buffer, buffer_pins = min(buffers)
     return Library(
         text=text,
         name=name[1],
         nand2_area=nand2_area,
         nand2_load=nand2_load,
         load_unit=femto,
-        buffer=min(buffers)[1],
+        buffer=buffer,
+        buffer_pins=buffer_pins,
         areas=areas,
         flip_flops=frozenset(flip_flops),
     )
@@ -342,11 +346,37 @@ def _version(program: str, flag: str) -> str:
 # -- The flow ---------------------------------------------------------------------------------------------------------
 
 
-def _to_words(top: str) -> list[str]:
-    """Yosys: from Verilog to one flat module of words and memories, which has no latch."""
+_IDENTIFIER = r"(\\\S+|\w+)"
+_INSTANCE = re.compile(rf"^ *{_IDENTIFIER} +{_IDENTIFIER} +?\($", re.MULTILINE)
+_BODY = re.compile(rf"^module {_IDENTIFIER} ?\(.*?^endmodule", re.MULTILINE | re.DOTALL)
+_WORDS = re.compile(r"^ *reg .*\[\d+:\d+\];$", re.MULTILINE)
+REPEATED = 4
+"""Modules with so many instances are mapped once, and flattened afterwards: what lies between two of them is not
+optimised across their ports, but timed."""
+
+
+def _repeated(verilog: str, top: str) -> list[str]:
+    """Modules that `top` has at least `REPEATED` instances of, in all, less memories."""
+    bodies = {match[1]: match[0] for match in _BODY.finditer(verilog)}
+    instances = {name: Counter(use[1] for use in _INSTANCE.finditer(body)) for name, body in bodies.items()}
+    totals: Counter[str] = Counter()
+
+    def count(name: str, times: int) -> None:
+        totals[name] += times
+        for used, number in instances[name].items():
+            if used in bodies:
+                count(used, times * number)
+
+    count(top, 1)
+    return sorted(name for name, times in totals.items() if times >= REPEATED and not _WORDS.search(bodies[name]))
+
+
+def _to_words(top: str, keep: Sequence[str] = ()) -> list[str]:
+    """Yosys: from Verilog to one module of words and memories, flat but for the modules to `keep`, without a latch."""
     return [
         f"hierarchy -check -top {top}",
         "proc",
+        *(f"setattr -mod -set keep_hierarchy 1 {module}" for module in keep),
         "flatten",
         "opt -nodffe -nosdff",
         "select -assert-none t:$dlatch t:$adlatch t:$dlatchsr",
@@ -469,7 +499,7 @@ def _words(folder: Path, name: str) -> Facts:
 
 
 def _map(folder: Path, name: str, library: Library, clock: float, macros: list[Macro]) -> Counter[str]:
-    """Map words.il to netlist.v, all of it to standard cells and memories, and write macros.lib; the former by name."""
+    """Map unit.v to netlist.v, all of it to standard cells and memories, and write macros.lib; the former by name."""
     sizes = sorted(set(macros))
     (folder / "macros.lib").write_text(_macro_liberty(sizes, library), encoding="utf-8")
     (folder / "macros.v").write_text(_macro_map(sizes), encoding="utf-8")
@@ -477,9 +507,11 @@ def _map(folder: Path, name: str, library: Library, clock: float, macros: list[M
     (folder / "abc.constr").write_text(
         f"set_driving_cell {library.buffer}\nset_load {4 * library.nand2_load:.3f} [all_outputs]\n", encoding="utf-8"
     )
+    keep = _repeated((folder / "unit.v").read_text(encoding="utf-8"), name)
     _yosys(
         [
-            "read_rtlil words.il",
+            "read_verilog unit.v",
+            *_to_words(name, keep),
             "techmap -map macros.v t:$mem_v2",
             "alumacc",
             "opt",
@@ -490,9 +522,13 @@ def _map(folder: Path, name: str, library: Library, clock: float, macros: list[M
             "dfflibmap -liberty cells.lib",
             "opt",
             f"abc -liberty cells.lib -constr abc.constr -script abc.script -D {LOGIC_SHARE * clock * 1000:.0f}",
+            *(f"setattr -mod -unset keep_hierarchy {module}" for module in keep),
+            "flatten",
             "opt_clean -purge",
-            "splitnets -ports",  # OpenSTA does not read assignments to several nets at once
+            "splitnets",
             "opt_clean -purge",
+            # OpenSTA does not read assignments to several nets at once.
+            "insbuf -buf {} {} {}".format(library.buffer, *library.buffer_pins),
             "tee -q -o cells.json stat -json",
             "write_verilog -noattr -noexpr -nohex -nodec netlist.v",
         ],
@@ -537,7 +573,7 @@ def _time(folder: Path, name: str, library: Library, clock: float) -> tuple[Fact
         f"set_output_delay {IO_SHARE * clock:.4f} -clock clk [all_outputs]",
         f"set_driving_cell -lib_cell {library.buffer} $inputs",
         f"set_load -pin_load {4 * library.nand2_load / library.load_unit:.6f} [all_outputs]",
-        f"set_power_activity -input -activity {ACTIVITY}",
+        f"set_power_activity -global -activity {ACTIVITY}",  # OpenSTA may crash when it propagates those of inputs
     ]
     for kind, (start, end) in _PATHS.items():
         script += [f'puts "= {kind}"', f"report_checks -from {start} -to {end} -path_delay max -digits 4"]

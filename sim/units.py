@@ -32,7 +32,7 @@ from hw.units import UNITS
 from sim import files, measure
 from sim.build import ROOT, SimulatorError
 from sim.cosim import CosimulationError, cosimulate
-from sim.synth import RESULTS, Facts, SynthesisError, ecp5, read_library, synthesise
+from sim.synth import RESULTS, Facts, SynthesisError, ecp5, read_library, structure, synthesise
 
 FIGURES = ROOT / "build" / "units.json"
 PAGE = ROOT / "docs" / "units.md"
@@ -104,16 +104,36 @@ def _measure(unit: str, name: str, liberty: Path | None) -> Facts:
         component = UNITS[unit].make(config)
         row["asic"] = synthesise(component, name=unit, library=read_library(liberty), results=RESULTS / name)
     if config == ULX3S:
-        row["ecp5"] = ecp5(UNITS[unit].make(config), name=unit)
+        component = UNITS[unit].make(config)
+        row["words"] = structure(component, name=unit)
+        row["ecp5"] = ecp5(component, name=unit)
+        check_fpga(unit, row["words"], row["ecp5"])
     return row
+
+
+def check_fpga(unit: str, words: Facts, counts: Facts) -> None:
+    """`SynthesisError` if a memory became flip-flops or got some that emulate a collision, or a multiplier became LUTs.
+
+    A memory of LUTs has its read register outside.
+    """
+    most = words["flip_flops"] + sum(width for _, width in words["memories"] if counts["lut_rams"])
+    if counts["flip_flops"] > most:
+        raise SynthesisError(f"{unit}: {counts['flip_flops']} flip-flops on ECP5, of which it has at most {most}")
+    if words["memories"] and not counts["block_rams"] + counts["lut_rams"]:
+        raise SynthesisError(f"{unit}: its memories are none on ECP5")
+    if counts["multipliers"] < len(words["multipliers"]):
+        missing = len(words["multipliers"]) - counts["multipliers"]
+        raise SynthesisError(f"{unit}: {missing} of its multipliers are not MULT18X18D on ECP5")
 
 
 # -- Figures ----------------------------------------------------------------------------------------------------------
 
 
 def latency(records: Iterable[Mapping[str, Any]] | None) -> str:
-    """Cycles from in to out, where a testbench measured several the least and the most."""
-    values = [record["value"] for record in records or () if record["name"] == "latency"]
+    """Cycles from in to out, where a testbench measured several the least and the most; of distributions the means."""
+    found = list(records or ())
+    values = [record["value"] for record in found if record["name"] == "latency"]
+    values = values or [record["mean"] for record in found if record["name"] == "topk"]
     if not values:
         return "-"
     low, high = min(values), max(values)
@@ -166,13 +186,17 @@ def rates_table(rows: list[Facts]) -> str:
 
 def area_table(rows: list[Facts]) -> str:
     """Area, slack and power in standard cells, a row per unit."""
+    found = {row["unit"]: row["asic"] for row in _of(rows, "asic")}
     cells = []
-    for row in _of(rows, "asic"):
-        facts = row["asic"]
+    for unit in UNITS:
+        facts = found.get(unit)
+        if facts is None:
+            cells.append([f"`{unit}`", *"-----"])
+            continue
         slack = facts["slack_ns"]["register_to_register"]
         cells.append(
             [
-                f"`{row['unit']}`",
+                f"`{unit}`",
                 f"{facts['area_um2'] / 1e6:.4f}",
                 f"{facts['memory_bits']:,}",
                 f"{facts['memory_area_um2'] / 1e6:.4f}",
@@ -184,22 +208,27 @@ def area_table(rows: list[Facts]) -> str:
 
 
 def blocks_table(rows: list[Facts]) -> str:
-    """Sums by block beside the paper's."""
-    cells = []
-    total = 0.0
-    for block, paper in PAPER_AREA.items():
-        units = [row for row in _of(rows, "asic") if row["block"] == block]
-        area = sum(row["asic"]["area_um2"] + row["asic"]["memory_area_um2"] for row in units) / 1e6
-        total += area
-        cells.append([block, ", ".join(f"`{row['unit']}`" for row in units) or "-", f"{area:.2f}", f"{paper:.2f}"])
-    cells.append(["all", "", f"{total:.2f}", f"{sum(PAPER_AREA.values()):.2f}"])
+    """Sums by block beside the paper's; none where a unit of it was not measured."""
+    areas = {row["unit"]: (row["asic"]["area_um2"] + row["asic"]["memory_area_um2"]) / 1e6 for row in _of(rows, "asic")}
+
+    def total(units: list[str]) -> str:
+        return f"{sum(areas[unit] for unit in units):.2f}" if units and areas.keys() >= set(units) else "-"
+
+    members = {block: [unit.name for unit in UNITS.values() if unit.block == block] for block in PAPER_AREA}
+    cells = [
+        [block, ", ".join(f"`{unit}`" for unit in units), total(units), f"{PAPER_AREA[block]:.2f}"]
+        for block, units in members.items()
+    ]
+    cells.append(
+        ["all", "", total([unit for units in members.values() for unit in units]), f"{sum(PAPER_AREA.values()):.2f}"]
+    )
     return _markdown("| block | units | mm2 | the paper's, 40 nm |", cells)
 
 
 def fpga_table(rows: list[Facts]) -> str:
     """Cells of an ECP5, a row per unit."""
-    found = _of(rows, "ecp5")
-    cells = [[f"`{row['unit']}`", *(f"{count:,}" for count in row["ecp5"].values())] for row in found]
+    found = {row["unit"]: [f"{count:,}" for count in row["ecp5"].values()] for row in _of(rows, "ecp5")}
+    cells = [[f"`{unit}`", *found.get(unit, "------")] for unit in UNITS]
     return _markdown("| unit | LUT4 | CCU2C | flip-flops | MULT18X18D | DP16KD | DPR16X4 |", cells)
 
 

@@ -307,7 +307,7 @@ async def rows_match_golden(dut: HierarchyObject, idle: float, stall: float, see
     array = Array(dut, seed, idle, stall)
     source = np.random.default_rng(seed)
     rows = [make_row(source, "mixed", KINDS["mixed"]) for _ in range(ROWS)]
-    assert 0.2 < np.mean([row.flat for row in rows if row.kind is not Kind.SINGLE]) < 0.8, "flat rows and others"
+    assert 0.1 < np.mean([row.flat for row in rows if row.kind is not Kind.SINGLE]) < 0.9, "flat rows and others"
     assert {row.kind for row in rows} == set(KINDS["mixed"])
     await array.bench.reset()
     await array.run(rows)

@@ -431,7 +431,9 @@ async def latency_and_throughput(dut: HierarchyObject, prune: bool, seed: int) -
         assert unit.live.cycles[counts[0] :] == wanted
         command = unit.gather.cycles[-1]
         assert unit.gathered.cycles[-1] - command == lines + GATHER_LATENCY + extra
-        record("gather", unit.gathered.cycles[-1] - command, unit="cycles", lines=lines)
+        record("latency", unit.live.cycles[-1] - taken[-1], unit="cycles", of="live list")
+        record("lines_gathered_per_cycle", lines / (taken[-1] - taken[0] + 1))
+        record("cycles_per_gather", unit.gathered.cycles[-1] - command, unit="cycles", lines=lines)
         answers = unit.kept.count
         unit.scatter.send([{"slot": 0, "prune": int(prune)}])
         unit.scattered.expect([job.report])
@@ -452,9 +454,10 @@ async def latency_and_throughput(dut: HierarchyObject, prune: bool, seed: int) -
             before_live = int(job.live.tokens[0]) // T
             assert report - unit.kept.cycles[answers] == lines + 5 - before_live
             assert late or unit.kept.cycles[answers] == offered[-1] + 3 + before_live
-        record("scatter", unit.scattered.cycles[-1] - command, unit="cycles", lines=lines, rows=rows)
+        record("cycles_per_scatter", unit.scattered.cycles[-1] - command, unit="cycles", lines=lines, rows=rows)
     if beside:
         assert unit.probs.cycles == list(range(unit.probs.cycles[0], unit.probs.cycles[0] + unit.probs.count))
+        record("cycles_per_beat", (unit.probs.cycles[-1] - unit.probs.cycles[0]) / (unit.probs.count - 1))
     unit.save(0, job.state)
     await unit.bench.drain()
 

@@ -13,6 +13,7 @@ from cocotb.handle import HierarchyObject
 from golden.zero_eliminator import eliminate_zeros
 from hw.zero_eliminator import compacted_row, masked_row
 from sim.cosim import parameters
+from sim.measure import record
 from sim.payload import Payload
 from sim.stream import Bench, StreamDriver, StreamMonitor
 
@@ -82,6 +83,8 @@ async def rows_match_golden(dut: HierarchyObject, idle: float, stall: float, see
         assert source.cycles == list(range(first, first + len(sent))), "i.ready fell without back-pressure"
         assert sink.cycles[0] - first == STAGES, f"latency is {sink.cycles[0] - first}, not {STAGES}"
         assert sink.cycles[-1] - first == len(sent) - 1 + STAGES
+        record("latency", sink.cycles[0] - first, unit="cycles")
+        record("cycles_per_row", (sink.cycles[-1] - sink.cycles[0]) / (len(sent) - 1), unit="cycles")
 
 
 @cocotb.test

@@ -77,6 +77,11 @@ def measurement_run(config: Config) -> dict[str, Any]:
     return _run(**_sizes(config, "key"), every_first=False)
 
 
+def value_measurement_run(config: Config) -> dict[str, Any]:
+    """The run that measures the value converter of `config`."""
+    return _run(**_sizes(config, "value"), every_first=False)
+
+
 SIZES = [
     # One, two and four keys in a slice; with 7 bits all joins but one are rounded, by another distance each.
     {"tensor": "key", "slices": 2, "slice_width": 16, "lanes": 2, "operand_bits": 12, "head_dims": (16, 32)},

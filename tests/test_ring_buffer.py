@@ -15,7 +15,7 @@ from golden.ring_buffer import block_addresses, granted, window
 from hw.checks import SIMULATION
 from hw.config import Config
 from hw.ring_buffer import RingBuffer, lane_window, window_request
-from hw.row_format import key_ring_sectors, ring_banks
+from hw.row_format import key_ring_sectors, ring_banks, value_ring_sectors
 from sim.build import lint
 from sim.cosim import cosimulate, seeds
 from sim.verilog import convert
@@ -42,6 +42,11 @@ def mutation_run() -> dict[str, Any]:
 def measurement_run(config: Config) -> dict[str, Any]:
     """The run that measures the key buffer of `config`."""
     return _run(lanes=config.slices, sectors=key_ring_sectors(config), banks=ring_banks(config), blocks=0)
+
+
+def value_measurement_run(config: Config) -> dict[str, Any]:
+    """The run that measures the value buffer of `config`."""
+    return _run(lanes=config.slices, sectors=value_ring_sectors(config), banks=ring_banks(config), blocks=0)
 
 
 @pytest.mark.parametrize(

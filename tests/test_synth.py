@@ -21,10 +21,12 @@ from hw.arithmetic import Multiplier
 from hw.config import PAPER, TINY
 from hw.fifo import Fifo
 from hw.ram import Ram
+from hw.shared import Shared
 from hw.units import UNITS
 from sim import synth
 from sim.build import ROOT
 from sim.synth import DEFAULT_LIBERTY, Library, Macro, SynthesisError, ecp5, read_library, structure, synthesise
+from sim.verilog import convert
 
 LIBERTY = os.environ.get("LIBERTY")
 needs_liberty = pytest.mark.skipif(not LIBERTY, reason="LIBERTY names no 45 nm library")
@@ -94,7 +96,8 @@ def fan_out() -> Circuit:
 
 
 def test_the_default_library_is_read(library: Library, tmp_path: Path) -> None:
-    assert (library.name, library.nand2_area, library.buffer) == ("osu018_stdcells", 24, "BUFX2")
+    assert (library.name, library.nand2_area) == ("osu018_stdcells", 24)
+    assert (library.buffer, library.buffer_pins) == ("BUFX2", ("A", "Y"))
     assert library.flip_flops == {"DFFNEGX1", "DFFPOSX1", "DFFSR"}
     assert library.nand2_load == pytest.approx(12.5)
     assert library.scale == pytest.approx(5.48, abs=0.01), "0.18 um against 45 nm, and another cell height"
@@ -310,6 +313,49 @@ def test_fan_out_is_buffered(library: Library, tmp_path: Path) -> None:
     """600 loads on one gate would take about 200 ns in this library."""
     facts = synthesise(fan_out(), name="fan_out", library=library, results=tmp_path)
     assert facts["slack_ns"]["register_to_register"] > 0
+
+
+class Sum(Shared):
+    """A registered sum, as a module of its own."""
+
+    def __init__(self, *, width: int) -> None:
+        self.width = width
+        super().__init__({"a": In(width), "b": In(width), "o": Out(width)})
+
+    def build(self, platform: Any) -> Module:
+        m = Module()
+        registered_sum(m, self)
+        return m
+
+
+def sums(number: int) -> Circuit:
+    """As many sums in a row, below a module that is there once."""
+
+    def chain(m: Module, c: Any) -> None:
+        o = c.a
+        for index in range(number):
+            m.submodules[f"sum{index}"] = part = Sum(width=32)
+            m.d.comb += [part.a.eq(o), part.b.eq(c.b)]
+            o = part.o
+        m.d.comb += c.o.eq(o)
+
+    def join(m: Module, c: Any) -> None:
+        m.submodules.chain = inner = Circuit(chain, a=In(32), b=In(32), o=Out(32))
+        m.d.comb += [inner.a.eq(c.a), inner.b.eq(c.b), c.o.eq(inner.o)]
+
+    return Circuit(join, a=In(32), b=In(32), o=Out(32))
+
+
+def test_a_module_with_many_instances_is_mapped_once_and_counted_each_time(library: Library, tmp_path: Path) -> None:
+    few, many = (convert(sums(number), name="sums") for number in (synth.REPEATED - 1, synth.REPEATED))
+    assert synth._repeated(few, "sums") == []
+    assert synth._repeated(many, "sums") == ["sums_sum"]
+    assert synth._repeated(convert(reader(), name="reader"), "reader") == []
+    one = synthesise(sums(1), name="one", library=library, results=tmp_path)
+    facts = synthesise(sums(8), name="sums", library=library, results=tmp_path)
+    assert facts["flip_flops"] == 8 * one["flip_flops"] == 8 * 96
+    assert facts["area_um2"] == pytest.approx(8 * one["area_um2"], rel=0.1)
+    assert facts["slack_ns"]["register_to_register"] == pytest.approx(one["slack_ns"]["register_to_register"], abs=0.5)
 
 
 @needs_liberty

@@ -15,9 +15,7 @@ from hw.config import EIGHTH, NAMED, PAPER, TINY, ULX3S
 from hw.units import UNITS
 from sim import units
 from sim.build import ROOT
-
-UNMEASURED = {"value_buffer", "value_converter", "zero_eliminator"}
-"""The first two work as their twins for K do, which are measured; the third has as many cycles as `stages`."""
+from sim.synth import SynthesisError
 
 SLACK = {"register_to_register": 0.125, "input": -1.0, "output": 0.2, "through": None}
 ASIC = {"area_um2": 18968.4, "memory_bits": 0, "memory_area_um2": 0, "slack_ns": SLACK, "power_mw": 39.28}
@@ -42,7 +40,7 @@ def rows() -> list[dict[str, Any]]:
             "unit": name,
             "configuration": config.name,
             "block": unit.block,
-            "records": None if name in UNMEASURED else RECORDS,
+            "records": RECORDS,
             **({"asic": ASIC} if config == PAPER else {"ecp5": ECP5}),
         }
         for name, unit in UNITS.items()
@@ -76,9 +74,8 @@ def test_every_unit_says_what_it_is() -> None:
 def test_every_unit_has_a_measurement_at_its_size(unit: str) -> None:
     for config in (PAPER, ULX3S):
         run = units.find_run(unit, config)
-        assert (run is None) == (unit in UNMEASURED), config.name
-        if run is not None:
-            assert units.parameters(run["component"]) == units.parameters(UNITS[unit].make(config))
+        assert run is not None, config.name
+        assert units.parameters(run["component"]) == units.parameters(UNITS[unit].make(config))
 
 
 def test_a_run_of_another_size_is_not_taken() -> None:
@@ -97,8 +94,23 @@ def test_a_unit_is_measured_in_simulation() -> None:
     assert units.throughput(records) == "1.00 cycles per line"
 
 
+def test_what_an_fpga_must_not_do_is_refused() -> None:
+    words = {"memories": [[512, 36], [16, 8]], "flip_flops": 100, "multipliers": [[12, 12]]}
+    counts = {"flip_flops": 108, "multipliers": 1, "block_rams": 1, "lut_rams": 2}
+    units.check_fpga("unit", words, {**counts, "flip_flops": 144})
+    for change, message in (
+        ({"flip_flops": 145}, "unit: 145 flip-flops on ECP5, of which it has at most 144"),
+        ({"lut_rams": 0}, "unit: 108 flip-flops on ECP5, of which it has at most 100"),
+        ({"flip_flops": 9, "block_rams": 0, "lut_rams": 0}, "unit: its memories are none on ECP5"),
+        ({"multipliers": 0}, "unit: 1 of its multipliers are not MULT18X18D on ECP5"),
+    ):
+        with pytest.raises(SynthesisError, match=f"^{message}$"):
+            units.check_fpga("unit", words, {**counts, **change})
+
+
 def test_figures_of_records() -> None:
     assert units.latency(RECORDS) == "9 to 11"
+    assert units.latency(RECORDS[-1:]) == "100"
     assert units.throughput(RECORDS) == "1.25 cycles per beat, 15.50 sectors per cycle"
     assert (units.latency([]), units.throughput(None)) == ("-", "-")
     assert units.topk_rows(rows()[:1]) == [{"configuration": "paper", "max": 120, **TOPK}]
@@ -112,9 +124,13 @@ def test_tables_of_known_figures() -> None:
     assert units.area_table([first]).splitlines()[2] == "| `fetch` | 0.0190 | 0 | 0.0000 | +0.12 | 39.3 |"
     assert units.fpga_table(rows()).splitlines()[2] == "| `fetch` | 1,015 | 0 | 499 | 0 | 0 | 16 |"
     blocks = units.blocks_table([first]).splitlines()
-    assert blocks[2] == "| Q x K | - | 0.00 | 7.12 |"
-    assert blocks[4] == "| fetcher | `fetch` | 0.02 | 2.65 |"
-    assert blocks[-1] == "| all |  | 0.02 | 18.71 |"
+    assert blocks[4] == "| fetcher | `fetch`, `key_converter`, `value_converter` | - | 2.65 |", "two are missing"
+    assert blocks[-1] == "| all |  | - | 18.71 |"
+    blocks = units.blocks_table(rows()).splitlines()
+    assert blocks[2] == "| Q x K | `key_buffer`, `qk` | 0.04 | 7.12 |"
+    assert blocks[5] == "| softmax | `softmax` | 0.02 | 0.79 |"
+    assert blocks[-1] == "| all |  | 0.27 | 18.71 |"
+    assert units.area_table([first]).splitlines()[3] == "| `address_generator` | - | - | - | - | - |"
     assert units.topk_table([first]).splitlines()[2] == "| uniform | 100.2 | 120 | 120 |"
     rates = units.rates_table([first]).splitlines()
     assert rates[2].endswith("| 9 to 11 | 1.25 cycles per beat, 15.50 sectors per cycle | - | - |")

@@ -11,6 +11,7 @@ from amaranth.lib import data
 
 from golden import GoldenError
 from golden.zero_eliminator import eliminate_zeros
+from hw.config import Config
 from hw.zero_eliminator import ZeroEliminator, compacted_row, masked_row
 from sim.build import lint
 from sim.cosim import cosimulate, seeds
@@ -22,18 +23,30 @@ SIZES = [(1, 1, None), (3, 5, 0), (8, 12, 2), (16, ELEMENT, None)]
 MORE_SIZES = [(2, 1, 1), (5, 3, 3), (13, 9, 4)]
 
 
-def _run(lanes: int, shape: Any, stages: int | None, simulator: str) -> None:
+def _arguments(lanes: int, shape: Any, stages: int | None) -> dict[str, Any]:
     element: ShapeLike = data.StructLayout(shape) if isinstance(shape, dict) else shape
     component = ZeroEliminator(shape=element, lanes=lanes, stages=stages)
-    passed = cosimulate(
-        component,
-        test_module="tests.cocotb_zero_eliminator",
-        simulator=simulator,
-        parameters={"lanes": lanes, "shape": shape, "stages": component.stages, "seeds": seeds()},
-        strip_initial=simulator == "icarus",
-        seed=seeds()[0],
-    )
+    return {
+        "component": component,
+        "test_module": "tests.cocotb_zero_eliminator",
+        "parameters": {"lanes": lanes, "shape": shape, "stages": component.stages, "seeds": seeds()},
+        "seed": seeds()[0],
+    }
+
+
+def _run(lanes: int, shape: Any, stages: int | None, simulator: str) -> None:
+    arguments = _arguments(lanes, shape, stages)
+    passed = cosimulate(**arguments, simulator=simulator, strip_initial=simulator == "icarus")
     assert len(passed) == 7 * len(seeds())
+
+
+def measurement_run(config: Config) -> dict[str, Any]:
+    """The eliminator of the top-k engines, with as many stages as `hw/units.py` gives it."""
+    widths = {
+        "importance": max(config.token_importance_bits, config.head_importance_bits),
+        "index": max(1, (max(config.tokens_max, config.heads_max) - 1).bit_length()),
+    }
+    return _arguments(config.topk_lanes, widths, min(3, ZeroEliminator.steps(config.topk_lanes)))
 
 
 @pytest.mark.parametrize(("lanes", "shape", "stages"), SIZES)
