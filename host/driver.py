@@ -373,23 +373,12 @@ class Device:
 
     def submit_fields(self, values: dict[str, int]) -> None:
         """Queue a job that is given as the fields of its descriptor."""
-        words: dict[int, int] = {}
-        for name, value in values.items():
-            field = self._fields.get(name)
-            if field is None:
-                raise ValueError(f"the descriptor has no field {name!r}")
-            if not 0 <= value < 1 << field.width:
-                raise ValueError(f"{name} must be 0 to {(1 << field.width) - 1}, not {value!r}")
-            words[field.word] = words.get(field.word, 0) | value << field.bit
         for _ in range(10_000):
             if self.status()["queue_free"]:
                 break
             if not self._take_report():
                 self.transport.wait_for_interrupt(timeout_cycles=100_000)
-        for word, value in words.items():
-            if self._words.get(word) != value:
-                self._write(f"JOB{word}", value)
-                self._words[word] = value
+        self.write_descriptor(values)
         try:
             self._write("DOORBELL", DESCRIPTOR_VERSION)
         except BusError:
@@ -399,6 +388,21 @@ class Device:
             reason = {int(one): one for one in RejectReason}[reject["reason"]]
             raise JobRejectedError(reason, where) from None
         self._waiting.append(values["tag"])
+
+    def write_descriptor(self, values: dict[str, int]) -> None:
+        """Write the words of the descriptor that differ from those of the job before."""
+        words: dict[int, int] = {}
+        for name, value in values.items():
+            field = self._fields.get(name)
+            if field is None:
+                raise ValueError(f"the descriptor has no field {name!r}")
+            if not 0 <= value < 1 << field.width:
+                raise ValueError(f"{name} must be 0 to {(1 << field.width) - 1}, not {value!r}")
+            words[field.word] = words.get(field.word, 0) | value << field.bit
+        for word, value in words.items():
+            if self._words.get(word) != value:
+                self._write(f"JOB{word}", value)
+                self._words[word] = value
 
     def wait(self, tag: int, *, timeout_cycles: int = 50_000_000, progress: Callable[[], Any] | None = None) -> Report:
         """The report of a job. `progress` is called now and then.
@@ -423,16 +427,20 @@ class Device:
         self._check_failed()
         if not self.status()["reports"]:
             return False
+        report = self.take_report()
+        self._reports[report.tag] = report
+        self._waiting.remove(report.tag)
+        return True
+
+    def take_report(self) -> Report:
+        """The oldest report in the queue, of which there must be one."""
         values: dict[str, Any] = {}
         for register in self.map.reports:
             values |= register.unpack(self.transport.read_register(register.offset))
         self._write("REPORT_POP", 1)
-        tag = values["tag"]
         for name in ("live_heads", "kept_heads", "heads_saturated"):
             values[name] = np.flatnonzero([values[name] >> head & 1 for head in range(self.config.heads_max)])
-        self._reports[tag] = Report(**values)
-        self._waiting.remove(tag)
-        return True
+        return Report(**values)
 
     def _check_failed(self) -> None:
         """Raise what ERROR holds, and clear it once the machine has drained."""

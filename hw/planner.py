@@ -284,7 +284,7 @@ class Planner(wiring.Component):
         grant = table.o
         walks = Signal(name="query_walks")
         fetch = issue.i.payload.fetch
-        # Bitmaps go first, since a job cannot start without them; but what has been asked for is asked for until granted.
+        # Bitmaps go first, since a job cannot start without them; but what has been asked for stays until granted.
         asks_members, walk_waits = Signal(), Signal(name="query_walk_waits")
         m.d.comb += [
             asks_members.eq(self.i_members.valid & ~walk_waits),
