@@ -32,6 +32,7 @@ SEEDS: list[int] = PARAMETERS["seeds"]
 SECTORS: int = PARAMETERS["sectors"]
 BEATS = 256 // CHANNEL_BITS
 PAGES = 1 << (ADDRESS_BITS - 12)
+_MOVES = itertools.count()
 BURST = min(16, DEPTH - 1, OUTSTANDING)
 """Sectors that are sure to gather in a burst."""
 COUNTS = 1 << 16
@@ -123,9 +124,13 @@ class Surroundings:
     def address(self, local: int) -> int:
         return (self.base % PAGES * 4096 + local * 32) % (1 << ADDRESS_BITS)
 
-    async def reset(self) -> None:
-        self.base = self.bench.random("base").getrandbits(28)
+    def move(self) -> None:
+        """Take another base, a new one in every test."""
+        self.base = self.bench.random(f"base {next(_MOVES)}").getrandbits(28)
         self.bench.signal("base").value = self.base
+
+    async def reset(self) -> None:
+        self.move()
         self.bench.signal("stop").value = 0
         await self.bench.reset()
 
@@ -180,7 +185,7 @@ class Surroundings:
         await self.bench.step()  # the cycle in which it is seen
 
     def go(self) -> None:
-        """Clear `stop`: all bursts that were presented are complete, and no others."""
+        """Clear `stop`, and go on with another base: all bursts that were presented are complete, and no others."""
         self.check(sum(sectors for _, sectors in self.bursts))
         self.bench.signal("stop").value = 0
         self.source.clear()
@@ -188,6 +193,7 @@ class Surroundings:
         self.probe.clear()
         self.memory.data.clear()
         self.sent.clear()
+        self.move()
 
     @property
     def bursts(self) -> list[tuple[int, int]]:
