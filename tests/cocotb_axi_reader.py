@@ -31,6 +31,7 @@ SECTORS: int = PARAMETERS["sectors"]
 BEATS = 256 // CHANNEL_BITS
 BURST = min(16, 1 << (OUTSTANDING.bit_length() - 1))
 PAGES = 1 << (ADDRESS_BITS - 12)
+_MOVES = itertools.count()
 
 
 class Probe:
@@ -106,9 +107,13 @@ class Surroundings:
         beats = [self.memory.read(self.address(local) + n * CHANNEL_BITS // 8) for n in range(BEATS)]
         return sum(beat << n * CHANNEL_BITS for n, beat in enumerate(beats))
 
-    async def reset(self) -> None:
-        self.base = self.bench.random("base").getrandbits(28)
+    def move(self) -> None:
+        """Take another base, a new one in every test."""
+        self.base = self.bench.random(f"base {next(_MOVES)}").getrandbits(28)
         self.bench.signal("base").value = self.base
+
+    async def reset(self) -> None:
+        self.move()
         self.bench.signal("stop").value = 0
         await self.bench.reset()
 
@@ -134,13 +139,14 @@ class Surroundings:
         await self.bench.step()  # the cycle in which it is seen
 
     def go(self) -> None:
-        """Clear `stop`."""
+        """Clear `stop`, and go on with another base."""
         self.bench.signal("stop").value = 0
         self.probe.stopped = self.probe._was_stopped = False
         self.source.clear()
         self.sink.clear()
         self.checker.finish()
         self.checker.clear()
+        self.move()
 
     @property
     def bursts(self) -> list[tuple[int, int]]:

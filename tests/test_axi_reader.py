@@ -31,8 +31,8 @@ def _run(size: dict[str, int], sectors: int = 200) -> dict[str, Any]:
 
 
 def mutation_run() -> dict[str, Any]:
-    """Two beats a sector, in every test."""
-    run = _run(SIZES["small"], 60)
+    """Two beats a sector, and an address that every bit of the base is in; in every test."""
+    run = _run({**SIZES["small"], "address_bits": 40}, 60)
     run["parameters"]["stops"] = 10
     return run
 
