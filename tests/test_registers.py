@@ -69,7 +69,7 @@ def _run(config: Config, *, count: int = 1, rounds: int = 40, deposit: bool = Tr
 
 def mutation_run() -> dict[str, Any]:
     """The front end of the small configuration; a netlist of cells has no registers to put numbers into."""
-    return _run(TINY, rounds=8, deposit=False)
+    return _run(TINY, rounds=4, deposit=False)
 
 
 @pytest.mark.parametrize("name", ["tiny", pytest.param("odd", marks=pytest.mark.slow)])
