@@ -479,9 +479,12 @@ def _checks(config: Config, job: Any, reserved: Sequence[Value]) -> list[tuple[R
     def refuse(reason: RejectReason, field: str, condition: Value) -> None:
         checks.append((reason, fields[field].word, condition))
 
+    def above(value: Value, most: int) -> Value:
+        return value > most if most + 1 < 1 << len(value) else Const(0)
+
     def unknown(value: Value, known: Collection[Any]) -> Value:
         """All that are known have the numbers from zero on."""
-        return value > len(known) - 1 if len(known) < 1 << len(value) else Const(0)
+        return above(value, len(known) - 1)
 
     def is_zero(value: Value) -> Value:
         return ~value.any()
@@ -507,10 +510,10 @@ def _checks(config: Config, job: Any, reserved: Sequence[Value]) -> list[tuple[R
         (RejectReason.VALUE_BITS, "value_bits", config.plane_bits),
     ):
         refuse(reason, name, unknown(job[name], widths))
-    refuse(RejectReason.HEADS, "heads", is_zero(job.heads) | (job.heads > config.heads_max))
+    refuse(RejectReason.HEADS, "heads", is_zero(job.heads) | above(job.heads, config.heads_max))
     exists = Cat(job.heads > head for head in range(config.heads_max))
     refuse(RejectReason.HEAD_MASK, "head_mask", is_zero(job.head_mask) | (job.head_mask & ~exists).any())
-    refuse(RejectReason.KEYS, "keys", is_zero(job.keys) | (job.keys > config.tokens_max))
+    refuse(RejectReason.KEYS, "keys", is_zero(job.keys) | above(job.keys, config.tokens_max))
     refuse(RejectReason.KV_ROWS, "kv_rows", job.kv_rows < job.keys)
     refuse(RejectReason.VALID_LENGTH, "valid_length", is_zero(job.valid_length) | (job.valid_length > job.keys))
     refuse(RejectReason.QUERIES, "queries", is_zero(job.queries) | (generation & (job.queries != 1)))
@@ -522,7 +525,7 @@ def _checks(config: Config, job: Any, reserved: Sequence[Value]) -> list[tuple[R
     ):
         refuse(reason, name, flag[which] & (is_zero(job[name]) | (job[name] > most)))
     one = 1 << MULTIPLIER_FRACTION
-    refuse(RejectReason.MULTIPLIER, "multiplier", is_zero(job.multiplier) | (job.multiplier > one))
+    refuse(RejectReason.MULTIPLIER, "multiplier", is_zero(job.multiplier) | above(job.multiplier, one))
     used = {
         "key_lsb": job.fetch.any(),
         "has_kv": flag[Flag.HAS_KV],
