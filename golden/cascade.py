@@ -30,8 +30,12 @@ class Context:
     """[tokens_max] tokens that the previous layer kept."""
     kept_heads: BoolArray = field(init=False)
     """[heads_max] heads that the previous layer kept."""
+    heads_saturated: BoolArray = field(init=False)
+    """[heads_max] heads whose importance reached the end of its range since it was last cleared, aged or restored."""
     saturated: int = 0
     """Importance scores that reached the end of their range; sticky until cleared."""
+    tokens_saturated: int = 0
+    """Those of them that are tokens'."""
 
     def __post_init__(self) -> None:
         self.clear()
@@ -40,7 +44,8 @@ class Context:
         """Start a sequence: no importance, everything live."""
         self.token_importance = np.zeros(self.config.tokens_max, np.int64)
         self.head_importance = np.zeros(self.config.heads_max, np.int64)
-        self.saturated = 0
+        self.heads_saturated = np.zeros(self.config.heads_max, np.bool_)
+        self.saturated = self.tokens_saturated = 0
         self.restart()
 
     def restart(self) -> None:
@@ -52,6 +57,8 @@ class Context:
         """Halve all importance `shift` times (floor), so that old scores fade."""
         self.token_importance >>= shift
         self.head_importance >>= shift
+        if shift:
+            self.heads_saturated[:] = False
 
     def live_tokens(self, candidates: BoolArray) -> IntArray:
         """Ascending ids of the live tokens among `candidates` [tokens_max]: those with K and V in this layer."""
@@ -67,12 +74,15 @@ class Context:
             self.token_importance[tokens], sums, self.config.token_importance_bits
         )
         self.saturated += saturated
+        self.tokens_saturated += saturated
 
     def add_heads(self, heads: IntArray, sums: IntArray) -> None:
         """Add a job's sums [h] to the importance of `heads` [h]."""
+        exact = self.head_importance[heads] + sums
         self.head_importance[heads], saturated = accumulate(
             self.head_importance[heads], sums, self.config.head_importance_bits
         )
+        self.heads_saturated[heads] |= exact > self.head_importance[heads]
         self.saturated += saturated
 
     def prune_tokens(self, live: IntArray, keep: int, pinned: BoolArray) -> IntArray:

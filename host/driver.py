@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 
 from golden import BoolArray, IntArray
 from golden.attention import Addresses, Job, KeyFetch, Mode
+from golden.cascade import Context
 from golden.convert import pack, unpack
 from golden.memory import OUTPUT_BITS, OutputRegion, Plane
+from golden.state import restore, save, state_sectors
 from host.transport import BusError, Transport
 from hw.config import HEAD_DIMS, LSB_BITS, SECTOR_BYTES, Config
 from hw.job import Fetch, Flag, job_fields
@@ -119,8 +121,24 @@ class Report:
     heads_saturated: IntArray
 
 
-def descriptor(config: Config, job: Job, at: Addresses, *, tag: int, context: int, heads: BoolArray) -> dict[str, int]:
-    """A job as the fields of `hw.job.job_fields`, by name. `heads` [job.heads] are those with K and V in this layer."""
+def descriptor(
+    config: Config,
+    job: Job,
+    at: Addresses,
+    *,
+    tag: int,
+    context: int,
+    heads: BoolArray,
+    load: int | None = None,
+    store: int | None = None,
+) -> dict[str, int]:
+    """A job as the fields of `hw.job.job_fields`, by name.
+
+    `heads` [job.heads] are those with K and V in this layer. `load`, `store`: first sector of the state to begin with,
+    and to save at the end; the same if both are given.
+    """
+    if load is not None and store is not None and load != store:
+        raise ValueError(f"a job loads and stores one state: load = {load!r} must be store = {store!r}")
     split = job.key_fetch is not KeyFetch.STATIC
     flags = {
         Flag.CLEAR: job.clear,
@@ -131,6 +149,8 @@ def descriptor(config: Config, job: Job, at: Addresses, *, tag: int, context: in
         Flag.PRUNE_VALUES: job.keep_values is not None,
         Flag.HAS_KV: at.has_kv is not None,
         Flag.PINNED: at.pinned is not None,
+        Flag.LOAD_STATE: load is not None,
+        Flag.STORE_STATE: store is not None,
     }
     values = {
         "tag": tag,
@@ -162,7 +182,7 @@ def descriptor(config: Config, job: Job, at: Addresses, *, tag: int, context: in
         "output": at.output,
         "has_kv": at.has_kv or 0,
         "pinned": at.pinned or 0,
-        "state": 0,
+        "state": store if store is not None else load or 0,
     }
     for head in range(config.heads_max):
         scale = job.score_scales[head] if head < job.heads else None
@@ -333,6 +353,17 @@ class Device:
         image = self._read_sectors(sectors.ravel())
         return unpack(image.reshape(len(heads), len(rows), -1), OUTPUT_BITS, region.head_dim, signed=True)
 
+    def load_state(self, base: int) -> Context:
+        """The state of a context that a job saved at sector `base`."""
+        sectors = base + np.arange(state_sectors(self.config))
+        context = Context(self.config)
+        restore(context, self._read_sectors(sectors))
+        return context
+
+    def store_state(self, base: int, context: Context) -> None:
+        """Write a state at sector `base`, for a job to load."""
+        self._write_sectors(base + np.arange(state_sectors(self.config)), save(context))
+
     def _runs(self, sectors: IntArray) -> list[tuple[int, int, IntArray]]:
         """Channel, first local sector, and places in `sectors` of each run of consecutive local sectors."""
         channels = self.config.channels
@@ -361,14 +392,25 @@ class Device:
 
     # -- Jobs ---------------------------------------------------------------------------------------------------------
 
-    def submit(self, job: Job, at: Addresses, *, heads: BoolArray, context: int) -> int:
-        """Queue a job; its tag. Waits for room in the queue, by taking reports.
+    def submit(
+        self,
+        job: Job,
+        at: Addresses,
+        *,
+        heads: BoolArray,
+        context: int,
+        load: int | None = None,
+        store: int | None = None,
+    ) -> int:
+        """Queue a job; its tag. Waits for room in the queue, by taking reports. `load` and `store` as of `descriptor`.
 
         Raises `JobRejectedError` for a job that the accelerator refuses, and `DeviceFailedError`.
         """
         tag = self._tag
         self._tag = (self._tag + 1) & 0xFFFF
-        self.submit_fields(descriptor(self.config, job, at, tag=tag, context=context, heads=heads))
+        self.submit_fields(
+            descriptor(self.config, job, at, tag=tag, context=context, heads=heads, load=load, store=store)
+        )
         return tag
 
     def submit_fields(self, values: dict[str, int]) -> None:

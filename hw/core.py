@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from hw.address_generator import BANKS, KEY, QUERY, VALUE
+from hw.arbiter import RoundRobin
 from hw.config import Config, ConfigError
 from hw.converter import Converter
 from hw.expander import select
@@ -30,8 +31,10 @@ from hw.ram import Ram
 from hw.ring_buffer import RingBuffer
 from hw.row_format import key_ring_sectors, lsb_sectors, query_ring_sectors, ring_banks, value_ring_sectors
 from hw.rows import KeyReader, QueryReader, RowControl, key_header
+from hw.sector_reader import SectorReader
 from hw.slots import KEPT_SLOTS, by_slot, row_layout
 from hw.softmax import Softmax
+from hw.state import StateLoad, StateStore
 from hw.token_importance import TokenImportance
 from hw.topk import TopK
 from hw.values import ValueReader
@@ -53,6 +56,10 @@ def check_core(config: Config) -> None:
         raise ConfigError(
             f"topk_lanes must be at least softmax_lanes = {config.softmax_lanes}, not {config.topk_lanes}: rows come "
             "to the top-k engine from softmax"
+        )
+    if config.topk_lanes > 32:
+        raise ConfigError(
+            f"topk_lanes must be at most 32, not {config.topk_lanes}: saved states are read 32 tokens at a time"
         )
     if ring_banks(config) != BANKS:
         raise ConfigError(
@@ -174,6 +181,9 @@ class Core(wiring.Component):
         row = row_layout(config)
         m.submodules.jobs = self.jobs = JobControl(config=config)
         m.submodules.planner = self.planner = Planner(config=config)
+        m.submodules.sector_reader = self.sector_reader = SectorReader(config=config)
+        m.submodules.state_load = self.load = StateLoad(config=config)
+        m.submodules.state_store = self.store = StateStore(config=config)
         m.submodules.row_control = self.row_control = RowControl(config=config)
         m.submodules.query_reader = self.query_reader = QueryReader(config=config)
         m.submodules.fetch = self.fetch = Fetch(
@@ -282,8 +292,7 @@ class Core(wiring.Component):
             self.row_control.scale.eq(jobs.scale),
             self.value_reader.slots.eq(jobs.slots),
         ]
-        connect(m, jobs.o_members, planner.i_members)
-        connect(m, planner.o_members, jobs.i_members)
+        self._states(m)
         connect(m, jobs.o_gather, tokens.i_gather)
         connect(m, jobs.o_lines, tokens.i_members)
         connect(m, tokens.o_live, jobs.i_live)
@@ -299,13 +308,75 @@ class Core(wiring.Component):
         m.d.comb += [
             jobs.heads_done.valid.eq(self.heads.done.valid),
             jobs.heads_done.slot.eq(self.heads.done.slot),
-            jobs.query_arrived.eq(planner.arrived_query),
         ]
+
+    def _states(self, m: Module) -> None:
+        """Bitmaps and saved states: a reader of sectors for both, and who reads and writes the tokens' state."""
+        config = self.config
+        jobs, planner, reader, load, store = self.jobs, self.planner, self.sector_reader, self.load, self.store
+        connect = wiring.connect
+        connect(m, jobs.o_rows, reader.i)
+        connect(m, reader.o_request, planner.i_members)
+        connect(m, planner.o_members, reader.i_block)
+        connect(m, jobs.o_load, load.i)
+        connect(m, load.o_request, jobs.load_rows)
+        connect(m, jobs.o_store, store.i)
+        m.d.comb += [
+            reader.arrived.eq(planner.arrived_query),
+            load.i_rows.valid.eq(reader.o.valid & jobs.o_load.valid),
+            load.i_rows.payload.eq(reader.o.payload),
+            jobs.i_rows.valid.eq(reader.o.valid & ~jobs.o_load.valid),
+            jobs.i_rows.payload.eq(reader.o.payload),
+            reader.o.ready.eq(Mux(jobs.o_load.valid, load.i_rows.ready, jobs.i_rows.ready)),
+            jobs.i_loaded.eq(load.heads),
+            store.heads.eq(jobs.store_heads),
+        ]
+        # Only who stores reads, so answers need no owner.
+        shape = self.tokens.i_access.payload.shape()
+        m.submodules.state_access = access = RoundRobin(shape=shape, inputs=2)
+        for number, source in enumerate((load.o_access, store.o_access)):
+            m.d.comb += [
+                access.i[number].valid.eq(source.valid),
+                Value.cast(access.i[number].payload).eq(Value.cast(source.payload)),
+                source.ready.eq(access.i[number].ready),
+            ]
+        m.d.comb += [
+            self.tokens.i_access.valid.eq(access.o.valid),
+            Value.cast(self.tokens.i_access.payload).eq(Value.cast(access.o.payload)),
+            access.o.ready.eq(self.tokens.i_access.ready),
+            store.i_access.valid.eq(self.tokens.o_access.valid),
+            Value.cast(store.i_access.payload).eq(Value.cast(self.tokens.o_access.payload)),
+            self.tokens.o_access.ready.eq(store.i_access.ready),
+        ]
+
+        # Sectors of a state go out where no output does; what was offered stays until it is taken.
+        bits = ceil_log2(config.channels)
+        given = store.o.payload
+        takes = []
+        for channel in range(config.channels):
+            output, port = self.packer.o[channel], self.o_write[channel]
+            wants = store.o.valid & (equals(given.sector[:bits], channel) if bits else Const(1))
+            uses = Signal(name=f"state_uses{channel}")
+            holds = Signal(name=f"state_holds{channel}")
+            sent = Signal(16, name=f"state_sent{channel}")
+            m.d.comb += [
+                uses.eq(wants & (holds | ~output.valid)),
+                port.valid.eq(output.valid | wants),
+                port.payload.address.eq(Mux(uses, given.sector >> bits, output.payload.address)),
+                port.payload.data.eq(Mux(uses, given.data, output.payload.data)),
+                output.ready.eq(port.ready & ~uses),
+                jobs.queued[channel].eq(self.packer.queued[channel] + sent),
+            ]
+            m.d.sync += holds.eq(uses & ~port.ready)
+            with m.If(uses & port.ready):
+                m.d.sync += sent.eq(sent + 1)
+            takes.append(uses & port.ready)
+        m.d.comb += store.o.ready.eq(Cat(takes).any())
 
     # -- Memory to rings ----------------------------------------------------------------------------------------------
 
     def _memory(self, m: Module) -> None:
-        planner, fetch, jobs = self.planner, self.fetch, self.jobs
+        planner, fetch = self.planner, self.fetch
         query_ring, key_ring, value_ring = self.rings
         wiring.connect(m, planner.o, fetch.i)
         m.d.comb += planner.completed.eq(fetch.completed)
@@ -341,26 +412,27 @@ class Core(wiring.Component):
                     ]
 
         # The query ring has two readers; queries go first.
+        rows = self.sector_reader
         reader = self.query_reader
         from_reader = reader.o_read
         m.d.comb += [
-            query_ring.i_read.valid.eq(from_reader.valid | jobs.o_read.valid),
+            query_ring.i_read.valid.eq(from_reader.valid | rows.o_read.valid),
             query_ring.i_read.payload.sector.eq(
-                Mux(from_reader.valid, from_reader.payload.sector, jobs.o_read.payload.sector)
+                Mux(from_reader.valid, from_reader.payload.sector, rows.o_read.payload.sector)
             ),
             query_ring.i_read.payload.sectors.eq(
-                Mux(from_reader.valid, from_reader.payload.sectors, jobs.o_read.payload.sectors)
+                Mux(from_reader.valid, from_reader.payload.sectors, rows.o_read.payload.sectors)
             ),
             query_ring.i_read.payload.header.is_bitmap.eq(~from_reader.valid),
             query_ring.i_read.payload.header.query.eq(from_reader.payload.header),
-            jobs.o_read.ready.eq(~from_reader.valid),
-            planner.uses[QUERY].valid.eq(reader.used.valid | jobs.members_used.valid),
-            planner.uses[QUERY].entry.eq(Mux(reader.used.valid, reader.used.entry, jobs.members_used.payload)),
-            jobs.members_used.ready.eq(~reader.used.valid),
+            rows.o_read.ready.eq(~from_reader.valid),
+            planner.uses[QUERY].valid.eq(reader.used.valid | rows.used.valid),
+            planner.uses[QUERY].entry.eq(Mux(reader.used.valid, reader.used.entry, rows.used.payload)),
+            rows.used.ready.eq(~reader.used.valid),
         ]
         window = query_ring.o_read
         is_bitmap = window.payload.header.is_bitmap
-        for target, enable in ((reader.i_window, ~is_bitmap), (jobs.i_window, is_bitmap)):
+        for target, enable in ((reader.i_window, ~is_bitmap), (rows.i_window, is_bitmap)):
             m.d.comb += [
                 target.valid.eq(window.valid & enable),
                 Value.cast(target.payload.words).eq(Value.cast(window.payload.words)),
@@ -608,7 +680,6 @@ class Core(wiring.Component):
         ]
 
     def _output(self, m: Module) -> None:
-        config = self.config
         jobs, pv, heads, packer = self.jobs, self.pv, self.heads, self.packer
         beat = pv.o.payload
         row = beat.header
@@ -639,11 +710,8 @@ class Core(wiring.Component):
             jobs.saturated.eq(Mux(written, beat.saturated, 0)),
             jobs.beats_in.eq(packer.beats_in),
             jobs.beats_done.eq(packer.beats_done),
-            jobs.queued.eq(packer.queued),
             jobs.acknowledged.eq(self.acknowledged),
         ]
-        for channel in range(config.channels):
-            wiring.connect(m, packer.o[channel], wiring.flipped(self.o_write[channel]))
 
     def _watch(self, m: Module) -> None:
         events, planner, softmax = self.events, self.planner, self.softmax

@@ -9,7 +9,6 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from hw.blocks import entry_shape, granted_block
 from hw.config import Config
 from hw.expander import select
 from hw.formats import BANKS, plane_table
@@ -18,10 +17,10 @@ from hw.job import Flag, Mode, job_layout, report_layout
 from hw.logic import equals, product
 from hw.planner import members_request
 from hw.quick_select import value_beat
-from hw.ring_buffer import SECTOR_BITS, lane_window, window_request
-from hw.row_format import query_ring_sectors
+from hw.ring_buffer import SECTOR_BITS
 from hw.rows import scale_write
-from hw.slots import BLOCKS, slot_layout, step_bits
+from hw.slots import slot_layout, step_bits
+from hw.state import head_state, state_command
 from hw.token_importance import Layouts
 from hw.topk import kept_beat
 
@@ -76,8 +75,9 @@ class JobControl(wiring.Component):
     o_report : stream of `report_layout`
     slots, started : as of `hw.planner.Planner`
     scale : out, `scale_write`; live_write : out, as of the planner
-    o_members, i_members, query_arrived, o_read, i_window, members_used : bitmaps: their request, block, arrival, window
-        (`o_read.ready` says that the ring takes it), and that the block has been read
+    o_rows, i_rows : bitmaps, and what `hw.state.StateLoad` asks for on `load_rows`: to and from the sector reader
+    o_load, i_loaded, o_store, store_heads : commands to `hw.state.StateLoad` and `hw.state.StateStore`, and the heads'
+        state that was read or is to be written
     o_gather, o_lines, i_live, i_gathered, o_scatter, i_candidates, o_kept, i_scattered : token importance
     o_access, i_access : head importance
     o_topk, i_topk : the engine that prunes tokens and heads
@@ -101,12 +101,10 @@ class JobControl(wiring.Component):
         lanes = config.topk_lanes
         live_rows = -(-config.tokens_max // lanes)
         ids = data.ArrayLayout(range(config.tokens_max), lanes)
-        entry = entry_shape(BLOCKS)
         event = slot_event(config)
         context_event = data.StructLayout({"valid": 1, "slot": unsigned(max(1, ceil_log2(config.contexts)))})
         heads = {"slots": config.contexts, "heads": config.heads_max, "bits": config.head_importance_bits}
-        request = window_request(query_ring_sectors(config), BANKS, 1)
-        window = lane_window(1, BANKS, 1)
+        command = state_command(config)
         super().__init__(
             {
                 "i_job": In(stream.Signature(job_layout(config))),
@@ -119,12 +117,13 @@ class JobControl(wiring.Component):
                         {"enable": 1, "slot": self.slot_bits, "row": range(max(2, live_rows)), "ids": ids}
                     )
                 ),
-                "o_members": Out(stream.Signature(members_request(config))),
-                "i_members": In(stream.Signature(granted_block(sectors=query_ring_sectors(config), entries=BLOCKS))),
-                "query_arrived": In(data.ArrayLayout(range(2), BLOCKS)),
-                "o_read": Out(stream.Signature(request)),
-                "i_window": In(wiring.Signature({"valid": Out(1), "payload": Out(window)})),
-                "members_used": Out(stream.Signature(entry)),
+                "o_rows": Out(stream.Signature(members_request(config))),
+                "i_rows": In(stream.Signature(unsigned(BANKS * SECTOR_BITS))),
+                "o_load": Out(stream.Signature(command)),
+                "i_loaded": In(head_state(config)),
+                "load_rows": In(stream.Signature(members_request(config))),
+                "o_store": Out(stream.Signature(command)),
+                "store_heads": Out(head_state(config)),
                 "o_gather": Out(stream.Signature(own.gather)),
                 "o_lines": Out(stream.Signature(own.members)),
                 "i_live": In(stream.Signature(own.live)),
@@ -169,6 +168,8 @@ class JobControl(wiring.Component):
         """A job takes its slot."""
         self._ends = Signal()
         """A job gives its slot up."""
+        self._storing = Signal()
+        """The heads of a state that is saved have been read."""
         started_slot = self._start(m)
         self._count_rows(m, started_slot)
         self._finish(m)
@@ -241,17 +242,20 @@ class JobControl(wiring.Component):
         before = Signal(range(config.tokens_max + 1), reset_less=True)
         within = Signal(range(config.tokens_max + 1), reset_less=True)
         wants_pinned = Signal()
-        entry = Signal(entry_shape(BLOCKS), reset_less=True)
-        base = Signal(range(query_ring_sectors(config)), reset_less=True)
-        bitmap_sectors = Signal(range(5))
+        loads = Signal()
+        asks = Signal()
+        own_rows = Signal(self.o_rows.payload.shape())
         m.d.comb += [
             lines.eq((job.keys + (lanes - 1)) >> lane_bits),
-            bitmap_sectors.eq((job.keys + (SECTOR_BITS - 1)) >> ceil_log2(SECTOR_BITS)),
-            self.o_members.payload.sectors.eq(bitmap_sectors),
-            self.o_members.payload.sector.eq(Mux(wants_pinned, job.pinned, job.has_kv)),
-            self.o_read.payload.sector.eq(base),
-            self.o_read.payload.sectors.eq(bitmap_sectors),
-            self.members_used.payload.eq(entry),
+            own_rows.sectors.eq((job.keys + (SECTOR_BITS - 1)) >> ceil_log2(SECTOR_BITS)),
+            own_rows.sector.eq(Mux(wants_pinned, job.pinned, job.has_kv)),
+            own_rows.rows.eq(1),
+            self.o_rows.valid.eq(Mux(loads, self.load_rows.valid, asks)),
+            Value.cast(self.o_rows.payload).eq(Mux(loads, Value.cast(self.load_rows.payload), Value.cast(own_rows))),
+            self.load_rows.ready.eq(loads & self.o_rows.ready),
+            self.o_load.valid.eq(loads),
+            self.o_load.payload.context.eq(job.context),
+            self.o_load.payload.sector.eq(job.state),
             self.o_gather.payload.context.eq(job.context),
             self.o_gather.payload.slot.eq(slot),
             self.o_gather.payload.clear.eq(flags[Flag.CLEAR]),
@@ -325,6 +329,16 @@ class JobControl(wiring.Component):
         with m.FSM(name="start") as fsm:
             with m.State("IDLE"), m.If(self.i_job.valid & (used != self.jobs) & context_free):
                 m.next = "SHAPE"
+                with m.If(flags[Flag.LOAD_STATE]):
+                    m.next = "LOAD"
+            with m.State("LOAD"):
+                m.d.comb += loads.eq(1)
+                with m.If(self.o_load.ready):
+                    m.d.sync += self._kept_heads_of(job.context, self.i_loaded.kept)
+                    m.next = "LOADED"
+            with m.State("LOADED"):
+                # What follows from the kept heads is a cycle behind them.
+                m.next = "SHAPE"
             with m.State("SHAPE"):
                 m.d.comb += self._begins.eq(1)
                 m.d.sync += [scales_left.eq(live_heads), order.eq(order + heads_count), wants_pinned.eq(0)]
@@ -357,37 +371,17 @@ class JobControl(wiring.Component):
                 with m.Elif(dense):
                     m.d.comb += starts.eq(1)
             with m.State("ASK"):
-                m.d.comb += self.o_members.valid.eq(1)
-                with m.If(self.o_members.ready):
-                    m.next = "BLOCK"
-            with m.State("BLOCK"):
-                m.d.comb += self.i_members.ready.eq(1)
-                m.d.sync += [entry.eq(self.i_members.payload.entry), base.eq(self.i_members.payload.base)]
-                with m.If(self.i_members.valid):
-                    m.next = "ARRIVE"
-            with m.State("ARRIVE"), m.If(select([self.query_arrived[n] for n in range(BLOCKS)], entry)):
-                m.next = "READ"
-            with m.State("READ"):
-                m.d.comb += self.o_read.valid.eq(1)
-                with m.If(self.o_read.ready):
-                    m.next = "WINDOW"
-            with m.State("WINDOW"), m.If(self.i_window.valid):
-                window = self.i_window.payload
-                words = [window.words[0][n] for n in range(BANKS)]
-                turned = [
-                    select([words[(n + first) % BANKS] for first in range(BANKS)], window.first) for n in range(BANKS)
-                ]
-                bits = Cat(turned)[: config.tokens_max]
+                m.d.comb += asks.eq(1)
+                with m.If(self.o_rows.ready):
+                    m.next = "ROW"
+            with m.State("ROW"), m.If(self.i_rows.valid):
+                m.d.comb += self.i_rows.ready.eq(1)
+                m.next = "GATHER"
                 with m.If(wants_pinned):
-                    m.d.sync += pinned.eq(bits)
+                    m.d.sync += pinned.eq(self.i_rows.payload)
                 with m.Else():
-                    m.d.sync += has_kv.eq(bits)
-                m.next = "USED"
-            with m.State("USED"):
-                m.d.comb += self.members_used.valid.eq(1)
-                with m.If(self.members_used.ready):
-                    m.next = "GATHER"
-                    with m.If(~wants_pinned & flags[Flag.PINNED]):
+                    m.d.sync += has_kv.eq(self.i_rows.payload)
+                    with m.If(flags[Flag.PINNED]):
                         m.d.sync += wants_pinned.eq(1)
                         m.next = "ASK"
             with m.State("GATHER"):
@@ -433,12 +427,17 @@ class JobControl(wiring.Component):
         self._age_heads(m, fsm.ongoing("SHAPE"), job)
         return slot
 
+    def _kept_heads_of(self, context: Value, heads: Value) -> list[Any]:
+        """Statements that set who is kept of a context's heads."""
+        return [register.eq(Mux(equals(context, n), heads, register)) for n, register in enumerate(self._kept_heads)]
+
     def _age_heads(self, m: Module, begins: Value, job: Any) -> None:
-        """Clears or ages a context's head importance: reads, and writes back what comes."""
+        """Clears, loads or ages a context's head importance: writes, or reads and writes back what comes."""
         config = self.config
         context = Signal(max(1, ceil_log2(config.contexts)), reset_less=True)
         shift = Signal(5, reset_less=True)
-        clears = Signal(reset_less=True)
+        clears, restores = Signal(reset_less=True), Signal(reset_less=True)
+        loaded = Signal(config.heads_max * config.head_importance_bits, reset_less=True)
         asked = Signal(range(config.heads_max + 1), init=config.heads_max)
         written = Signal(range(config.heads_max + 1), init=config.heads_max)
         self._aging = Signal()
@@ -448,24 +447,28 @@ class JobControl(wiring.Component):
         answer = Signal.like(self.i_access.payload)
         m.d.comb += [answer.eq(self.i_access.payload), self._aging.eq(written != config.heads_max)]
         access = self._aging_access
-        writes = clears | self.i_access.valid
+        # What was loaded goes in as it was or aged, without being read.
+        writes = clears | restores | self.i_access.valid
+        value = Mux(restores, loaded[: config.head_importance_bits], answer.value)
         m.d.comb += [
             access.slot.eq(context),
             access.write.eq(writes),
             access.head.eq(Mux(writes, written, asked)),
-            access.value.eq(Mux(clears, 0, answer.value >> shift)),
+            access.value.eq(Mux(clears, 0, value >> shift)),
             self._aging_valid.eq(self._aging & (writes | (asked != config.heads_max))),
         ]
         with m.If(self._aging_taken):
             with m.If(writes):
-                m.d.sync += written.eq(written + 1)
+                m.d.sync += [written.eq(written + 1), loaded.eq(loaded >> config.head_importance_bits)]
             with m.Else():
                 m.d.sync += asked.eq(asked + 1)
-        with m.If(begins & (job.flags[Flag.CLEAR] | job.age_shift.any())):
+        with m.If(begins & (job.flags[Flag.CLEAR] | job.flags[Flag.LOAD_STATE] | job.age_shift.any())):
             m.d.sync += [
                 context.eq(job.context),
                 shift.eq(job.age_shift),
                 clears.eq(job.flags[Flag.CLEAR]),
+                restores.eq(job.flags[Flag.LOAD_STATE]),
+                loaded.eq(Cat(self.i_loaded.importance[h] for h in range(config.heads_max))),
                 asked.eq(0),
                 written.eq(0),
             ]
@@ -549,6 +552,12 @@ class JobControl(wiring.Component):
         with m.Else():
             m.d.comb += Value.cast(self.o_access.payload).eq(Value.cast(self._aging_access))
 
+        saved = Signal(config.heads_max * config.head_importance_bits, name="saved_heads", reset_less=True)
+        saved_marks = Signal(config.heads_max, reset_less=True)
+        m.d.comb += [
+            Value.cast(self.store_heads.importance).eq(saved),
+            self.store_heads.saturated.eq(saved_marks),
+        ]
         offset = Signal(range(config.heads_max + lanes + 1), name="head_rank", reset_less=True)
         heads_count = Signal(range(config.heads_max + 1), name="ending_heads", reset_less=True)
         m.d.sync += heads_count.eq(sum(job.live_heads[h] for h in range(config.heads_max)))
@@ -623,7 +632,7 @@ class JobControl(wiring.Component):
                 m.d.sync += [left.eq(job.live_heads), answered.eq(job.live_heads), ranks.eq(0), offset.eq(0)]
                 m.d.sync += [unsent.eq(heads_count), marks.eq(0)]
                 with m.If(~job.flags[Flag.PRUNE_HEADS]):
-                    m.next = "END"
+                    m.next = "STORE"
                 with m.Elif(ready_heads & ~self._aging):
                     m.next = "READ"
             with m.State("READ"):
@@ -650,7 +659,29 @@ class JobControl(wiring.Component):
                     m.next = "CHOOSE"
             with m.State("CHOOSE"):
                 note(kept_heads, by_head)
-                m.next = "END"
+                m.next = "STORE"
+            with m.State("STORE"):
+                # One state is saved at a time; its heads are read here, its tokens when the job's output is in memory.
+                m.d.sync += [left.eq((1 << config.heads_max) - 1), answered.eq((1 << config.heads_max) - 1)]
+                with m.If(~job.flags[Flag.STORE_STATE]):
+                    m.next = "END"
+                with m.Elif(ready_heads & ~self._aging & ~self._storing):
+                    m.d.sync += saved_marks.eq(0)
+                    m.next = "SAVE"
+            with m.State("SAVE"):
+                m.d.comb += [reading.eq(1), reads.eq(left.any())]
+                with m.If(reads & self.o_access.ready):
+                    m.d.sync += left.eq(left & (left - 1))
+                with m.If(self.i_access.valid):
+                    lowest = answered & (~answered + 1)
+                    m.d.sync += [
+                        answered.eq(answered & (answered - 1)),
+                        saved.eq(Cat(saved, self.i_access.payload.value)[width:]),
+                        saved_marks.eq(saved_marks | Mux(self.i_access.payload.saturated, lowest, 0)),
+                    ]
+                with m.If(~answered.any()):
+                    m.d.sync += self._storing.eq(1)
+                    m.next = "END"
             with m.State("END"):
                 m.d.comb += self.i_scattered.ready.eq(1)
                 with m.If(self.i_scattered.valid & ready_heads):
@@ -658,14 +689,14 @@ class JobControl(wiring.Component):
                     m.d.comb += scattered.eq(1)
                     m.next = "IDLE"
                 m.d.comb += self.i_scattered.ready.eq(ready_heads)
+        stores = job.flags[Flag.STORE_STATE]
         with m.If(scattered):
             m.d.sync += ended.eq(Mux(ended == 2 * self.jobs - 1, 0, ended + 1))
             note(chosen, 1)
             note(self._gathered, 0)
-            final = select(kept_heads, slot)
-            for n, kept in enumerate(self._kept_heads):
-                with m.If(equals(job.context, n)):
-                    m.d.sync += [kept.eq(final), self._context_busy[n].eq(0)]
+            m.d.sync += self._kept_heads_of(job.context, select(kept_heads, slot))
+            with m.If(~stores):
+                m.d.sync += self._context_busy.bit_select(job.context, 1).eq(0)
         self._report(m, kept_tokens, kept_heads, lost_tokens, lost_heads, chosen)
 
     def _report(
@@ -684,7 +715,12 @@ class JobControl(wiring.Component):
         m.d.sync += Value.cast(job).eq(select([Value.cast(self.slots[n]) for n in range(self.jobs)], slot))
         # Beats that had come to the packer, and then sectors that had come to each channel, when the last row was out.
         beats = Signal(8, reset_less=True)
-        passed = Signal()
+        passed, stored = Signal(), Signal()
+        m.d.comb += [
+            self.o_store.payload.context.eq(job.context),
+            self.o_store.payload.sector.eq(job.state),
+            self.store_heads.kept.eq(select(kept_heads, slot)),
+        ]
         snapshot = Signal(data.ArrayLayout(16, config.channels), reset_less=True)
         written = Signal(config.channels, reset_less=True)
         m.d.comb += passed.eq(~(self.beats_done - beats)[7])
@@ -716,8 +752,18 @@ class JobControl(wiring.Component):
                 m.next = "ACKNOWLEDGED"
             with m.State("ACKNOWLEDGED"), m.If(written.all() & select(chosen, slot)):
                 m.next = "REPORT"
+                with m.If(job.flags[Flag.STORE_STATE] & ~stored):
+                    m.next = "STORE"
+            with m.State("STORE"):
+                m.d.comb += self.o_store.valid.eq(1)
+                with m.If(self.o_store.ready):
+                    # It is in memory when the channels have acknowledged what they have got by now.
+                    m.d.sync += [stored.eq(1), self._storing.eq(0), snapshot.eq(self.queued)]
+                    m.d.sync += self._context_busy.bit_select(job.context, 1).eq(0)
+                    m.next = "COMPARE"
             with m.State("REPORT"):
                 m.d.comb += self.o_report.valid.eq(1)
+                m.d.sync += stored.eq(0)
                 with m.If(self.o_report.ready):
                     m.d.comb += self._ends.eq(1)
                     for n in range(self.jobs):

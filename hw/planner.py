@@ -28,8 +28,9 @@ QUERY_SECTORS, KEY_SECTORS, LSB_SECTORS, VALUE_SECTORS, OTHER_SECTORS = range(5)
 
 
 def members_request(config: Config) -> data.StructLayout:
-    """Consecutive sectors of a bitmap: the first, and how many, 1 to 4."""
-    return data.StructLayout({"sector": unsigned(config.sector_bits), "sectors": range(5)})
+    """Rows of 1 to 4 consecutive sectors, one behind the other: the first sector, and how many rows, 1 to the lanes."""
+    rows = range(config.topk_lanes + 1)
+    return data.StructLayout({"sector": unsigned(config.sector_bits), "sectors": range(5), "rows": rows})
 
 
 def kept_ids(config: Config) -> data.StructLayout:
@@ -72,7 +73,8 @@ class Planner(wiring.Component):
     slots, started : in, the jobs in flight, and how many have been started, modulo twice the slots; job n has slot
         n mod slots, and its record stands until all of its rows have left
     live_write : in, `enable`, `slot`, `row`, `ids`: a row of a job's live list, before the job counts as started
-    i_members : stream of `members_request`: sectors for the query ring; o_members: stream of the block's entry and base
+    i_members : stream of `members_request`: rows of a bitmap or a saved state for the query ring; o_members : stream of
+        the block's entry and base
     i_kept : stream of `kept_ids`; o_kept : stream of entries, the value block of each pruned row, in order
     i_again : stream of `row_header`, a flat row; o_again : stream of `again_segment`, when its keys have begun to come
     again_read, again_done : in, a group of its keys, or all of them, have been read
@@ -286,11 +288,14 @@ class Planner(wiring.Component):
         fetch = issue.i.payload.fetch
         # Bitmaps go first, since a job cannot start without them; but what has been asked for stays until granted.
         asks_members, walk_waits = Signal(), Signal(name="query_walk_waits")
+        wanted = self.i_members.payload
         m.d.comb += [
             asks_members.eq(self.i_members.valid & ~walk_waits),
             table.i.valid.eq(asks_members | walks),
             request.uses.eq(1),
-            request.size.eq(Mux(asks_members, self.i_members.payload.sectors, product(form.sectors, count))),
+            request.size.eq(
+                product(Mux(asks_members, wanted.sectors, form.sectors), Mux(asks_members, wanted.rows, count))
+            ),
             self.i_members.ready.eq(table.i.ready & asks_members),
         ]
         m.d.sync += walk_waits.eq(walks & ~asks_members & ~table.i.ready)
@@ -312,16 +317,16 @@ class Planner(wiring.Component):
             issued.order.eq((order << 1) - 1),
             fetch[0].place.eq(0),
         ]
-        # A bitmap is one row, of id 0.
+        # Rows of a bitmap or a saved state have the ids 0, 1, 2, ...
         skip = rank[:lane_bits] if lane_bits else Const(0, 1)
         m.d.comb += [
             issued.dense.eq(members | job.dense),
-            issued.count.eq(Mux(members, 1, count)),
+            issued.count.eq(Mux(members, asked.rows, count)),
             issued.first_row.eq(Mux(members, 0, rank >> lane_bits)),
             issued.skip.eq(Mux(members, 0, skip)),
             issued.stride.eq(Mux(members, asked.sectors, form.sectors)),
             fetch[0].sector.eq(Mux(members, asked.sector, sector)),
-            fetch[0].pitch.eq(Mux(members, 0, form.sectors)),
+            fetch[0].pitch.eq(Mux(members, asked.sectors, form.sectors)),
             fetch[0].sectors.eq(Mux(members, asked.sectors, form.sectors)),
             fetch[0].kind.eq(Mux(members, OTHER_SECTORS, QUERY_SECTORS)),
         ]

@@ -57,6 +57,7 @@ def slot_layout(config: Config) -> data.StructLayout:
         "key_lsb",
         "value",
         "output",
+        "state",
     )
     step = unsigned(step_bits(config))
     return data.StructLayout(

@@ -234,9 +234,8 @@ def _main(
         timing = bench.isolated(layer)
         seconds = time.monotonic() - started
         use = timing.mac_utilization(bench.config)
-        console.print(
-            f"L={length} alone {timing.cycles} cycles, {use:.3f} of all multipliers, {timing.cycles / seconds:.0f} cycles/s"
-        )
+        rate = timing.cycles / seconds
+        console.print(f"L={length} alone {timing.cycles} cycles, {use:.3f} of all multipliers, {rate:.0f} cycles/s")
     bench.close()
 
 

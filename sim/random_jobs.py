@@ -19,6 +19,7 @@ from golden.attention import Addresses, Bitmaps, Job, KeyFetch, Mode, Result, be
 from golden.cascade import Context
 from golden.memory import Memory, Plane
 from golden.quantize import ScoreScale
+from golden.state import restore, save, state_sectors
 from host.driver import descriptor
 from hw.config import LSB_BITS, MULTIPLIER_FRACTION, SECTOR_BYTES, Config
 
@@ -38,7 +39,7 @@ class Task:
     """The descriptor, by the names of `hw.job.job_fields`."""
 
 
-def report(config: Config, result: Result, tag: int, lost_tokens: int, lost_heads: int) -> dict[str, int]:
+def report(result: Result, tag: int, lost_tokens: int, lost_heads: int) -> dict[str, int]:
     """What the machine must report."""
     return {
         "tag": tag,
@@ -107,8 +108,18 @@ class Campaign:
         if has_kv is not None:
             has_kv[int(random.integers(job.keys))] = True
 
-        # Would anything be live?
+        first = self._next
+        # A state to begin with, which the host has put into memory.
+        load = None
         trial = copy.deepcopy(self.contexts[context_number])
+        if not job.clear and random.random() < 0.2:
+            load = self._state()
+            restore(trial, self.memory.read(load + np.arange(state_sectors(config))))
+        loaded = copy.deepcopy(trial)
+        store = None
+        if random.random() < 0.3:
+            store = self._allocate(state_sectors(config)) if load is None else load
+        # Would anything be live?
         begin(job, trial)
         everything = Bitmaps.all(job)
         find_live(
@@ -117,14 +128,22 @@ class Campaign:
             Bitmaps(has_kv=everything.has_kv if has_kv is None else has_kv, pinned=everything.pinned, heads=heads),
         )
         at = self._lay_out(job, kv_rows, has_kv, pinned)
-        context = self.contexts[context_number]
-        before = context.saturated
+        # What is new, as it is before the job: the output's place is still random.
+        mine = np.arange(first, self._next)
+        channels = config.channels
+        self.initial[mine % channels, mine // channels] = self.memory.read(mine)
+        context = self.contexts[context_number] = loaded
+        before = context.tokens_saturated
         tag = self._tag
         self._tag = (self._tag + 1) & 0xFFFF
         was_saturated = 0 if job.clear else before
         result = run(job, context, heads, self.memory, at)
         self._fresh[context_number] = False
-        lost = context.saturated - was_saturated
+        if store is not None:
+            self.memory.write(store + np.arange(state_sectors(config)), save(context))
+        lost_heads = context.heads_saturated & np.isin(np.arange(config.heads_max), result.heads)
+        marks = 0 if job.keep_heads is None else sum(1 << int(head) for head in np.flatnonzero(lost_heads))
+        lost = context.tokens_saturated - was_saturated
         return Task(
             tag=tag,
             context=context_number,
@@ -132,9 +151,24 @@ class Campaign:
             at=at,
             heads=heads,
             result=result,
-            report=report(config, result, tag, lost, 0),
-            fields=descriptor(config, job, at, tag=tag, context=context_number, heads=heads),
+            report=report(result, tag, lost, marks),
+            fields=descriptor(config, job, at, tag=tag, context=context_number, heads=heads, load=load, store=store),
         )
+
+    def _state(self) -> int:
+        """First sector of a random state."""
+        config, random = self.config, self.random
+        context = Context(config)
+        token_top, head_top = (1 << bits for bits in (config.token_importance_bits, config.head_importance_bits))
+        # Some so large that they saturate.
+        low = self._choose(0, token_top - 4000)
+        context.token_importance = random.integers(low, token_top, config.tokens_max)
+        context.head_importance = random.integers(self._choose(0, head_top - 9000), head_top, config.heads_max)
+        context.kept_tokens = random.random(config.tokens_max) < 0.8
+        context.kept_heads = random.random(config.heads_max) < 0.8
+        base = self._allocate(state_sectors(config))
+        self.memory.write(base + np.arange(state_sectors(config)), save(context))
+        return base
 
     def _job(self, context: int, wanted: dict[str, Any]) -> Job:
         config, random = self.config, self.random
@@ -231,6 +265,4 @@ class Campaign:
                 base = self._allocate(-(-job.keys // (8 * SECTOR_BYTES)))
                 self.memory.store_bitmap(base, members)
                 at = dataclasses.replace(at, **{name: base})
-        # What the golden model is about to write must not be there before.
-        self.initial[:] = self.memory.bytes
         return at
