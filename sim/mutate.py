@@ -1,8 +1,11 @@
 """Do the testbenches notice faults? `python -m sim.mutate` plants some in every unit's netlist and looks.
 
 A unit takes part when its `tests/test_<unit>.py` defines `mutation_run()`, which returns the arguments of
-`sim.cosim.cosimulate` for one small, thorough run. Yosys's `mutate` changes one bit of the netlist at a time (stuck,
-inverted, or inverted by another bit), evenly spread over it, and the run in Icarus must fail: the mutant is *killed*.
+`sim.cosim.cosimulate` for one small, thorough run; `<other>_mutation_run()` there is the run of a unit called `other`.
+With `part` among the arguments only the submodule of that name is changed.
+
+Yosys's `mutate` changes one bit of the netlist at a time (stuck, inverted, or inverted by another bit), evenly spread
+over it, and the run in Icarus must fail: the mutant is *killed*.
 
 A mutant that survives is compared with the unit by sequential equivalence: with inputs that keep to the stream rules,
 no output differs in any cycle, payloads only looked at while valid. If ABC proves that, it is *equivalent*: no test
@@ -16,7 +19,8 @@ could kill it, and it does not count. Any other survivor must be explained in `t
 `equivalent = true` claims that no legal use shows it, and takes it out of the count too.
 
 The run fails if fewer than 20 mutants count, fewer than 95 % of those are killed, a survivor has no explanation, or an
-explanation no longer names a survivor. What was found is in `build/mutate.json`.
+explanation no longer names a survivor. What was found is in `build/mutate.json`; a run of all units without a problem
+also writes the tables of `docs/verification.md`.
 """
 
 from __future__ import annotations
@@ -56,6 +60,7 @@ from sim.formal import FormalError, Run, design_of, free, without_initial_values
 from sim.verilog import strip_initial_values
 
 REPORT = ROOT / "build" / "mutate.json"
+PAGE = ROOT / "docs" / "verification.md"
 EXPLANATIONS = ROOT / "tests" / "survivors.toml"
 SEED = 1
 COUNT = 24
@@ -120,11 +125,15 @@ class Result:
 # -- Mutants ----------------------------------------------------------------------------------------------------------
 
 
-def units() -> list[str]:
-    """The units whose tests define `mutation_run`, by name."""
-    files = sorted((ROOT / "tests").glob("test_*.py"))
-    pattern = re.compile(r"^def mutation_run\(", re.MULTILINE)
-    return [file.stem.removeprefix("test_") for file in files if pattern.search(file.read_text(encoding="utf-8"))]
+def units() -> dict[str, tuple[str, str]]:
+    """By name, the module and the function of every unit's mutation run."""
+    pattern = re.compile(r"^def (?:(\w+)_)?mutation_run\(", re.MULTILINE)
+    found = {}
+    for file in sorted((ROOT / "tests").glob("test_*.py")):
+        own = file.stem.removeprefix("test_")
+        for match in pattern.finditer(file.read_text(encoding="utf-8")):
+            found[match[1] or own] = (f"tests.{file.stem}", match[0].removeprefix("def ").removesuffix("("))
+    return found
 
 
 class Netlist:
@@ -150,12 +159,12 @@ class Netlist:
         (self._folder / "unit.il").write_text(self._text[initial_values], encoding="utf-8")
         return ["read_rtlil unit.il", *_PREPARE]
 
-    def mutants(self, count: int) -> list[Mutant]:
-        """`count` distinct mutants, always the same."""
+    def mutants(self, count: int, part: str | None = None) -> list[Mutant]:
+        """`count` distinct mutants, always the same; of the submodule `part` and what is in it if it is named."""
         # Some are listed twice, with different control bits.
         self._yosys(
             *self._prepared(initial_values=self._initial_values),
-            f"mutate -list {2 * count} -seed {SEED} -o mutants.txt",
+            f"mutate -list {2 * count} -seed {SEED} -o mutants.txt" + (f" top.{part} top.{part}.*" if part else ""),
         )
         found: dict[str, Mutant] = {}
         for line in (self._folder / "mutants.txt").read_text(encoding="utf-8").splitlines():
@@ -305,10 +314,11 @@ def mutate(
     result = Result(unit=unit)
     explanations = explanations or {}
     arguments = {"strip_initial": True, **arguments, "simulator": "icarus"}
+    part = arguments.pop("part", None)
     component = arguments["component"]
     with tempfile.TemporaryDirectory(prefix=f"mutate-{unit}-") as name, _apart(Path(name)):
         netlist = Netlist(component, Path(name), initial_values=not arguments["strip_initial"])
-        mutants = netlist.mutants(count)
+        mutants = netlist.mutants(count, part)
         result.mutants = mutants if sample is None else [mutants[number] for number in sample if number < len(mutants)]
         texts = iter(netlist.verilog([None, *result.mutants]))
         limit = _healthy(unit, arguments, next(texts))
@@ -360,7 +370,7 @@ def _outcome(arguments: dict[str, Any], verilog: str, limit: float) -> tuple[str
     # Compiled first, and alone: a mutant that does not compile is an error of the tool, not a killed one.
     sim.build.build(_stripped(arguments, verilog), simulator="icarus", build_args=arguments.get("build_args", ()))
     try:
-        cosimulate(**{**arguments, "verilog": verilog, "timeout_seconds": limit})
+        cosimulate(**{**arguments, "verilog": verilog, "timeout_seconds": limit, "stop_at_failure": True})
     except (CosimulationError, SimulatorError) as error:
         return "killed", str(error).partition("\n")[2].partition("\n")[0][:200]
     return "survived", ""
@@ -396,8 +406,44 @@ def explained() -> dict[str, dict[str, dict[str, Any]]]:
 
 def mutation_run(unit: str) -> dict[str, Any]:
     """The arguments of `cosimulate` that a unit's tests give for its mutants."""
-    arguments: dict[str, Any] = importlib.import_module(f"tests.test_{unit}").mutation_run()
+    module, function = units()[unit]
+    arguments: dict[str, Any] = getattr(importlib.import_module(module), function)()
     return arguments
+
+
+# -- The page ---------------------------------------------------------------------------------------------------------
+
+
+def results_table(results: Sequence[Result]) -> str:
+    """How many mutants of each unit count, and what became of them."""
+    rows = ["| unit | count | killed | survived | equivalent, beside them |", "|---|---|---|---|---|"]
+    for result in sorted(results, key=lambda result: result.unit):
+        numbers = (result.counted, *map(result.count, ("killed", "survived", "equivalent")))
+        rows.append(f"| `{result.unit}` | " + " | ".join(map(str, numbers)) + " |")
+    counted, killed = sum(result.counted for result in results), sum(result.count("killed") for result in results)
+    survived, equivalent = (sum(result.count(kind) for result in results) for kind in ("survived", "equivalent"))
+    return "\n".join([*rows, f"| all | {counted} | {killed} | {survived} | {equivalent} |"]) + "\n"
+
+
+def survivors_table(explanations: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """What `tests/survivors.toml` says, a row per mutant."""
+    rows = ["| unit | mutant | counts | why it survives |", "|---|---|---|---|"]
+    for unit, entries in sorted(explanations.items()):
+        for name, entry in entries.items():
+            counts = "no" if entry.get("equivalent") else "yes"
+            rows.append(f"| `{unit}` | `{name}` | {counts} | {entry['why']} |".replace("\n", " "))
+    return "\n".join(rows) + "\n"
+
+
+def write_page(page: Path, tables: dict[str, str]) -> None:
+    """Put the tables between their markers in `page`."""
+    text = page.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        found = re.search(rf"(<!-- {name} -->\n).*?(<!-- end -->)", text, re.DOTALL)
+        if found is None:
+            raise ValueError(f"{page} has no table {name}: it needs <!-- {name} --> and <!-- end -->")
+        text = text[: found.end(1)] + table + text[found.start(2) :]
+    write_text(page, text)
 
 
 # -- Command line -----------------------------------------------------------------------------------------------------
@@ -410,7 +456,7 @@ def main(
 ) -> None:
     """Plant faults in the units' netlists, and see whether their testbenches notice."""
     known = units()
-    chosen = unit or known
+    chosen = unit or list(known)
     if unknown := [name for name in chosen if name not in known]:
         raise typer.BadParameter(f"no unit {', '.join(unknown)} with a mutation_run; there are {', '.join(known)}")
     # The runs' own words go elsewhere meanwhile.
@@ -444,6 +490,9 @@ def main(
     console.print(table)
     if any(result.problems for result in results):
         raise typer.Exit(1)
+    if not unit and count == COUNT:
+        write_page(PAGE, {"mutants": results_table(results), "survivors": survivors_table(explanations)})
+        console.print(f"[dim]{PAGE}[/]", highlight=False)
 
 
 def _save(result: Result) -> None:

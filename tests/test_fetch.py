@@ -46,6 +46,11 @@ def mutation_run() -> dict[str, Any]:
     }
 
 
+def crossbar_mutation_run() -> dict[str, Any]:
+    """The same with faults in the crossbar only."""
+    return {**mutation_run(), "part": "crossbar"}
+
+
 def measurement_run(config: Config) -> dict[str, Any]:
     """The unit at a configuration's size."""
     parameters = generator_size(config)
