@@ -19,8 +19,8 @@ could kill it, and it does not count. Any other survivor must be explained in `t
 `equivalent = true` claims that no legal use shows it, and takes it out of the count too.
 
 The run fails if fewer than 20 mutants count, fewer than 95 % of those are killed, a survivor has no explanation, or an
-explanation no longer names a survivor. What was found is in `build/mutate.json`; a run of all units without a problem
-also writes the tables of `docs/verification.md`.
+explanation no longer names a survivor. What was found is in `build/mutate.json`; when it
+has every unit, without a problem, the tables of `docs/verification.md` are written from it.
 """
 
 from __future__ import annotations
@@ -490,8 +490,9 @@ def main(
     console.print(table)
     if any(result.problems for result in results):
         raise typer.Exit(1)
-    if not unit and count == COUNT:
-        write_page(PAGE, {"mutants": results_table(results), "survivors": survivors_table(explanations)})
+    whole = _reported()
+    if set(whole) == set(known) and all(len(result.mutants) >= COUNT for result in whole.values()):
+        write_page(PAGE, {"mutants": results_table(list(whole.values())), "survivors": survivors_table(explanations)})
         console.print(f"[dim]{PAGE}[/]", highlight=False)
 
 
@@ -503,6 +504,17 @@ def _save(result: Result) -> None:
     numbers = {outcome: result.count(outcome) for outcome in ("killed", "survived", "equivalent")}
     report[result.unit] = {**numbers, "share": result.share, **asdict(result)}
     write_text(REPORT, json.dumps(report, indent=1, sort_keys=True) + "\n")
+
+
+def _reported() -> dict[str, Result]:
+    """The units that the report has without a problem."""
+    report: dict[str, Any] = json.loads(REPORT.read_text(encoding="utf-8"))
+    results = {}
+    for unit, entry in report.items():
+        if not entry["problems"]:
+            mutants = [Mutant(**mutant) for mutant in entry["mutants"]]
+            results[unit] = Result(unit=unit, mutants=mutants, seconds=entry["seconds"])
+    return results
 
 
 if __name__ == "__main__":

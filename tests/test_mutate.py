@@ -206,6 +206,7 @@ def test_the_page_has_the_results(tmp_path: Path) -> None:
 
 def test_the_command_fails_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sim.mutate, "REPORT", tmp_path / "mutate.json")
+    monkeypatch.setattr(sim.mutate, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(sim.mutate, "mutation_run", lambda unit: {"unit": unit})
     outcomes = {"fifo": ["killed"] * 24, "ram": ["killed"] * 20 + ["survived"] * 4}
 
@@ -219,6 +220,7 @@ def test_the_command_fails_and_reports(tmp_path: Path, monkeypatch: pytest.Monke
     app = sim.mutate.typer.Typer()
     app.command()(sim.mutate.main)
     assert CliRunner().invoke(app, ["fifo"]).exit_code == 0
+    assert not (tmp_path / "page.md").exists(), "not all units are in the report"
     failed = CliRunner().invoke(app, ["ram"])
     assert failed.exit_code == 1
     assert "ram: only 83% are killed" in failed.output
@@ -227,6 +229,15 @@ def test_the_command_fails_and_reports(tmp_path: Path, monkeypatch: pytest.Monke
         "fifo": (24, 0),
         "ram": (20, 4),
     }
+
+    (tmp_path / "page.md").write_text(
+        "<!-- mutants -->\n<!-- end -->\n<!-- survivors -->\n<!-- end -->\n", encoding="utf-8"
+    )
+    outcomes["ram"] = ["killed"] * 24
+    monkeypatch.setattr(sim.mutate, "units", lambda: {"fifo": ("", ""), "ram": ("", "")})
+    assert CliRunner().invoke(app, ["ram"]).exit_code == 0
+    assert "| all | 48 | 48 | 0 | 0 |" in (tmp_path / "page.md").read_text(encoding="utf-8")
+
     unknown = CliRunner().invoke(app, ["no_such_unit"])
     assert unknown.exit_code == 2
     assert "no_such_unit" in unknown.output
