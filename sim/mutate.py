@@ -202,11 +202,25 @@ class Netlist:
         # Both start from the initial values, so that what is never reset is the same in both.
         prepared = self._prepared(initial_values=True)
         for name, change in (("unit", ""), ("mutant", mutant.command)):
-            self._yosys(*prepared, change, "flatten", f"rename top {name}", f"write_rtlil {name}_flat.il")
+            self._yosys(
+                *prepared,
+                change,
+                "flatten",
+                "opt_expr",
+                "opt_clean",
+                f"rename top {name}",
+                f"write_rtlil {name}_flat.il",
+            )
+        flat = {name: (self._folder / f"{name}_flat.il").read_text(encoding="utf-8") for name in ("unit", "mutant")}
+        unit, changed = (
+            re.sub(r"^(?:autoidx .*|module .*|#.*|attribute \\src .*)$", "", flat[name], flags=re.MULTILINE)
+            for name in flat
+        )
+        if unit == changed:
+            return True
         text, messages, _ = design_of(_Equivalence(self.component, self._text[True]), initial_values=True)
-        parts = [text, *((self._folder / f"{name}_flat.il").read_text(encoding="utf-8") for name in ("unit", "mutant"))]
         folder = Path(tempfile.mkdtemp(dir=self._folder))
-        (folder / "design.il").write_text("\n".join(parts), encoding="utf-8")
+        (folder / "design.il").write_text("\n".join([text, *flat.values()]), encoding="utf-8")
         end = time.monotonic() + timeout_seconds
         run = Run(name="equivalence", folder=folder, messages=messages, end=end, prepare="prep -flatten -top top")
         # Most of the two circuits corresponds bit by bit; scorr finds that, and pdr does the rest.
@@ -336,11 +350,11 @@ def mutate(
             explained = explanations.get(mutant.name)
             if mutant.outcome != "survived":
                 continue
-            if netlist.is_equivalent(mutant, timeout_seconds=proof_seconds):
-                mutant.outcome, mutant.why = "equivalent", "proved by sequential equivalence"
-            elif explained is not None:
+            if explained is not None:
                 mutant.outcome = "equivalent" if explained.get("equivalent") else "survived"
                 mutant.why = explained["why"]
+            elif netlist.is_equivalent(mutant, timeout_seconds=proof_seconds):
+                mutant.outcome, mutant.why = "equivalent", "proved by sequential equivalence"
             else:
                 at = f"{mutant.source} {mutant.wire}".strip()
                 result.problems.append(f"survived without an explanation: {mutant.name} ({at})")

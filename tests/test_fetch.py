@@ -34,7 +34,7 @@ def _run(name: str, simulator: str, groups: int) -> None:
         parameters={"size": SIZES[name], "seeds": seeds(), "groups": groups, "completion": COMPLETION[name]},
         strip_initial=simulator == "icarus",
     )
-    assert len(passed) == 6 * len(seeds()) + 1
+    assert len(passed) == 10 * len(seeds()) + 1
 
 
 def mutation_run() -> dict[str, Any]:
