@@ -9,7 +9,8 @@ over it, and the run in Icarus must fail: the mutant is *killed*.
 
 A mutant that survives is compared with the unit by sequential equivalence: with inputs that keep to the stream rules,
 no output differs in any cycle, payloads only looked at while valid. If ABC proves that, it is *equivalent*: no test
-could kill it, and it does not count. Any other survivor must be explained in `tests/survivors.toml`:
+could kill it, and it does not count; if fewer than 20 are left, more are planted. Any other survivor must be explained
+in `tests/survivors.toml`:
 
     [[packer]]
     mutant = "const1 top/$12.B[3]"
@@ -159,8 +160,11 @@ class Netlist:
         (self._folder / "unit.il").write_text(self._text[initial_values], encoding="utf-8")
         return ["read_rtlil unit.il", *_PREPARE]
 
-    def mutants(self, count: int, part: str | None = None) -> list[Mutant]:
-        """`count` distinct mutants, always the same; of the submodule `part` and what is in it if it is named."""
+    def mutants(self, count: int, part: str | None = None, *, spare: int = 0) -> list[Mutant]:
+        """`count` distinct mutants, always the same, and up to `spare` more.
+
+        If a submodule `part` is named, of it and what is in it.
+        """
         # Some are listed twice, with different control bits.
         self._yosys(
             *self._prepared(initial_values=self._initial_values),
@@ -184,7 +188,7 @@ class Netlist:
                 source=(own or sources or [""])[-1],
             )
             found.setdefault(mutant.name, mutant)
-        return list(found.values())[:count]
+        return list(found.values())[: count + spare]
 
     def verilog(self, mutants: Sequence[Mutant | None]) -> list[str]:
         """The Verilog of each mutant; None is the unit itself."""
@@ -206,8 +210,10 @@ class Netlist:
                 *prepared,
                 change,
                 "flatten",
-                "opt_expr",
-                "opt_clean",
+                "opt -full",
+                "wreduce",
+                "opt -full",
+                "opt_clean -purge",
                 f"rename top {name}",
                 f"write_rtlil {name}_flat.il",
             )
@@ -222,7 +228,9 @@ class Netlist:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         (folder / "design.il").write_text("\n".join([text, *flat.values()]), encoding="utf-8")
         end = time.monotonic() + timeout_seconds
-        run = Run(name="equivalence", folder=folder, messages=messages, end=end, prepare="prep -flatten -top top")
+        # A word beyond a memory's end is the same in both, not another one whenever it is read.
+        prepare = "prep -flatten -top top\nmemory_map\nopt_clean\nsetundef -undriven -init -zero"
+        run = Run(name="equivalence", folder=folder, messages=messages, end=end, prepare=prepare)
         # Most of the two circuits corresponds bit by bit; scorr finds that, and pdr does the rest.
         with contextlib.suppress(FormalError):
             return run.sby({"assert": ("prove", "abc scorr; pdr", 1)})["assert"] == "PASS"
@@ -332,10 +340,10 @@ def mutate(
     component = arguments["component"]
     with tempfile.TemporaryDirectory(prefix=f"mutate-{unit}-") as name, _apart(Path(name)):
         netlist = Netlist(component, Path(name), initial_values=not arguments["strip_initial"])
-        mutants = netlist.mutants(count, part)
-        result.mutants = mutants if sample is None else [mutants[number] for number in sample if number < len(mutants)]
-        texts = iter(netlist.verilog([None, *result.mutants]))
-        limit = _healthy(unit, arguments, next(texts))
+        mutants = netlist.mutants(count, part, spare=count)
+        batch = mutants[:count] if sample is None else [mutants[number] for number in sample if number < count]
+        spares = mutants[count:] if sample is None else []
+        limit = _healthy(unit, arguments, netlist.verilog([None])[0])
 
         def judge(mutant: Mutant, verilog: str) -> None:
             began = time.monotonic()
@@ -343,21 +351,26 @@ def mutate(
             mutant.seconds = round(time.monotonic() - began, 1)
             progress()
 
-        with concurrent.futures.ThreadPoolExecutor(max_workers=jobs) as pool:
-            for done in [pool.submit(judge, *pair) for pair in zip(result.mutants, texts, strict=True)]:
-                done.result()
-        for mutant in result.mutants:
-            explained = explanations.get(mutant.name)
-            if mutant.outcome != "survived":
-                continue
-            if explained is not None:
-                mutant.outcome = "equivalent" if explained.get("equivalent") else "survived"
-                mutant.why = explained["why"]
-            elif netlist.is_equivalent(mutant, timeout_seconds=proof_seconds):
-                mutant.outcome, mutant.why = "equivalent", "proved by sequential equivalence"
-            else:
-                at = f"{mutant.source} {mutant.wire}".strip()
-                result.problems.append(f"survived without an explanation: {mutant.name} ({at})")
+        while batch:
+            with concurrent.futures.ThreadPoolExecutor(max_workers=jobs) as pool:
+                for done in [pool.submit(judge, *pair) for pair in zip(batch, netlist.verilog(batch), strict=True)]:
+                    done.result()
+            for mutant in batch:
+                explained = explanations.get(mutant.name)
+                if mutant.outcome != "survived":
+                    continue
+                if explained is not None:
+                    mutant.outcome = "equivalent" if explained.get("equivalent") else "survived"
+                    mutant.why = explained["why"]
+                elif netlist.is_equivalent(mutant, timeout_seconds=proof_seconds):
+                    mutant.outcome, mutant.why = "equivalent", "proved by sequential equivalence"
+                else:
+                    at = f"{mutant.source} {mutant.wire}".strip()
+                    result.problems.append(f"survived without an explanation: {mutant.name} ({at})")
+            result.mutants += batch
+            # So many are equivalent that others take their places.
+            missing = max(0, LEAST - result.counted)
+            batch, spares = spares[:missing], spares[missing:]
     result.seconds = round(time.monotonic() - start, 1)
     if sample is None:
         survivors = {mutant.name for mutant in result.mutants if mutant.outcome != "killed"}
