@@ -20,8 +20,8 @@ in `tests/survivors.toml`:
 `equivalent = true` claims that no legal use shows it, and takes it out of the count too.
 
 The run fails if fewer than 20 mutants count, fewer than 95 % of those are killed, a survivor has no explanation, or an
-explanation no longer names a survivor. What was found is in `build/mutate.json`; when it
-has every unit, without a problem, the tables of `docs/verification.md` are written from it.
+explanation no longer names a survivor. What was found is in `build/mutate.json`, and
+after a run without a problem in the tables of `docs/verification.md`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -439,15 +439,19 @@ def mutation_run(unit: str) -> dict[str, Any]:
 # -- The page ---------------------------------------------------------------------------------------------------------
 
 
-def results_table(results: Sequence[Result]) -> str:
-    """How many mutants of each unit count, and what became of them."""
+def results_table(results: dict[str, Result], known: Iterable[str]) -> str:
+    """How many mutants of each unit count, and what became of them; - for one that has yet to run."""
     rows = ["| unit | count | killed | survived | equivalent, beside them |", "|---|---|---|---|---|"]
-    for result in sorted(results, key=lambda result: result.unit):
-        numbers = (result.counted, *map(result.count, ("killed", "survived", "equivalent")))
-        rows.append(f"| `{result.unit}` | " + " | ".join(map(str, numbers)) + " |")
-    counted, killed = sum(result.counted for result in results), sum(result.count("killed") for result in results)
-    survived, equivalent = (sum(result.count(kind) for result in results) for kind in ("survived", "equivalent"))
-    return "\n".join([*rows, f"| all | {counted} | {killed} | {survived} | {equivalent} |"]) + "\n"
+    total = [0, 0, 0, 0]
+    for unit in sorted(known):
+        cells = ["-"] * len(total)
+        if unit in results:
+            result = results[unit]
+            numbers = [result.counted, *map(result.count, ("killed", "survived", "equivalent"))]
+            total = [sum(pair) for pair in zip(total, numbers, strict=True)]
+            cells = list(map(str, numbers))
+        rows.append(f"| `{unit}` | " + " | ".join(cells) + " |")
+    return "\n".join([*rows, "| all | " + " | ".join(map(str, total)) + " |"]) + "\n"
 
 
 def survivors_table(explanations: dict[str, dict[str, dict[str, Any]]]) -> str:
@@ -515,10 +519,8 @@ def main(
     console.print(table)
     if any(result.problems for result in results):
         raise typer.Exit(1)
-    whole = _reported()
-    if set(whole) == set(known) and all(len(result.mutants) >= COUNT for result in whole.values()):
-        write_page(PAGE, {"mutants": results_table(list(whole.values())), "survivors": survivors_table(explanations)})
-        console.print(f"[dim]{PAGE}[/]", highlight=False)
+    write_page(PAGE, {"mutants": results_table(_reported(), known), "survivors": survivors_table(explanations)})
+    console.print(f"[dim]{PAGE}[/]", highlight=False)
 
 
 def _save(result: Result) -> None:
@@ -532,11 +534,11 @@ def _save(result: Result) -> None:
 
 
 def _reported() -> dict[str, Result]:
-    """The units that the report has without a problem."""
+    """The units that the report has without a problem, with no fewer mutants than usual."""
     report: dict[str, Any] = json.loads(REPORT.read_text(encoding="utf-8"))
     results = {}
     for unit, entry in report.items():
-        if not entry["problems"]:
+        if not entry["problems"] and len(entry["mutants"]) >= COUNT:
             mutants = [Mutant(**mutant) for mutant in entry["mutants"]]
             results[unit] = Result(unit=unit, mutants=mutants, seconds=entry["seconds"])
     return results
