@@ -60,6 +60,7 @@ class Pending:
         self.sinks = sinks
         self.ends = ends
         self.groups = 0
+        self.first = [0] * CHANNELS
         self.unknown = [0] * CHANNELS
         # Before the sinks, so that they have not yet taken this cycle's requests.
         bench.agents.insert(0, self)
@@ -72,13 +73,15 @@ class Pending:
             self.groups += 1
         for channel, (signal, sink) in enumerate(zip(self.signals, self.sinks, strict=True)):
             text = str(signal.value)
-            left = [group for group in range(self.groups) if self.ends[group][channel] > sink.count]
-            assert text[-1] == str(int(bool(left))), f"pending{channel}.some is {text[-1]}, cycle {cycle}"
-            if not left:
+            while self.first[channel] < self.groups and self.ends[self.first[channel]][channel] <= sink.count:
+                self.first[channel] += 1
+            some = self.first[channel] < self.groups
+            assert text[-1] == str(int(some)), f"pending{channel}.some is {text[-1]}, cycle {cycle}"
+            if not some:
                 continue
             if text[-2] == "1":
                 sequence = int(text[:-2], 2)
-                wanted = left[0] % SEQUENCES
+                wanted = self.first[channel] % SEQUENCES
                 assert sequence == wanted, f"pending{channel} is {sequence}, not {wanted}, cycle {cycle}"
                 self.unknown[channel] = 0
             else:
