@@ -295,12 +295,12 @@ def restored_state(source: np.random.Generator) -> Context:
 def make_jobs(source: np.random.Generator, states: list[Context], count: int, cleared: set[int]) -> list[Traffic]:
     """Random jobs on the contexts; a context that is not among `cleared` begins with a clear."""
     jobs = []
-    # What was restored is about to saturate: let it.
+    # What was restored is about to saturate: let it, in the first job already.
     saturates = {"clear": False, "restart": True, "age_shift": 0, "keys": TOKENS, "valid_length": None}
     saturates |= {"density": 1.0, "row_count": 8}
     choices = dict.fromkeys(cleared, saturates)
     for n in range(count):
-        context = int(source.integers(0, CONFIG.contexts))
+        context = int(source.integers(0, CONFIG.contexts)) if n or not choices else min(choices)
         slot = n % SLOTS if source.random() < 0.7 else int(source.integers(0, SLOTS))
         chosen = choices.pop(context, {})
         jobs.append(make_job(source, states[context], context, slot, context not in cleared, **chosen))

@@ -75,7 +75,7 @@ def mutation_run() -> dict[str, Any]:
 
 def measurement_run(config: Config) -> dict[str, Any]:
     """The unit at a configuration's size."""
-    return _arguments(config, 4, jobs=4, resets=1)
+    return _arguments(config, config.jobs_in_flight, jobs=6, resets=1)
 
 
 @pytest.mark.parametrize(
