@@ -10,6 +10,7 @@ what counts is the time from one job's interrupt to that of a later one. Both in
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,7 @@ from sim.transport import SimulatedTransport
 from sim.verilog import convert
 
 RESULTS = ROOT / "build" / "bench.json"
+PAGE = ROOT / "docs" / "performance.md"
 HEADS, HEAD_DIM = 12, 64
 """Of BERT-base and GPT-2-small."""
 SEED = 1
@@ -250,6 +252,7 @@ class Figure:
     predicted: float | None = None
     """By the cycle model, in cycles of the same run."""
     cycles: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
 
     @property
     def reached(self) -> bool | None:
@@ -281,6 +284,7 @@ def summarization_figures(bench: Bench, lengths: Sequence[int], *, queued: bool)
             limit=model.BERT_LIMITS.get(length),
             predicted=model.simulate(config, [work]).cycles,
             cycles=alone.cycles,
+            counters=alone.counters,
         )
         if queued and length in QUEUED_JOBS:
             count = QUEUED_JOBS[length]
@@ -296,6 +300,7 @@ def summarization_figures(bench: Bench, lengths: Sequence[int], *, queued: bool)
                 at_most=False,
                 predicted=model.simulate(config, works).steady(1, count - 1).cycles,
                 cycles=timing.cycles,
+                counters=timing.counters,
             )
 
 
@@ -318,6 +323,7 @@ def causal_figures(bench: Bench, length: int, full: int | None) -> Iterator[Figu
         limit=0.56,
         predicted=model.simulate(bench.config, [work]).cycles,
         cycles=timing.cycles,
+        counters=timing.counters,
     )  # fmt: skip
 
 
@@ -350,6 +356,7 @@ def generation_figures(bench: Bench) -> Iterator[Figure]:
             at_most=False,
             predicted=predicted[run] if bench.memory == "ideal" else None,
             cycles=timing.cycles,
+            counters=timing.counters,
         )  # fmt: skip
 
 
@@ -403,6 +410,7 @@ def cascade_figures(bench: Bench) -> Iterator[Figure]:
         at_most=False,
         predicted=model.simulate(config, works).steady(4, len(works) - 4).cycles,
         cycles=timing.cycles,
+        counters=timing.counters,
     )  # fmt: skip
 
 
@@ -428,13 +436,68 @@ GROUPS = ("summarization", "causal", "generation", "cascade")
 def _report(config: Config, found: Sequence[Figure], simulation: dict[str, float]) -> dict[str, Any]:
     rows: dict[str, Any] = {"configuration": config.as_dict(), "summarization": [], "generation": []}
     for figure in found:
-        extra = {"name": figure.name, "cycles": figure.cycles, "limit": figure.limit, "reached": figure.reached}
+        extra = {
+            "name": figure.name,
+            "cycles": figure.cycles,
+            "measured": figure.measured,
+            "unit": figure.unit,
+            "limit": figure.limit,
+            "at_most": figure.at_most,
+            "reached": figure.reached,
+            "model_error": figure.model_error,
+            "counters": figure.counters,
+        }
         rows[figure.group].append({**figure.row, **extra})
     rows["model_error"] = {figure.name: figure.model_error for figure in found if figure.model_error is not None}
     units = ROOT / "build" / "units.json"
     rows["topk"] = json.loads(units.read_text(encoding="utf-8")).get("topk", []) if units.is_file() else []
     rows["simulation"] = simulation
     return rows
+
+
+def _value(value: float, unit: str) -> str:
+    return f"{value:,.0f} cycles" if unit == "cycles" else f"{100 * value:.1f} % {unit}"
+
+
+def write_page(page: Path, results: dict[str, Any]) -> None:
+    """Put the tables of the figures between their markers in `page`."""
+    rows = results["summarization"] + results["generation"]
+    figures_table = ["| figure | channels | must be | simulated | model |", "|---|---|---|---|---|"]
+    counters_table = [
+        "| figure | channels | cycles | waits for K or Q | held up by the top-k | Q x K windows | prob x V windows |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        bound = ""
+        if row["limit"] is not None:
+            sign = "at most" if row["at_most"] else "at least"
+            bound = f"{sign} {_value(row['limit'], row['unit'])}"
+        missed = " (**missed**)" if row["reached"] is False else ""
+        error = "" if row["model_error"] is None else f"{100 * row['model_error']:+.1f} %"
+        measured = _value(row["measured"], row["unit"])
+        figures_table.append(f"| {row['name']} | {row['memory_model']} | {bound} | {measured}{missed} | {error} |")
+        counters = row["counters"]
+        counts = [counters[name] for name in ("stalled_memory", "stalled_topk", "qk_beats", "pv_beats")]
+        cells = " | ".join(f"{count:,}" for count in (row["cycles"], *counts))
+        counters_table.append(f"| {row['name']} | {row['memory_model']} | {cells} |")
+    useful = [row for row in results["generation"] if row["setting"].startswith("cascade")]
+    lines = [f"Bytes that were needed / bytes that were read, cascade: {100 * row['useful_fraction']:.1f} % "
+             f"({row['memory_model']} channels)." for row in useful]  # fmt: skip
+    speed = results["simulation"]
+    lines.append(
+        f"Simulation: {speed['cycles_per_second']:,.0f} cycles per second; {speed['build_seconds']:,.0f} s to build it."
+    )
+    text = page.read_text(encoding="utf-8")
+    for name, content in (
+        ("figures", "\n".join(figures_table) + "\n\n" + "  \n".join(lines)),
+        ("counters", "\n".join(counters_table)),
+    ):
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        found = marked.search(text)
+        if found is None:
+            raise ValueError(f"{page} has no table {name}: it needs <!-- {name} --> and <!-- end -->")
+        text = text[: found.end(1)] + content + "\n" + text[found.start(2) :]
+    files.write_text(page, text)
 
 
 def _main(
@@ -475,6 +538,9 @@ def _main(
             bench.close()
     console.print(table)
     console.print(f"{output}", highlight=False)
+    if config == "paper" and memory == "both" and set(groups) == set(GROUPS):
+        write_page(PAGE, json.loads(output.read_text(encoding="utf-8")))
+        console.print(f"{PAGE}", highlight=False)
 
 
 if __name__ == "__main__":
