@@ -1,0 +1,372 @@
+"""Real models through the simulated Verilog: `make run`, or `python -m sim.run`.
+
+MiniLM reads a sentence; the GPT-2 of this repository continues a text with cascade pruning of tokens and heads, local V
+pruning and progressive quantization. Every job's result is compared with the golden model's, bit for bit.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Self
+
+import numpy as np
+import typer
+from rich import box
+from rich.console import Console, Group
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from golden import GoldenError, IntArray
+from golden.attention import Mode
+from golden.schedule import Ratios
+from golden.traffic import Traffic
+from host import zoo
+from host.__main__ import DEFAULT_SENTENCE
+from host.bert import Bert
+from host.checked_engine import CheckedEngine, MismatchError
+from host.checkpoint import CheckpointError, TextError, load
+from host.device_engine import DeviceEngine
+from host.driver import Device, DeviceError
+from host.engine import ReferenceEngine
+from host.golden_engine import GoldenEngine
+from host.gpt2 import Gpt2
+from host.quantized_engine import Computed, Settings, Work
+from host.transport import TransportError
+from hw import config as hw_config
+from hw.config import SECTOR_BYTES, Config, ConfigError
+from sim.build import SimulatorError
+from sim.device import simulated_device
+from sim.machine import MODELS, MachineError
+
+DEFAULT_PROMPT = (
+    'The "with" statement is used to wrap the execution of a block with methods defined by a context manager. '
+    "This allows common usage patterns to be encapsulated for convenient reuse. The execution of the statement"
+)
+BERT_SETTINGS = Settings(
+    query_bits=8, key_bits=8, value_bits=8, tokens=Ratios(0.125, 0.75), heads=Ratios(1 / 24, 0.25)
+)  # fmt: skip
+"""Those of `make demo`."""
+GPT2_SETTINGS = Settings(
+    query_bits=12,
+    key_bits=6,
+    lsb=True,
+    threshold=0.1,
+    value_bits=8,
+    tokens=Ratios(0.1, 0.5),
+    heads=Ratios(0.25, 0.25),
+    value_keep=0.75,
+    pin_recent=16,
+)
+"""All that prunes and quantizes, at once."""
+
+
+class Model(StrEnum):
+    """Which of the models to run."""
+
+    MINILM = "minilm"
+    GPT2 = "pydoc-gpt2"
+    ALL = "all"
+
+
+@dataclass(kw_only=True)
+class Figures:
+    """What jobs of one layer did, summed up."""
+
+    layer: int
+    jobs: int = 0
+    live_tokens: list[int] = field(default_factory=list)
+    kept_tokens: list[int] = field(default_factory=list)
+    live_heads: list[int] = field(default_factory=list)
+    kept_heads: list[int] = field(default_factory=list)
+    rows: int = 0
+    recomputed: int = 0
+    values_fetched: int = 0
+    values_live: int = 0
+    cycles: int = 0
+    """In which the accelerator was busy."""
+    multiplications: int = 0
+    """That the results needed, LSBs of flat rows included."""
+    traffic: Traffic = field(default_factory=Traffic)
+    other_read: int = 0
+    """Bytes of bitmaps."""
+    written: int = 0
+    """Bytes, of the state too."""
+
+    def add(self, work: Work, computed: Computed) -> None:
+        """One job more."""
+        live, counters = work.live, computed.counters
+        self.jobs += 1
+        self.live_tokens.append(len(live.tokens))
+        self.kept_tokens.append(len(computed.kept_tokens))
+        self.live_heads.append(len(live.heads))
+        self.kept_heads.append(len(computed.kept_heads))
+        self.rows += len(live.heads) * len(live.rows)
+        self.recomputed += computed.recomputed
+        self.values_fetched += computed.values_fetched
+        self.values_live += len(live.heads) * len(live.tokens)
+        self.cycles += counters["busy"]
+        self.multiplications += work.multiplications + computed.recomputed * len(live.tokens) * work.job.head_dim
+        self.traffic += computed.traffic
+        self.other_read += counters["other_sectors"] * SECTOR_BYTES
+        self.written += counters["output_sectors"] * SECTOR_BYTES
+
+    @classmethod
+    def total(cls, parts: Iterable[Self]) -> Self:
+        """Of all layers."""
+        whole = cls(layer=-1)
+        for part in parts:
+            for name in ("live_tokens", "kept_tokens", "live_heads", "kept_heads"):
+                getattr(whole, name).extend(getattr(part, name))
+            for name in ("jobs", "rows", "recomputed", "values_fetched", "values_live", "cycles", "multiplications",
+                         "other_read", "written"):  # fmt: skip
+                setattr(whole, name, getattr(whole, name) + getattr(part, name))
+            whole.traffic += part.traffic
+        return whole
+
+    @property
+    def read(self) -> int:
+        """Bytes."""
+        return self.traffic.fetched + self.other_read
+
+    def mac_utilisation(self, config: Config) -> float:
+        """Multiplications / (multipliers x cycles)."""
+        return self.multiplications / ((config.qk_multipliers + config.pv_multipliers) * self.cycles)
+
+    def bandwidth_fraction(self, config: Config) -> float:
+        """Bytes moved / what the channels could move."""
+        return (self.read + self.written) / (config.channels * config.channel_bits // 8 * self.cycles)
+
+
+class Watch:
+    """Sums up jobs as they end, and moves the progress bar."""
+
+    def __init__(self, console: Console, what: str, jobs: int) -> None:
+        self.prompt: dict[int, Figures] = {}
+        self.generation: dict[int, Figures] = {}
+        self.kept: dict[bool, dict[int, IntArray]] = defaultdict(dict)
+        """Whether generating, and layer: tokens kept by the last such job."""
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("jobs"),
+            TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True,
+        )  # fmt: skip
+        self._task = self._progress.add_task(what, total=jobs)
+        self.seconds = 0.0
+
+    def __enter__(self) -> Self:
+        self._began = time.monotonic()
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        self.seconds = time.monotonic() - self._began
+
+    def __call__(self, work: Work, computed: Computed) -> None:
+        generates = work.job.mode is Mode.GENERATION
+        figures = self.generation if generates else self.prompt
+        figures.setdefault(work.layer, Figures(layer=work.layer)).add(work, computed)
+        self.kept[generates][work.layer] = computed.kept_tokens
+        self._progress.advance(self._task)
+
+    @property
+    def jobs(self) -> int:
+        return sum(figures.jobs for figures in (*self.prompt.values(), *self.generation.values()))
+
+
+def engine(device: Device, settings: Settings, watch: Watch) -> CheckedEngine:
+    """The accelerator, compared with the golden model job by job."""
+    return CheckedEngine(
+        DeviceEngine(device, settings, name="rtl"), GoldenEngine(settings, device.config), on_layer=watch
+    )
+
+
+def run_bert(bert: Bert, text: str, device: Device, console: Console, settings: Settings = BERT_SETTINGS) -> Watch:
+    """A sentence through BERT; prints what came of it."""
+    if not text.strip():
+        raise GoldenError("the sentence is empty: give at least one word")
+    tokens = bert.encode(text)
+    with Watch(console, "BERT", bert.shape.layers) as watch:
+        result = bert.run(tokens.ids, engine(device, settings, watch))
+    dense = bert.run(tokens.ids, ReferenceEngine())
+    console.print(Text(text, style="italic"))
+    console.print(
+        f"{len(tokens.ids)} tokens, {bert.shape.layers} layers of {bert.shape.heads} heads of {bert.shape.head_dim}; "
+        f"{_bits(settings)}",
+        highlight=False,
+    )
+    console.print()
+    console.print(_survivors(tokens.strings, watch.kept[False]))
+    console.print()
+    console.print(_table(watch.prompt, device.config, "the sentence"))
+    console.print(
+        f"cosine {float(result.embedding() @ dense.embedding()):.4f} to the unpruned float embedding", highlight=False
+    )
+    _verdict(console, watch)
+    return watch
+
+
+def run_gpt2(
+    gpt2: Gpt2, text: str, count: int, device: Device, console: Console, settings: Settings = GPT2_SETTINGS
+) -> Watch:
+    """Continue a text by `count` tokens; prints what came of it."""
+    if count < 2:
+        raise GoldenError(f"tokens must be at least 2, for one to be generated from another, not {count}")
+    if not text:
+        raise GoldenError("the text is empty: give at least one word")
+    prompt = gpt2.encode(text)
+    with Watch(console, "GPT-2", gpt2.shape.layers * count) as watch:
+        ids = gpt2.generate(prompt.ids, engine(device, settings, watch), count)
+    console.print(Text(text, style="italic") + Text(gpt2.decode(ids), style="bold green"))
+    console.print(
+        f"{len(prompt.ids)} tokens, {gpt2.shape.layers} layers of {gpt2.shape.heads} heads of {gpt2.shape.head_dim}, "
+        f"{count} tokens generated, the last {count - 1} of them each in a step of every layer; {_bits(settings)}",
+        highlight=False,
+    )
+    console.print()
+    pieces = [gpt2.decode([one]).replace("\n", "\\n").strip() or "_" for one in (*prompt.ids, *ids[:-1])]
+    console.print("prompt")
+    console.print(_survivors(pieces[: len(prompt.ids)], watch.kept[False]))
+    console.print()
+    console.print("the last step")
+    console.print(_survivors(pieces, watch.kept[True]))
+    console.print()
+    console.print(_table(watch.prompt, device.config, "prompt"))
+    console.print(_table(watch.generation, device.config, f"{count - 1} generation steps, summed"))
+    steps = Figures.total(watch.generation.values())
+    console.print(
+        f"{steps.recomputed} of {steps.rows} generated rows were flat and took their LSBs; "
+        f"{steps.values_fetched:,} of {steps.values_live:,} live V rows were fetched",
+        highlight=False,
+    )
+    _verdict(console, watch)
+    return watch
+
+
+def _verdict(console: Console, watch: Watch) -> None:
+    console.print(
+        f"[green]equal[/green]: outputs, survivors, importance and bytes of all {watch.jobs} jobs are the golden "
+        f"model's, bit for bit; simulated in {watch.seconds:.0f} s",
+        highlight=False,
+    )
+    console.print()
+
+
+def _bits(settings: Settings) -> str:
+    return f"Q {settings.query_bits}, K {settings.bits_label}, V {settings.value_bits} bits"
+
+
+def _survivors(strings: Sequence[str], kept: dict[int, IntArray]) -> Table:
+    """Layer by layer the tokens that stay; a dot stands for each letter of one that has left."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("after")
+    table.add_column("tokens that stay")
+    table.add_column("", justify="right", no_wrap=True)
+    for layer, ids in kept.items():
+        line = Text()
+        stays = np.isin(np.arange(len(strings)), ids)
+        for text, is_kept in zip(strings, stays, strict=True):
+            line.append(text if is_kept else "·" * len(text), style="green" if is_kept else "bright_black").append(" ")
+        table.add_row(f"layer {layer}", line, f"{len(ids)}/{len(strings)}")
+    return table
+
+
+def _span(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low}-{high}"
+
+
+def _table(figures: dict[int, Figures], config: Config, title: str) -> Group:
+    """Figures layer by layer."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    names = (
+        "layer",
+        "tokens",
+        "heads",
+        "rows",
+        "flat",
+        "cycles",
+        "Q",
+        "K",
+        "LSB",
+        "V",
+        "sets",
+        "written",
+        "MAC",
+        "DRAM",
+    )
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+
+    def row(name: str, one: Figures, *, is_sum: bool) -> None:
+        tokens, heads = (
+            ("", "")
+            if is_sum
+            else (
+                f"{_span(one.live_tokens)} > {_span(one.kept_tokens)}",
+                f"{_span(one.live_heads)} > {_span(one.kept_heads)}",
+            )
+        )
+        sizes = (one.traffic.query, one.traffic.key, one.traffic.lsb, one.traffic.value, one.other_read, one.written)
+        table.add_row(
+            name, tokens, heads, f"{one.rows}", f"{one.recomputed}", f"{one.cycles:,}",
+            *(f"{size:,}" for size in sizes),
+            f"{one.mac_utilisation(config):.1%}", f"{one.bandwidth_fraction(config):.1%}",
+        )  # fmt: skip
+
+    for one in figures.values():
+        row(f"{one.layer}", one, is_sum=False)
+    table.add_section()
+    row("all", Figures.total(figures.values()), is_sum=True)
+    return Group(
+        Text(
+            f"{title}: live > kept; bytes read of Q, K, LSBs, V and bitmaps, and written; shares of all multipliers "
+            "and of all channels while busy",
+            style="dim",
+        ),
+        table,
+    )
+
+
+def main_command(
+    model: Annotated[Model, typer.Option(help="Which model to run.")] = Model.ALL,
+    config: Annotated[str, typer.Option(help="Configuration: a name or a TOML file.")] = "paper",
+    tokens: Annotated[int, typer.Option(help="Tokens that GPT-2 generates.")] = 24,
+    text: Annotated[str | None, typer.Option(help="The sentence, and the text to continue.")] = None,
+    memory: Annotated[str, typer.Option(help=f"Memory model: {' or '.join(MODELS)}.")] = "ideal",
+) -> None:
+    """Run real models through the simulated Verilog, every bit compared with the golden model."""
+    console = Console()
+    if memory not in MODELS:
+        raise GoldenError(f"memory must be one of {', '.join(MODELS)}, not {memory!r}")
+    chosen = hw_config.load(config)
+    bert = Bert(load(zoo.minilm())) if model is not Model.GPT2 else None
+    gpt2 = Gpt2(load(zoo.pydoc_gpt2())) if model is not Model.MINILM else None
+    with simulated_device(chosen, memory=memory, console=console) as device:
+        if bert is not None:
+            run_bert(bert, DEFAULT_SENTENCE if text is None else text, device, console)
+        if gpt2 is not None:
+            run_gpt2(gpt2, DEFAULT_PROMPT if text is None else text, tokens, device, console)
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one line and exit status 2, anything but equality in exit status 1."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main_command)
+    try:
+        app()
+    except (CheckpointError, TextError, ConfigError, GoldenError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (MismatchError, DeviceError, TransportError, MachineError, SimulatorError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
