@@ -45,8 +45,8 @@ from sim.device import simulated_device
 from sim.machine import MODELS, MachineError
 
 DEFAULT_PROMPT = (
-    'The "with" statement is used to wrap the execution of a block with methods defined by a context manager. '
-    "This allows common usage patterns to be encapsulated for convenient reuse. The execution of the statement"
+    "Every object has an identity, a type and a value. An object's type determines the operations that the object "
+    "supports, and also defines the possible values for objects of that type. If the object"
 )
 BERT_SETTINGS = Settings(
     query_bits=8, key_bits=8, value_bits=8, tokens=Ratios(0.125, 0.75), heads=Ratios(1 / 24, 0.25)
@@ -203,7 +203,7 @@ def run_bert(bert: Bert, text: str, device: Device, console: Console, settings: 
     console.print()
     console.print(_survivors(tokens.strings, watch.kept[False]))
     console.print()
-    console.print(_table(watch.prompt, device.config, "the sentence"))
+    console.print(_tables(watch.prompt, device.config, "layer by layer"))
     console.print(
         f"cosine {float(result.embedding() @ dense.embedding()):.4f} to the unpruned float embedding", highlight=False
     )
@@ -236,8 +236,8 @@ def run_gpt2(
     console.print("the last step")
     console.print(_survivors(pieces, watch.kept[True]))
     console.print()
-    console.print(_table(watch.prompt, device.config, "prompt"))
-    console.print(_table(watch.generation, device.config, f"{count - 1} generation steps, summed"))
+    console.print(_tables(watch.prompt, device.config, "prompt"))
+    console.print(_tables(watch.generation, device.config, f"{count - 1} generation steps, summed"))
     steps = Figures.total(watch.generation.values())
     console.print(
         f"{steps.recomputed} of {steps.rows} generated rows were flat and took their LSBs; "
@@ -281,61 +281,49 @@ def _span(numbers: Sequence[int]) -> str:
     return f"{low}" if low == high else f"{low}-{high}"
 
 
-def _table(figures: dict[int, Figures], config: Config, title: str) -> Group:
-    """Figures layer by layer."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    names = (
-        "layer",
-        "tokens",
-        "heads",
-        "rows",
-        "flat",
-        "cycles",
-        "Q",
-        "K",
-        "LSB",
-        "V",
-        "sets",
-        "written",
-        "MAC",
-        "DRAM",
-    )
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-
-    def row(name: str, one: Figures, *, is_sum: bool) -> None:
-        tokens, heads = (
-            ("", "")
-            if is_sum
-            else (
-                f"{_span(one.live_tokens)} > {_span(one.kept_tokens)}",
-                f"{_span(one.live_heads)} > {_span(one.kept_heads)}",
-            )
+def _tables(figures: dict[int, Figures], config: Config, title: str) -> Group:
+    """Figures layer by layer: what was computed, and what was moved."""
+    computed = _empty_table("layer", "live > kept tokens", "heads", "rows", "flat", "cycles", "MAC use", "DRAM use")
+    moved = _empty_table("layer", "Q", "K", "K LSB", "V", "bitmaps", "written")
+    total = Figures.total(figures.values())
+    for one in (*figures.values(), total):
+        is_total = one is total
+        if is_total:
+            computed.add_section()
+            moved.add_section()
+        name = "all" if is_total else f"{one.layer}"
+        computed.add_row(
+            name,
+            "" if is_total else f"{_span(one.live_tokens)} > {_span(one.kept_tokens)}",
+            "" if is_total else f"{_span(one.live_heads)} > {_span(one.kept_heads)}",
+            f"{one.rows:,}",
+            f"{one.recomputed:,}",
+            f"{one.cycles:,}",
+            f"{one.mac_utilisation(config):.1%}",
+            f"{one.bandwidth_fraction(config):.1%}",
         )
-        sizes = (one.traffic.query, one.traffic.key, one.traffic.lsb, one.traffic.value, one.other_read, one.written)
-        table.add_row(
-            name, tokens, heads, f"{one.rows}", f"{one.recomputed}", f"{one.cycles:,}",
-            *(f"{size:,}" for size in sizes),
-            f"{one.mac_utilisation(config):.1%}", f"{one.bandwidth_fraction(config):.1%}",
-        )  # fmt: skip
-
-    for one in figures.values():
-        row(f"{one.layer}", one, is_sum=False)
-    table.add_section()
-    row("all", Figures.total(figures.values()), is_sum=True)
+        traffic = one.traffic
+        sizes = (traffic.query, traffic.key, traffic.lsb, traffic.value, one.other_read, one.written)
+        moved.add_row(name, *(f"{size:,}" for size in sizes))
     return Group(
-        Text(
-            f"{title}: live > kept; bytes read of Q, K, LSBs, V and bitmaps, and written; shares of all multipliers "
-            "and of all channels while busy",
-            style="dim",
-        ),
-        table,
+        Text(title, style="bold"),
+        computed,
+        Text("bytes read, by class, and written (output and cascade state)", style="dim"),
+        moved,
     )
+
+
+def _empty_table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
 
 
 def main_command(
     model: Annotated[Model, typer.Option(help="Which model to run.")] = Model.ALL,
     config: Annotated[str, typer.Option(help="Configuration: a name or a TOML file.")] = "paper",
+    changes: Annotated[list[str] | None, typer.Option("--set", help="parameter=value; may be repeated.")] = None,
     tokens: Annotated[int, typer.Option(help="Tokens that GPT-2 generates.")] = 24,
     text: Annotated[str | None, typer.Option(help="The sentence, and the text to continue.")] = None,
     memory: Annotated[str, typer.Option(help=f"Memory model: {' or '.join(MODELS)}.")] = "ideal",
@@ -344,7 +332,7 @@ def main_command(
     console = Console()
     if memory not in MODELS:
         raise GoldenError(f"memory must be one of {', '.join(MODELS)}, not {memory!r}")
-    chosen = hw_config.load(config)
+    chosen = hw_config.load(config, changes or ())
     bert = Bert(load(zoo.minilm())) if model is not Model.GPT2 else None
     gpt2 = Gpt2(load(zoo.pydoc_gpt2())) if model is not Model.MINILM else None
     with simulated_device(chosen, memory=memory, console=console) as device:
