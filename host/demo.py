@@ -1,4 +1,4 @@
-"""What cascade pruning does to a sentence: the picture of the SpAtten slide deck, of the golden model or the Verilog."""
+"""What cascade pruning does to a sentence, of the golden model or the Verilog: the picture of the SpAtten slides."""
 
 from __future__ import annotations
 

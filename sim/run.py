@@ -186,10 +186,16 @@ def engine(device: Device, settings: Settings, watch: Watch) -> CheckedEngine:
     )
 
 
-def run_bert(bert: Bert, text: str, device: Device, console: Console, settings: Settings = BERT_SETTINGS) -> Watch:
-    """A sentence through BERT; prints what came of it."""
+def check_bert(bert: Bert, text: str, config: Config, settings: Settings = BERT_SETTINGS) -> None:
+    """Raise `GoldenError` or `TextError` for a sentence that cannot be run."""
     if not text.strip():
         raise GoldenError("the sentence is empty: give at least one word")
+    GoldenEngine(settings, config).check(bert.shape, len(bert.encode(text).ids))
+
+
+def run_bert(bert: Bert, text: str, device: Device, console: Console, settings: Settings = BERT_SETTINGS) -> Watch:
+    """A sentence through BERT; prints what came of it."""
+    check_bert(bert, text, device.config, settings)
     tokens = bert.encode(text)
     with Watch(console, "BERT", bert.shape.layers) as watch:
         result = bert.run(tokens.ids, engine(device, settings, watch))
@@ -211,14 +217,23 @@ def run_bert(bert: Bert, text: str, device: Device, console: Console, settings: 
     return watch
 
 
-def run_gpt2(
-    gpt2: Gpt2, text: str, count: int, device: Device, console: Console, settings: Settings = GPT2_SETTINGS
-) -> Watch:
-    """Continue a text by `count` tokens; prints what came of it."""
+def check_gpt2(gpt2: Gpt2, text: str, count: int, config: Config, settings: Settings = GPT2_SETTINGS) -> None:
+    """Raise `GoldenError` for a text that cannot be continued so far."""
     if count < 2:
         raise GoldenError(f"tokens must be at least 2, for one to be generated from another, not {count}")
     if not text:
         raise GoldenError("the text is empty: give at least one word")
+    length = len(gpt2.encode(text).ids) + count
+    if length > gpt2.positions:
+        raise GoldenError(f"the text and {count} tokens are {length}, and the model allows {gpt2.positions}")
+    GoldenEngine(settings, config).check(gpt2.shape, length)
+
+
+def run_gpt2(
+    gpt2: Gpt2, text: str, count: int, device: Device, console: Console, settings: Settings = GPT2_SETTINGS
+) -> Watch:
+    """Continue a text by `count` tokens; prints what came of it."""
+    check_gpt2(gpt2, text, count, device.config, settings)
     prompt = gpt2.encode(text)
     with Watch(console, "GPT-2", gpt2.shape.layers * count) as watch:
         ids = gpt2.generate(prompt.ids, engine(device, settings, watch), count)
@@ -333,13 +348,19 @@ def main_command(
     if memory not in MODELS:
         raise GoldenError(f"memory must be one of {', '.join(MODELS)}, not {memory!r}")
     chosen = hw_config.load(config, changes or ())
+    sentence, prompt = (DEFAULT_SENTENCE, DEFAULT_PROMPT) if text is None else (text, text)
     bert = Bert(load(zoo.minilm())) if model is not Model.GPT2 else None
     gpt2 = Gpt2(load(zoo.pydoc_gpt2())) if model is not Model.MINILM else None
+    # Before the build, which takes minutes.
+    if bert is not None:
+        check_bert(bert, sentence, chosen)
+    if gpt2 is not None:
+        check_gpt2(gpt2, prompt, tokens, chosen)
     with simulated_device(chosen, memory=memory, console=console) as device:
         if bert is not None:
-            run_bert(bert, DEFAULT_SENTENCE if text is None else text, device, console)
+            run_bert(bert, sentence, device, console)
         if gpt2 is not None:
-            run_gpt2(gpt2, DEFAULT_PROMPT if text is None else text, tokens, device, console)
+            run_gpt2(gpt2, prompt, tokens, device, console)
 
 
 def main() -> None:

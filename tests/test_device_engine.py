@@ -35,6 +35,8 @@ GPT2_SETTINGS = Settings(
 )  # fmt: skip
 SECTORS = 60_000
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
