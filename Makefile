@@ -23,7 +23,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 CHANGES := $(foreach change,$(SET),--set $(change))
 
-.PHONY: help verilog test check formal mutate lint format demo fidelity synth units train clean system soak
+.PHONY: help verilog test check formal mutate lint format demo fidelity soak synth bench units train clean system
 
 help: ## List the targets
 	@echo "SpAtten: a generator of a sparse-attention accelerator, and its proof"
@@ -34,7 +34,7 @@ help: ## List the targets
 	@echo "  UNIT=qk  LIBERTY=cells.lib.gz  CLOCK_NS=1      for synth; UNIT also for mutate, LIBERTY for units"
 	@echo "  TEXT=\"a sentence\"   for demo        ARGS=\"...\"   further options, for any command line"
 
-verilog: $(READY) ## Generate Verilog of a configuration into build/<config>/
+verilog: $(READY) ## Generate the Verilog of a configuration into build/<config>/
 	$(RUN) -m hw verilog --config "$(CONFIG)" $(CHANGES) $(ARGS)
 
 test: $(READY) system lint ## Run every test: golden, cosimulation in Verilator and Icarus, models
@@ -70,6 +70,9 @@ fidelity: $(READY) ## Measure what quantization and pruning cost two real models
 synth: $(READY) system ## Map units to standard cells and time them: UNIT="qk softmax"
 	$(RUN) -m sim.synth $(UNIT) --config "$(CONFIG)" $(CHANGES) $(if $(LIBERTY),--liberty "$(LIBERTY)") \
 	  $(if $(CLOCK_NS),--clock-ns $(CLOCK_NS)) $(ARGS)
+
+bench: $(READY) system ## Measure the accelerator: cycles and bandwidth of whole layers, into build/bench.json
+	$(RUN) -m sim.bench $(ARGS)
 
 units: $(READY) system ## Measure every unit: rates, area, slack, FPGA cells, into docs/units.md
 	$(RUN) -m sim.units $(if $(LIBERTY),--liberty "$(LIBERTY)") $(ARGS)

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from hw import config as configuration
 from hw import register_map
+from hw.spatten import Spatten
 from hw.units import UNITS
 from sim import files
 from sim.payload import Payload
@@ -32,8 +33,13 @@ Changes = Annotated[list[str] | None, typer.Option("--set", metavar="PARAMETER=V
 def circuits(
     config: configuration.Config, units: Iterable[str] | None = None
 ) -> Iterator[tuple[str, wiring.Component]]:
-    """The top modules of a configuration, or those of `units`, with their names, each made when its turn comes."""
-    for name in units or UNITS:
+    """The accelerator, or `units` of it, with their names, each made when its turn comes.
+
+    Raises `ConfigError` for a configuration whose units do not fit together.
+    """
+    if not units:
+        yield "spatten", Spatten(config=config)
+    for name in units or ():
         yield name, UNITS[name].make(config)
 
 
@@ -41,12 +47,14 @@ def circuits(
 def verilog(
     which: Which = "paper",
     changes: Changes = None,
-    units: Annotated[list[str] | None, typer.Option("--unit", help="only this unit of hw/units.py")] = None,
+    units: Annotated[
+        list[str] | None, typer.Option("--unit", help="not the accelerator, but this unit of hw/units.py")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="folder for the folders of configurations")] = Path("build"),
 ) -> None:
-    """Write the Verilog of a configuration to OUT/<configuration>/, with a JSON sidecar for each module.
+    """Write the accelerator of a configuration to OUT/<configuration>/spatten.v, or single units, with JSON sidecars.
 
-    Unless single units are asked for, the constants of its registers come with it, as spatten.h and spatten.py.
+    The constants of its registers come with it, as spatten.h and spatten.py.
     """
     config = _load(which, changes)
     for unit in units or ():
@@ -54,7 +62,7 @@ def verilog(
             typer.echo(f"error: unit must be one of {', '.join(UNITS)}, not {unit!r}", err=True)
             raise typer.Exit(2)
     folder = out / config.name
-    for name, component in circuits(config, units):
+    for name, component in _checked(circuits(config, units)):
         text = convert(component, name=name)
         sidecar = json.dumps(_sidecar(config, name, component, text), indent=2) + "\n"
         _write(folder / f"{name}.v", text)
@@ -64,6 +72,14 @@ def verilog(
         _write(folder / "spatten.h", register_map.c_header(config))
         _write(folder / "spatten.py", register_map.python_constants(config))
         typer.echo(f"{folder / 'spatten.h'}\n{folder / 'spatten.py'}")
+
+
+def _checked(modules: Iterator[tuple[str, wiring.Component]]) -> Iterator[tuple[str, wiring.Component]]:
+    try:
+        yield from modules
+    except configuration.ConfigError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 @app.command()

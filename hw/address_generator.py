@@ -7,7 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.checks import check_stream
-from hw.fifo import Fifo
+from hw.fifo import Fifo, SkidBuffer
 from hw.shared import Shared
 
 __all__ = [
@@ -126,7 +126,7 @@ class AddressGenerator(wiring.Component):
 
     Latency: 11 cycles from a group to its first request. Throughput: one group per cycle until a channel's queue is
     full; one request per channel and cycle. A row of more sectors than channels gives several requests of
-    consecutive local addresses.
+    consecutive local addresses. `o.ready` enters a skid buffer and nothing else.
 
     Source: SpAtten (HPCA 2021) section IV-B, Q-K-V fetcher, Fig. 8: 32 address FIFOs, crossbar, 16 channels.
     """
@@ -311,8 +311,8 @@ class _ChannelQueue(Shared):
         left = Signal(rows * visits)
         pick = Signal(rows * visits)
         rest = Signal(rows * visits)
-        takes = [Signal(name=f"takes{stage}") for stage in range(6)]
-        valid = [Signal(name=f"valid{stage}") for stage in range(6)]
+        takes = [Signal(name=f"takes{stage}") for stage in range(5)]
+        valid = [Signal(name=f"valid{stage}") for stage in range(5)]
         m.d.comb += [pick.eq(left & -left), rest.eq(left & ~pick)]
         m.d.comb += queue.o.ready.eq(~left.any() | (takes[0] & ~rest.any()))
         with m.If(queue.o.ready):
@@ -324,10 +324,11 @@ class _ChannelQueue(Shared):
         with m.Elif(takes[0]):
             m.d.sync += left.eq(rest)
 
-        # Each stage takes when it is empty or its successor takes.
-        for stage in range(6):
-            successor = takes[stage + 1] if stage < 5 else self.o.ready
-            m.d.comb += takes[stage].eq(~valid[stage] | successor)
+        # A stage takes when it or one behind it is empty, or the last of them can pass on: a channel that is not ready
+        # stops at the skid buffer behind them, whose register is stage 5.
+        m.submodules.skid = skid = SkidBuffer(shape=generator.request_shape)
+        for stage in range(5):
+            m.d.comb += takes[stage].eq(~Cat(valid[stage:]).all() | skid.i.ready)
             with m.If(takes[stage]):
                 m.d.sync += valid[stage].eq(valid[stage - 1] if stage else left.any())
         sequences: list[Value] = [sequence]
@@ -400,27 +401,26 @@ class _ChannelQueue(Shared):
         size = Mux(ring[1], sizes[VALUE], Mux(ring[0], sizes[KEY], sizes[QUERY]))
         wrapped = Signal(generator.place_bits)
         m.d.comb += wrapped.eq(Mux((target >= size) & ~(ring == LINEAR), target - size, target))
-        address = register(5, address, "address")
-        wrapped_place = register(5, wrapped, "place")
-        ring, lane = (register(5, value, name) for value, name in ((ring, "ring"), (lane, "lane")))
-        sequences.append(register(5, sequences[-1], "sequence"))
         m.d.comb += [
-            self.o.valid.eq(valid[5]),
-            self.o.payload.address.eq(address),
-            self.o.payload.tag.ring.eq(ring),
-            self.o.payload.tag.lane.eq(lane),
-            self.o.payload.tag.bank.eq(wrapped_place[:2]),
-            self.o.payload.tag.word.eq(wrapped_place[2:]),
-            self.o.payload.tag.sequence.eq(sequences[-1]),
+            skid.i.valid.eq(valid[4]),
+            skid.i.payload.address.eq(address),
+            skid.i.payload.tag.ring.eq(ring),
+            skid.i.payload.tag.lane.eq(lane),
+            skid.i.payload.tag.bank.eq(wrapped[:2]),
+            skid.i.payload.tag.word.eq(wrapped[2:]),
+            skid.i.payload.tag.sequence.eq(sequences[-1]),
         ]
+        wiring.connect(m, skid.o, wiring.flipped(self.o))
 
         # The oldest group of all, from the last stage back to the queue.
         oldest = Signal(generator.sequence_bits)
         m.d.comb += oldest.eq(queue.o.payload.sequence)
-        for held, here in zip(sequences, [left.any(), *valid], strict=True):
+        held_here = [(sequence, left.any()), *zip(sequences[1:], valid, strict=True)]
+        held_here.append((self.o.payload.tag.sequence, self.o.valid))
+        for held, here in held_here:
             with m.If(here):
                 m.d.comb += oldest.eq(held)
-        inside = Cat(left, *valid).any()
+        inside = Cat(left, *valid, self.o.valid).any()
         m.d.comb += [
             self.pending.some.eq(inside | queue.level.any()),
             self.pending.known.eq(inside | queue.o.valid),

@@ -554,8 +554,9 @@ class QueryReader(wiring.Component):
                     m.next = "IDLE"
 
         # Row numbers, in step with the queries. A row number is known four cycles after its query's last read at the
-        # earliest, when the query is about to enter its queue.
-        m.submodules.rows = rows = Fifo(shape=range(config.tokens_max), depth=QUERIES)
+        # earliest, when the query is about to enter its queue. It stays until its row has been read, while the array
+        # takes two queries before.
+        m.submodules.rows = rows = Fifo(shape=range(config.tokens_max), depth=QUERIES + 2)
         row_id = Signal(range(config.tokens_max))
         row_valid = Signal()
         row_number = Signal(range(config.tokens_max), reset_less=True)

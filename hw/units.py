@@ -13,20 +13,26 @@ from typing import Any
 from amaranth.lib import data, wiring
 
 from hw.address_generator import AddressGenerator
+from hw.axi_reader import AxiReader
+from hw.axi_writer import AxiWriter
 from hw.config import Config
 from hw.converter import Converter
 from hw.expander import Expander
 from hw.fetch import Fetch
 from hw.head_importance import HeadImportance
+from hw.jobs import topk_sizes
 from hw.output_packer import OutputPacker
 from hw.packer import Packer
 from hw.progressive import Progressive
 from hw.pv import PvArray
 from hw.qk import QkArray
 from hw.quick_select import QuickSelect
+from hw.registers import Registers
 from hw.ring_buffer import RingBuffer
-from hw.row_format import key_ring_sectors, ring_banks, value_ring_sectors
+from hw.row_format import key_ring_sectors, lsb_sectors, query_ring_sectors, ring_banks, value_ring_sectors
+from hw.slots import KEPT_SLOTS
 from hw.softmax import Softmax
+from hw.spatten import AXI_ADDRESS_BITS
 from hw.token_importance import TokenImportance
 from hw.topk import PackedTopK, TopK
 from hw.zero_eliminator import ZeroEliminator
@@ -47,14 +53,8 @@ class Unit:
     """The block of the paper's area table that it belongs to; None if it is part of another unit."""
     make: Callable[[Config], wiring.Component]
     """The unit at the size that a configuration gives it."""
-
-
-_SECTOR_BITS = 28
-"""Of a sector's address: 8 GB."""
-_LOCAL_SECTOR_BITS = 24
-"""Of a sector's address in one of 16 channels."""
-_QUERY_SECTORS = 256
-"""Of the query ring: the queries of a job's heads, and the next job's."""
+    count: Callable[[Config], int] = lambda config: 1
+    """How many of it the machine has."""
 
 
 def _row(config: Config) -> data.StructLayout:
@@ -99,7 +99,11 @@ _UNITS = (
         rate="a window of every lane per cycle, and a sector written per bank and cycle",
         block="Q x K",
         make=lambda config: RingBuffer(
-            lanes=config.slices, sectors=key_ring_sectors(config), banks=ring_banks(config), header=_row(config)
+            lanes=config.slices,
+            sectors=key_ring_sectors(config),
+            banks=ring_banks(config),
+            linear=lsb_sectors(config),
+            header=_row(config),
         ),
     ),
     Unit(
@@ -132,7 +136,7 @@ _UNITS = (
             lanes=config.softmax_lanes,
             score_bits=config.score_bits,
             row_max=config.tokens_max,
-            slots=4,
+            slots=KEPT_SLOTS,
             header=_row(config),
         ),
     ),
@@ -182,7 +186,7 @@ _UNITS = (
         make=lambda config: PvArray(
             multipliers=config.pv_multipliers,
             lanes=config.softmax_lanes,
-            slice_width=config.buffer_dim,
+            slice_width=config.slice_width,
             operand_bits=config.operand_bits,
             prob_bits=config.prob_bits,
             head_dim_max=config.head_dim_max,
@@ -192,16 +196,16 @@ _UNITS = (
     Unit(
         name="output_packer",
         what="rows of output to sector writes",
-        rate="an output beat of buffer_dim elements per cycle",
+        rate="an output beat of slice_width elements per max(1, slice_width / (16 channels)) cycles",
         block="rest",
         make=lambda config: OutputPacker(
-            lanes=config.buffer_dim,
+            lanes=config.slice_width,
             operand_bits=config.operand_bits,
             head_dim_max=config.head_dim_max,
             channels=config.channels,
             rows=config.tokens_max,
             heads=config.heads_max,
-            address_bits=_LOCAL_SECTOR_BITS,
+            address_bits=config.local_sector_bits,
         ),
     ),
     Unit(
@@ -216,16 +220,16 @@ _UNITS = (
             prob_lanes=config.softmax_lanes,
             lanes=config.topk_lanes,
             contexts=config.contexts,
-            slots=4,
+            slots=config.jobs_in_flight,
         ),
     ),
     Unit(
         name="head_importance",
         what="sums of the magnitudes of each head's output",
-        rate="an output beat of buffer_dim elements per cycle",
+        rate="an output beat of slice_width elements per cycle",
         block="rest",
         make=lambda config: HeadImportance(
-            lanes=config.buffer_dim,
+            lanes=config.slice_width,
             operand_bits=config.operand_bits,
             head_dim_max=config.head_dim_max,
             heads=config.heads_max,
@@ -238,21 +242,13 @@ _UNITS = (
         what="token and head pruning: marks the k largest importances of a row",
         rate="topk_lanes importances per cycle; row after row, 128 cycles for 1,024 by 16 lanes",
         block="top-k",
-        make=lambda config: TopK(
-            width=max(config.token_importance_bits, config.head_importance_bits) + 1,
-            lanes=config.topk_lanes,
-            n_max=max(config.tokens_max, config.heads_max),
-        ),
+        make=lambda config: TopK(**topk_sizes(config)),
     ),
     Unit(
         name="quick_select",
         what="of the token engine: the k-th largest importance, and how many of its equals to keep",
         rate="as the engine",
-        make=lambda config: QuickSelect(
-            width=max(config.token_importance_bits, config.head_importance_bits) + 1,
-            lanes=config.topk_lanes,
-            n_max=max(config.tokens_max, config.heads_max),
-        ),
+        make=lambda config: QuickSelect(**topk_sizes(config)),
     ),
     Unit(
         name="zero_eliminator",
@@ -274,6 +270,29 @@ _UNITS = (
         rate="a row of topk_lanes elements per cycle",
         make=lambda config: Expander(shape=config.token_importance_bits + 1, lanes=config.topk_lanes),
     ),
+    Unit(
+        name="axi_reader",
+        what="of each channel: sector addresses to AXI4 bursts, their beats to sectors",
+        rate="a beat of channel_bits per cycle",
+        block="fetcher",
+        make=lambda config: AxiReader(**_channel(config)),
+        count=lambda config: config.channels,
+    ),
+    Unit(
+        name="axi_writer",
+        what="of each channel: sector writes to AXI4 bursts",
+        rate="a beat of channel_bits per cycle",
+        block="rest",
+        make=lambda config: AxiWriter(**_channel(config)),
+        count=lambda config: config.channels,
+    ),
+    Unit(
+        name="registers",
+        what="registers behind AXI4-Lite, job queue, reports, counters, failures",
+        rate="one access at a time in each direction",
+        block="rest",
+        make=lambda config: Registers(config=config),
+    ),
 )
 UNITS = {unit.name: unit for unit in _UNITS}
 """By name, along the data's way."""
@@ -282,11 +301,20 @@ UNITS = {unit.name: unit for unit in _UNITS}
 def _addresses(config: Config) -> dict[str, Any]:
     return {
         "channels": config.channels,
-        "rows": max(config.topk_lanes, config.channels),
+        "rows": config.topk_lanes,
         "lanes": config.slices,
         "id_bits": (config.tokens_max - 1).bit_length(),
-        "sector_bits": _SECTOR_BITS,
-        "ring_sectors": (_QUERY_SECTORS, key_ring_sectors(config), value_ring_sectors(config)),
+        "sector_bits": config.sector_bits,
+        "ring_sectors": (query_ring_sectors(config), key_ring_sectors(config), value_ring_sectors(config)),
+        "linear_sectors": lsb_sectors(config),
+    }
+
+
+def _channel(config: Config) -> dict[str, int]:
+    return {
+        "address_bits": AXI_ADDRESS_BITS,
+        "local_bits": config.local_sector_bits,
+        "channel_bits": config.channel_bits,
     }
 
 

@@ -10,8 +10,9 @@ what counts is the time from one job's interrupt to that of a later one. Both in
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,10 +20,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from golden import BoolArray, IntArray
+from golden import BoolArray
 from golden.attention import Addresses, Job, KeyFetch, Mode, planes
 from golden.memory import Plane
 from golden.quantize import ScoreScale
@@ -38,6 +39,7 @@ from sim.transport import SimulatedTransport
 from sim.verilog import convert
 
 RESULTS = ROOT / "build" / "bench.json"
+PAGE = ROOT / "docs" / "performance.md"
 HEADS, HEAD_DIM = 12, 64
 """Of BERT-base and GPT-2-small."""
 SEED = 1
@@ -86,6 +88,7 @@ class Bench:
 
     def __init__(self, config: Config, *, memory: str = "ideal") -> None:
         self.config = config
+        self.memory = memory
         started = time.monotonic()
         verilog = convert(Spatten(config=config), name="spatten")
         self.machine = Machine(verilog, config)
@@ -168,7 +171,10 @@ class Bench:
         """The cycle of the next interrupt, and its report."""
         if not self.machine.interrupt and not self.device.transport.wait_for_interrupt(timeout_cycles=PATIENCE):
             raise TimeoutError(f"no report within {PATIENCE} cycles: {self.device.status()} {self.device.counters()}")
-        return self.machine.cycles, self.device.take_report()
+        now = self.machine.cycles
+        if self.device.status()["failed"]:
+            raise RuntimeError(f"the accelerator failed: {self.device.counters()}")
+        return now, self.device.take_report()
 
     def prepare(self, layer: Layer, contexts: Sequence[int]) -> None:
         """Begin a sequence in every context, so that later jobs need not clear it."""
@@ -218,27 +224,324 @@ class Bench:
         )
 
 
+# -- The figures ------------------------------------------------------------------------------------------------------
+
+LENGTHS = (12, 32, 128, 384)
+QUEUED_JOBS = {32: 16, 128: 8, 384: 5}
+QUEUED_AT_LEAST = {32: 0.95, 128: 0.99, 384: 0.995}
+CONTEXT = model.GPT2_CONTEXT
+KEPT = tuple(CONTEXT * count // 1024 for count in (921, 716, *[204] * 4, *[102] * 6))
+"""Tokens that each of GPT-2-small's layers keeps, of the authors' released trace."""
+FLAT_SHARE = 0.059
+"""Of the rows, how many need their LSBs (SpAtten section III-D)."""
+CASCADE_STEPS = 2
+
+
+@dataclass(kw_only=True)
+class Figure:
+    """One row of the benchmark."""
+
+    group: str
+    """summarization or generation."""
+    name: str
+    row: dict[str, Any]
+    measured: float
+    unit: str
+    limit: float | None = None
+    at_most: bool = True
+    predicted: float | None = None
+    """By the cycle model, in cycles of the same run."""
+    cycles: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the figure is as good as it must be; None if nothing is asked of it."""
+        if self.limit is None:
+            return None
+        return self.measured <= self.limit if self.at_most else self.measured >= self.limit
+
+    @property
+    def model_error(self) -> float | None:
+        """Of the cycle model against the simulated Verilog."""
+        return None if self.predicted is None else self.predicted / self.cycles - 1
+
+
+def summarization_figures(bench: Bench, lengths: Sequence[int], *, queued: bool) -> Iterator[Figure]:
+    """Dense 8-bit BERT-base layers."""
+    config = bench.config
+    for length in lengths:
+        layer = bench.layer(mode=Mode.SUMMARIZATION, keys=length, queries=length)
+        work = model.summarization(heads=HEADS, head_dim=HEAD_DIM, length=length, bits=8)
+        row = {"model": "bert-base", "length": length, "layers": 1, "heads": HEADS, "memory_model": bench.memory}
+        alone = bench.isolated(layer)
+        yield Figure(
+            group="summarization",
+            name=f"BERT-base layer, L = {length}, isolated",
+            row={**row, "run": "isolated", "jobs": 1, "mac_utilization": alone.mac_utilization(config)},
+            measured=alone.cycles,
+            unit="cycles",
+            limit=model.BERT_LIMITS.get(length),
+            predicted=model.simulate(config, [work]).cycles,
+            cycles=alone.cycles,
+            counters=alone.counters,
+        )
+        if queued and length in QUEUED_JOBS:
+            count = QUEUED_JOBS[length]
+            timing = bench.queued([layer] * count, skip=1)
+            works = [replace(work, context=n % config.contexts) for n in range(count)]
+            yield Figure(
+                group="summarization",
+                name=f"BERT-base layer, L = {length}, queued",
+                row={**row, "run": "queued", "jobs": timing.jobs, "mac_utilization": timing.mac_utilization(config)},
+                measured=timing.mac_utilization(config),
+                unit="of all multipliers",
+                limit=QUEUED_AT_LEAST[length],
+                at_most=False,
+                predicted=model.simulate(config, works).steady(1, count - 1).cycles,
+                cycles=timing.cycles,
+                counters=timing.counters,
+            )
+
+
+def causal_figures(bench: Bench, length: int, full: int | None) -> Iterator[Figure]:
+    """A causal prompt against the full square."""
+    if full is None:
+        full = bench.isolated(bench.layer(mode=Mode.SUMMARIZATION, keys=length, queries=length)).cycles
+    layer = bench.layer(mode=Mode.CAUSAL, keys=length, queries=length)
+    timing = bench.isolated(layer)
+    work = model.summarization(heads=HEADS, head_dim=HEAD_DIM, length=length, bits=8, causal=True)
+    yield Figure(
+        group="summarization",
+        name=f"causal prompt, L = {length}, of the full square",
+        row={
+            "model": "bert-base, causal", "length": length, "layers": 1, "heads": HEADS, "memory_model": bench.memory,
+            "run": "isolated", "jobs": 1, "mac_utilization": timing.mac_utilization(bench.config),
+        },
+        measured=timing.cycles / full,
+        unit="of the cycles",
+        limit=0.56,
+        predicted=model.simulate(bench.config, [work]).cycles,
+        cycles=timing.cycles,
+        counters=timing.counters,
+    )  # fmt: skip
+
+
+def generation_figures(bench: Bench) -> Iterator[Figure]:
+    """A dense 8-bit layer of GPT-2-small that generates."""
+    config = bench.config
+    layer = bench.layer(mode=Mode.GENERATION, keys=CONTEXT, queries=1)
+    tokens = np.arange(CONTEXT)
+    work = model.generation(heads=HEADS, head_dim=HEAD_DIM, tokens=tokens, kv_rows=CONTEXT, key_bits=8, value_bits=8)
+    count = 10
+    runs = {"isolated": bench.isolated(layer), "queued": bench.queued([layer] * count, skip=2)}
+    works = [replace(work, context=n % config.contexts) for n in range(count)]
+    predicted = {
+        "isolated": model.simulate(config, [work]).cycles,
+        "queued": model.simulate(config, works).steady(2, count - 2).cycles,
+    }
+    limits = {("ideal", "isolated"): 0.90, ("ideal", "queued"): 0.95, ("hbm2", "queued"): 0.85}
+    for run, timing in runs.items():
+        yield Figure(
+            group="generation",
+            name=f"GPT-2-small layer, {CONTEXT} keys, dense 8-bit, {run}",
+            row={
+                "model": "gpt2-small", "context": CONTEXT, "setting": "dense 8-bit", "run": run, "jobs": timing.jobs,
+                "memory_model": bench.memory, "cycles_per_layer": timing.cycles / timing.jobs,
+                "bandwidth_fraction": timing.bandwidth_fraction(config), "useful_fraction": 1.0,
+            },
+            measured=timing.bandwidth_fraction(config),
+            unit="of all channels' bandwidth",
+            limit=limits.get((bench.memory, run)),
+            at_most=False,
+            predicted=predicted[run] if bench.memory == "ideal" else None,
+            cycles=timing.cycles,
+            counters=timing.counters,
+        )  # fmt: skip
+
+
+def cascade_figures(bench: Bench) -> Iterator[Figure]:
+    """GPT-2-small that generates with cascade pruning, local V pruning and 6 + 4 bits, sequences by turns."""
+    config = bench.config
+    layer = bench.layer(
+        mode=Mode.GENERATION, keys=CONTEXT, queries=1, key_bits=10, key_fetch=KeyFetch.PROGRESSIVE,
+        flat_limit=10 * 32,
+    )  # fmt: skip
+    sharp, flat = layer.job.score_scales[0], ScoreScale.from_step(1e-9)
+    sharp = ScoreScale(sharp.mantissa, sharp.shift - 5)
+    changes: list[dict[str, Any]] = []
+    live = CONTEXT
+    lives = []
+    for _ in range(CASCADE_STEPS):
+        live = CONTEXT
+        for number, kept in enumerate(KEPT):
+            for _ in range(config.contexts):
+                is_flat = bench.random.random(HEADS) < FLAT_SHARE
+                changes.append(
+                    {
+                        "restart": number == 0,
+                        "keep_tokens": kept,
+                        "keep_values": -(-live // 4),
+                        "score_scales": tuple(flat if one else sharp for one in is_flat),
+                    }
+                )
+                lives.append((live, int(is_flat.sum())))
+            live = kept
+    count = len(changes)
+    timing = bench.queued([layer] * count, skip=4, changes=changes)
+    useful = 0
+    for alive, recomputed in lives[4 : count - 4]:
+        useful += HEADS * (alive * HEAD_DIM * 6 + -(-alive // 4) * HEAD_DIM * 8 + HEAD_DIM * 12) // 8
+        useful += recomputed * alive * HEAD_DIM * LSB_BITS // 8
+    read = timing.read_bytes
+    works = model.cascade_works(contexts=config.contexts, steps=CASCADE_STEPS)
+    yield Figure(
+        group="generation",
+        name="GPT-2-small, cascade pruning, V keep 0.25, K 6+4, 4 jobs in flight",
+        row={
+            "model": "gpt2-small", "context": CONTEXT, "setting": "cascade, local V 0.25, K 6+4, V 8",
+            "run": "queued", "jobs": timing.jobs, "memory_model": bench.memory,
+            "cycles_per_layer": timing.cycles / timing.jobs,
+            "bandwidth_fraction": timing.bandwidth_fraction(config), "useful_fraction": useful / read,
+        },
+        measured=timing.bandwidth_fraction(config),
+        unit="of all channels' bandwidth",
+        limit=0.80 if bench.memory == "ideal" else None,
+        at_most=False,
+        predicted=model.simulate(config, works).steady(4, len(works) - 4).cycles,
+        cycles=timing.cycles,
+        counters=timing.counters,
+    )  # fmt: skip
+
+
+def figures(bench: Bench, lengths: Sequence[int], only: Sequence[str]) -> Iterator[Figure]:
+    """All figures, as they are measured."""
+    full = None
+    if "summarization" in only:
+        for figure in summarization_figures(bench, lengths, queued=True):
+            if figure.row["length"] == max(lengths) and figure.row["run"] == "isolated":
+                full = figure.cycles
+            yield figure
+    if "causal" in only:
+        yield from causal_figures(bench, max(lengths), full)
+    if "generation" in only:
+        yield from generation_figures(bench)
+    if "cascade" in only:
+        yield from cascade_figures(bench)
+
+
+GROUPS = ("summarization", "causal", "generation", "cascade")
+
+
+def _report(config: Config, found: Sequence[Figure], simulation: dict[str, float]) -> dict[str, Any]:
+    rows: dict[str, Any] = {"configuration": config.as_dict(), "summarization": [], "generation": []}
+    for figure in found:
+        extra = {
+            "name": figure.name,
+            "cycles": figure.cycles,
+            "measured": figure.measured,
+            "unit": figure.unit,
+            "limit": figure.limit,
+            "at_most": figure.at_most,
+            "reached": figure.reached,
+            "model_error": figure.model_error,
+            "counters": figure.counters,
+        }
+        rows[figure.group].append({**figure.row, **extra})
+    rows["model_error"] = {figure.name: figure.model_error for figure in found if figure.model_error is not None}
+    units = ROOT / "build" / "units.json"
+    rows["topk"] = json.loads(units.read_text(encoding="utf-8")).get("topk", []) if units.is_file() else []
+    rows["simulation"] = simulation
+    return rows
+
+
+def _value(value: float, unit: str) -> str:
+    return f"{value:,.0f} cycles" if unit == "cycles" else f"{100 * value:.1f} % {unit}"
+
+
+def write_page(page: Path, results: dict[str, Any]) -> None:
+    """Put the tables of the figures between their markers in `page`."""
+    rows = results["summarization"] + results["generation"]
+    figures_table = ["| figure | channels | must be | simulated | model |", "|---|---|---|---|---|"]
+    counters_table = [
+        "| figure | channels | cycles | waits for K or Q | held up by the top-k | Q x K windows | prob x V windows |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        bound = ""
+        if row["limit"] is not None:
+            sign = "at most" if row["at_most"] else "at least"
+            bound = f"{sign} {_value(row['limit'], row['unit'])}"
+        missed = " (**missed**)" if row["reached"] is False else ""
+        error = "" if row["model_error"] is None else f"{100 * row['model_error']:+.1f} %"
+        measured = _value(row["measured"], row["unit"])
+        figures_table.append(f"| {row['name']} | {row['memory_model']} | {bound} | {measured}{missed} | {error} |")
+        counters = row["counters"]
+        counts = [counters[name] for name in ("stalled_memory", "stalled_topk", "qk_beats", "pv_beats")]
+        cells = " | ".join(f"{count:,}" for count in (row["cycles"], *counts))
+        counters_table.append(f"| {row['name']} | {row['memory_model']} | {cells} |")
+    useful = [row for row in results["generation"] if row["setting"].startswith("cascade")]
+    lines = [f"Bytes that were needed / bytes that were read, cascade: {100 * row['useful_fraction']:.1f} % "
+             f"({row['memory_model']} channels)." for row in useful]  # fmt: skip
+    speed = results["simulation"]
+    lines.append(
+        f"Simulation: {speed['cycles_per_second']:,.0f} cycles per second; {speed['build_seconds']:,.0f} s to build it."
+    )
+    text = page.read_text(encoding="utf-8")
+    for name, content in (
+        ("figures", "\n".join(figures_table) + "\n\n" + "  \n".join(lines)),
+        ("counters", "\n".join(counters_table)),
+    ):
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        found = marked.search(text)
+        if found is None:
+            raise ValueError(f"{page} has no table {name}: it needs <!-- {name} --> and <!-- end -->")
+        text = text[: found.end(1)] + content + "\n" + text[found.start(2) :]
+    files.write_text(page, text)
+
+
 def _main(
     config: Annotated[str, typer.Option(help="paper, eighth, ulx3s or tiny")] = "paper",
-    lengths: Annotated[str, typer.Option(help="prompt lengths")] = "12,32,128,384",
-    memory: Annotated[str, typer.Option(help="ideal or hbm2")] = "ideal",
+    lengths: Annotated[str, typer.Option(help="prompt lengths")] = ",".join(map(str, LENGTHS)),
+    memory: Annotated[str, typer.Option(help="ideal, hbm2 or both")] = "both",
+    only: Annotated[str, typer.Option(help="groups of figures")] = ",".join(GROUPS),
     output: Annotated[Path, typer.Option(help="where to write the figures")] = RESULTS,
 ) -> None:
     """Measure the accelerator's benchmark figures."""
     console = Console()
-    bench = Bench(NAMED[config], memory=memory)
-    console.print(f"built in {bench.build_seconds:.0f} s")
-    for length in (int(text) for text in lengths.split(",")):
-        layer = bench.layer(mode=Mode.SUMMARIZATION, keys=length, queries=length)
-        started = time.monotonic()
-        timing = bench.isolated(layer)
-        seconds = time.monotonic() - started
-        use = timing.mac_utilization(bench.config)
-        rate = timing.cycles / seconds
-        console.print(f"L={length} alone {timing.cycles} cycles, {use:.3f} of all multipliers, {rate:.0f} cycles/s")
-    bench.close()
+    groups = only.split(",")
+    found: list[Figure] = []
+    table = Table("figure", "memory", "must be", "measured", "", "predicted", title=f"{config}", title_justify="left")
+    simulated, seconds, build_seconds = 0, 0.0, 0.0
+    with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("building the simulation")
+        for kind in ("ideal", "hbm2") if memory == "both" else (memory,):
+            # HBM2-like channels are asked for in generation only, where the channels decide.
+            wanted = [group for group in groups if kind == "ideal" or group in ("generation", "cascade")]
+            bench = Bench(NAMED[config], memory=kind)
+            build_seconds = max(build_seconds, bench.build_seconds)
+            started = time.monotonic()
+            progress.update(task, description=f"simulating, {kind} channels")
+            for figure in figures(bench, [int(text) for text in lengths.split(",")], wanted):
+                found.append(figure)
+                bound = "" if figure.limit is None else ("<= " if figure.at_most else ">= ") + f"{figure.limit:,}"
+                value = f"{figure.measured:,}" if figure.unit == "cycles" else f"{figure.measured:.4f} {figure.unit}"
+                verdict = {True: "yes", False: "[red]no[/]", None: ""}[figure.reached]
+                error = "" if figure.model_error is None else f"{figure.model_error:+.1%}"
+                table.add_row(figure.name, kind, bound, value, verdict, error)
+                console.print(f"{figure.name}, {kind}: {value}  {bound}")
+                rate = (simulated + bench.machine.cycles) / (seconds + time.monotonic() - started)
+                simulation = {"cycles_per_second": rate, "build_seconds": build_seconds}
+                files.write_text(output, json.dumps(_report(bench.config, found, simulation), indent=1) + "\n")
+            simulated += bench.machine.cycles
+            seconds += time.monotonic() - started
+            bench.close()
+    console.print(table)
+    console.print(f"{output}", highlight=False)
+    if config == "paper" and memory == "both" and set(groups) == set(GROUPS):
+        write_page(PAGE, json.loads(output.read_text(encoding="utf-8")))
+        console.print(f"{PAGE}", highlight=False)
 
 
 if __name__ == "__main__":
     typer.run(_main)
-_ = (json, BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, Table, model, files, IntArray)

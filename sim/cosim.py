@@ -61,6 +61,7 @@ def cosimulate(
     build_args: tuple[str, ...] = (),
     measured: Path | None = None,
     verilog: str | None = None,
+    stop_at_failure: bool = False,
 ) -> list[str]:
     """Run every cocotb test of `test_module` on `component`; the names of the tests, all of which passed.
 
@@ -85,6 +86,8 @@ def cosimulate(
         File to which the test module's `sim.measure.record` adds its figures.
     verilog : str or None
         What to simulate in place of what `component` converts to, such as a mutant of it.
+    stop_at_failure : bool
+        End the run with the first test that fails; the others count as not run.
 
     The environment's WAVES=1 keeps a waveform under `build/waves/`.
 
@@ -133,6 +136,8 @@ def cosimulate(
     environment = {_PARAMETERS: str(folder / "parameters.json")}
     if measured is not None:
         environment[MEASURED] = str(measured.resolve())
+    if stop_at_failure:
+        environment["COCOTB_MAX_FAILURES"] = "1"
     results = folder / "results.xml"
     log = folder / "run.log"
     job = {

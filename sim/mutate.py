@@ -1,12 +1,16 @@
 """Do the testbenches notice faults? `python -m sim.mutate` plants some in every unit's netlist and looks.
 
 A unit takes part when its `tests/test_<unit>.py` defines `mutation_run()`, which returns the arguments of
-`sim.cosim.cosimulate` for one small, thorough run. Yosys's `mutate` changes one bit of the netlist at a time (stuck,
-inverted, or inverted by another bit), evenly spread over it, and the run in Icarus must fail: the mutant is *killed*.
+`sim.cosim.cosimulate` for one small, thorough run; `<other>_mutation_run()` there is the run of a unit called `other`.
+With `part` among the arguments only the submodule of that name is changed.
+
+Yosys's `mutate` changes one bit of the netlist at a time (stuck, inverted, or inverted by another bit), evenly spread
+over it, and the run in Icarus must fail: the mutant is *killed*.
 
 A mutant that survives is compared with the unit by sequential equivalence: with inputs that keep to the stream rules,
 no output differs in any cycle, payloads only looked at while valid. If ABC proves that, it is *equivalent*: no test
-could kill it, and it does not count. Any other survivor must be explained in `tests/survivors.toml`:
+could kill it, and it does not count; if fewer than 20 are left, more are planted. Any other survivor must be explained
+in `tests/survivors.toml`:
 
     [[packer]]
     mutant = "const1 top/$12.B[3]"
@@ -16,7 +20,8 @@ could kill it, and it does not count. Any other survivor must be explained in `t
 `equivalent = true` claims that no legal use shows it, and takes it out of the count too.
 
 The run fails if fewer than 20 mutants count, fewer than 95 % of those are killed, a survivor has no explanation, or an
-explanation no longer names a survivor. What was found is in `build/mutate.json`.
+explanation no longer names a survivor. What was found is in `build/mutate.json`, and
+after a run without a problem in the tables of `docs/verification.md`.
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,6 +61,7 @@ from sim.formal import FormalError, Run, design_of, free, without_initial_values
 from sim.verilog import strip_initial_values
 
 REPORT = ROOT / "build" / "mutate.json"
+PAGE = ROOT / "docs" / "verification.md"
 EXPLANATIONS = ROOT / "tests" / "survivors.toml"
 SEED = 1
 COUNT = 24
@@ -120,11 +126,15 @@ class Result:
 # -- Mutants ----------------------------------------------------------------------------------------------------------
 
 
-def units() -> list[str]:
-    """The units whose tests define `mutation_run`, by name."""
-    files = sorted((ROOT / "tests").glob("test_*.py"))
-    pattern = re.compile(r"^def mutation_run\(", re.MULTILINE)
-    return [file.stem.removeprefix("test_") for file in files if pattern.search(file.read_text(encoding="utf-8"))]
+def units() -> dict[str, tuple[str, str]]:
+    """By name, the module and the function of every unit's mutation run."""
+    pattern = re.compile(r"^def (?:(\w+)_)?mutation_run\(", re.MULTILINE)
+    found = {}
+    for file in sorted((ROOT / "tests").glob("test_*.py")):
+        own = file.stem.removeprefix("test_")
+        for match in pattern.finditer(file.read_text(encoding="utf-8")):
+            found[match[1] or own] = (f"tests.{file.stem}", match[0].removeprefix("def ").removesuffix("("))
+    return found
 
 
 class Netlist:
@@ -150,12 +160,15 @@ class Netlist:
         (self._folder / "unit.il").write_text(self._text[initial_values], encoding="utf-8")
         return ["read_rtlil unit.il", *_PREPARE]
 
-    def mutants(self, count: int) -> list[Mutant]:
-        """`count` distinct mutants, always the same."""
+    def mutants(self, count: int, part: str | None = None, *, spare: int = 0) -> list[Mutant]:
+        """`count` distinct mutants, always the same, and up to `spare` more.
+
+        If a submodule `part` is named, of it and what is in it.
+        """
         # Some are listed twice, with different control bits.
         self._yosys(
             *self._prepared(initial_values=self._initial_values),
-            f"mutate -list {2 * count} -seed {SEED} -o mutants.txt",
+            f"mutate -list {2 * count} -seed {SEED} -o mutants.txt" + (f" top.{part} top.{part}.*" if part else ""),
         )
         found: dict[str, Mutant] = {}
         for line in (self._folder / "mutants.txt").read_text(encoding="utf-8").splitlines():
@@ -175,7 +188,7 @@ class Netlist:
                 source=(own or sources or [""])[-1],
             )
             found.setdefault(mutant.name, mutant)
-        return list(found.values())[:count]
+        return list(found.values())[: count + spare]
 
     def verilog(self, mutants: Sequence[Mutant | None]) -> list[str]:
         """The Verilog of each mutant; None is the unit itself."""
@@ -193,13 +206,29 @@ class Netlist:
         # Both start from the initial values, so that what is never reset is the same in both.
         prepared = self._prepared(initial_values=True)
         for name, change in (("unit", ""), ("mutant", mutant.command)):
-            self._yosys(*prepared, change, "flatten", f"rename top {name}", f"write_rtlil {name}_flat.il")
+            self._yosys(
+                *prepared,
+                change,
+                "flatten",
+                "opt_expr",
+                "opt_clean -purge",
+                f"rename top {name}",
+                f"write_rtlil {name}_flat.il",
+            )
+        flat = {name: (self._folder / f"{name}_flat.il").read_text(encoding="utf-8") for name in ("unit", "mutant")}
+        unit, changed = (
+            re.sub(r"^(?:autoidx .*|module .*|#.*|attribute \\src .*)$", "", flat[name], flags=re.MULTILINE)
+            for name in flat
+        )
+        if unit == changed:
+            return True
         text, messages, _ = design_of(_Equivalence(self.component, self._text[True]), initial_values=True)
-        parts = [text, *((self._folder / f"{name}_flat.il").read_text(encoding="utf-8") for name in ("unit", "mutant"))]
         folder = Path(tempfile.mkdtemp(dir=self._folder))
-        (folder / "design.il").write_text("\n".join(parts), encoding="utf-8")
+        (folder / "design.il").write_text("\n".join([text, *flat.values()]), encoding="utf-8")
         end = time.monotonic() + timeout_seconds
-        run = Run(name="equivalence", folder=folder, messages=messages, end=end, prepare="prep -flatten -top top")
+        # A word beyond a memory's end is the same in both, not another one whenever it is read.
+        prepare = "prep -flatten -top top\nmemory_map\nopt_clean\nsetundef -undriven -init -zero"
+        run = Run(name="equivalence", folder=folder, messages=messages, end=end, prepare=prepare)
         # Most of the two circuits corresponds bit by bit; scorr finds that, and pdr does the rest.
         with contextlib.suppress(FormalError):
             return run.sby({"assert": ("prove", "abc scorr; pdr", 1)})["assert"] == "PASS"
@@ -305,13 +334,14 @@ def mutate(
     result = Result(unit=unit)
     explanations = explanations or {}
     arguments = {"strip_initial": True, **arguments, "simulator": "icarus"}
+    part = arguments.pop("part", None)
     component = arguments["component"]
     with tempfile.TemporaryDirectory(prefix=f"mutate-{unit}-") as name, _apart(Path(name)):
         netlist = Netlist(component, Path(name), initial_values=not arguments["strip_initial"])
-        mutants = netlist.mutants(count)
-        result.mutants = mutants if sample is None else [mutants[number] for number in sample if number < len(mutants)]
-        texts = iter(netlist.verilog([None, *result.mutants]))
-        limit = _healthy(unit, arguments, next(texts))
+        mutants = netlist.mutants(count, part, spare=count)
+        batch = mutants[:count] if sample is None else [mutants[number] for number in sample if number < count]
+        spares = mutants[count:] if sample is None else []
+        limit = _healthy(unit, arguments, netlist.verilog([None])[0])
 
         def judge(mutant: Mutant, verilog: str) -> None:
             began = time.monotonic()
@@ -319,21 +349,26 @@ def mutate(
             mutant.seconds = round(time.monotonic() - began, 1)
             progress()
 
-        with concurrent.futures.ThreadPoolExecutor(max_workers=jobs) as pool:
-            for done in [pool.submit(judge, *pair) for pair in zip(result.mutants, texts, strict=True)]:
-                done.result()
-        for mutant in result.mutants:
-            explained = explanations.get(mutant.name)
-            if mutant.outcome != "survived":
-                continue
-            if netlist.is_equivalent(mutant, timeout_seconds=proof_seconds):
-                mutant.outcome, mutant.why = "equivalent", "proved by sequential equivalence"
-            elif explained is not None:
-                mutant.outcome = "equivalent" if explained.get("equivalent") else "survived"
-                mutant.why = explained["why"]
-            else:
-                at = f"{mutant.source} {mutant.wire}".strip()
-                result.problems.append(f"survived without an explanation: {mutant.name} ({at})")
+        while batch:
+            with concurrent.futures.ThreadPoolExecutor(max_workers=jobs) as pool:
+                for done in [pool.submit(judge, *pair) for pair in zip(batch, netlist.verilog(batch), strict=True)]:
+                    done.result()
+            for mutant in batch:
+                explained = explanations.get(mutant.name)
+                if mutant.outcome != "survived":
+                    continue
+                if explained is not None:
+                    mutant.outcome = "equivalent" if explained.get("equivalent") else "survived"
+                    mutant.why = explained["why"]
+                elif netlist.is_equivalent(mutant, timeout_seconds=proof_seconds):
+                    mutant.outcome, mutant.why = "equivalent", "proved by sequential equivalence"
+                else:
+                    at = f"{mutant.source} {mutant.wire}".strip()
+                    result.problems.append(f"survived without an explanation: {mutant.name} ({at})")
+            result.mutants += batch
+            # So many are equivalent that others take their places.
+            missing = max(0, LEAST - result.counted)
+            batch, spares = spares[:missing], spares[missing:]
     result.seconds = round(time.monotonic() - start, 1)
     if sample is None:
         survivors = {mutant.name for mutant in result.mutants if mutant.outcome != "killed"}
@@ -360,7 +395,7 @@ def _outcome(arguments: dict[str, Any], verilog: str, limit: float) -> tuple[str
     # Compiled first, and alone: a mutant that does not compile is an error of the tool, not a killed one.
     sim.build.build(_stripped(arguments, verilog), simulator="icarus", build_args=arguments.get("build_args", ()))
     try:
-        cosimulate(**{**arguments, "verilog": verilog, "timeout_seconds": limit})
+        cosimulate(**{**arguments, "verilog": verilog, "timeout_seconds": limit, "stop_at_failure": True})
     except (CosimulationError, SimulatorError) as error:
         return "killed", str(error).partition("\n")[2].partition("\n")[0][:200]
     return "survived", ""
@@ -396,8 +431,48 @@ def explained() -> dict[str, dict[str, dict[str, Any]]]:
 
 def mutation_run(unit: str) -> dict[str, Any]:
     """The arguments of `cosimulate` that a unit's tests give for its mutants."""
-    arguments: dict[str, Any] = importlib.import_module(f"tests.test_{unit}").mutation_run()
+    module, function = units()[unit]
+    arguments: dict[str, Any] = getattr(importlib.import_module(module), function)()
     return arguments
+
+
+# -- The page ---------------------------------------------------------------------------------------------------------
+
+
+def results_table(results: dict[str, Result], known: Iterable[str]) -> str:
+    """How many mutants of each unit count, and what became of them; - for one that has yet to run."""
+    rows = ["| unit | count | killed | survived | equivalent, beside them |", "|---|---|---|---|---|"]
+    total = [0, 0, 0, 0]
+    for unit in sorted(known):
+        cells = ["-"] * len(total)
+        if unit in results:
+            result = results[unit]
+            numbers = [result.counted, *map(result.count, ("killed", "survived", "equivalent"))]
+            total = [sum(pair) for pair in zip(total, numbers, strict=True)]
+            cells = list(map(str, numbers))
+        rows.append(f"| `{unit}` | " + " | ".join(cells) + " |")
+    return "\n".join([*rows, "| all | " + " | ".join(map(str, total)) + " |"]) + "\n"
+
+
+def survivors_table(explanations: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """What `tests/survivors.toml` says, a row per mutant."""
+    rows = ["| unit | mutant | counts | why it survives |", "|---|---|---|---|"]
+    for unit, entries in sorted(explanations.items()):
+        for name, entry in entries.items():
+            counts = "no" if entry.get("equivalent") else "yes"
+            rows.append(f"| `{unit}` | `{name}` | {counts} | {entry['why']} |".replace("\n", " "))
+    return "\n".join(rows) + "\n"
+
+
+def write_page(page: Path, tables: dict[str, str]) -> None:
+    """Put the tables between their markers in `page`."""
+    text = page.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        found = re.search(rf"(<!-- {name} -->\n).*?(<!-- end -->)", text, re.DOTALL)
+        if found is None:
+            raise ValueError(f"{page} has no table {name}: it needs <!-- {name} --> and <!-- end -->")
+        text = text[: found.end(1)] + table + text[found.start(2) :]
+    write_text(page, text)
 
 
 # -- Command line -----------------------------------------------------------------------------------------------------
@@ -410,7 +485,7 @@ def main(
 ) -> None:
     """Plant faults in the units' netlists, and see whether their testbenches notice."""
     known = units()
-    chosen = unit or known
+    chosen = unit or list(known)
     if unknown := [name for name in chosen if name not in known]:
         raise typer.BadParameter(f"no unit {', '.join(unknown)} with a mutation_run; there are {', '.join(known)}")
     # The runs' own words go elsewhere meanwhile.
@@ -444,6 +519,8 @@ def main(
     console.print(table)
     if any(result.problems for result in results):
         raise typer.Exit(1)
+    write_page(PAGE, {"mutants": results_table(_reported(), known), "survivors": survivors_table(explanations)})
+    console.print(f"[dim]{PAGE}[/]", highlight=False)
 
 
 def _save(result: Result) -> None:
@@ -454,6 +531,17 @@ def _save(result: Result) -> None:
     numbers = {outcome: result.count(outcome) for outcome in ("killed", "survived", "equivalent")}
     report[result.unit] = {**numbers, "share": result.share, **asdict(result)}
     write_text(REPORT, json.dumps(report, indent=1, sort_keys=True) + "\n")
+
+
+def _reported() -> dict[str, Result]:
+    """The units that the report has without a problem, with no fewer mutants than usual."""
+    report: dict[str, Any] = json.loads(REPORT.read_text(encoding="utf-8"))
+    results = {}
+    for unit, entry in report.items():
+        if not entry["problems"] and len(entry["mutants"]) >= COUNT:
+            mutants = [Mutant(**mutant) for mutant in entry["mutants"]]
+            results[unit] = Result(unit=unit, mutants=mutants, seconds=entry["seconds"])
+    return results
 
 
 if __name__ == "__main__":

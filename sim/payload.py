@@ -29,27 +29,15 @@ class Payload:
         self.shape = shape
         self.width = Shape.cast(shape).width
         self.fields = list(_fields(shape, (), "", 0))
+        self._part = _part(shape, "")
 
     def pack(self, value: Any) -> int:
         """The bits of `value`; ValueError names a field that is out of range or an array of the wrong length."""
-        _check_lengths(self.shape, value, "")
-        bits = 0
-        for field in self.fields:
-            part = value
-            for step in field.path:
-                part = part[step]
-            number = operator.index(part)
-            low, high = (
-                (-(1 << field.width - 1), (1 << field.width - 1) - 1) if field.signed else (0, (1 << field.width) - 1)
-            )
-            if not low <= number <= high:
-                raise ValueError(f"{field.name or 'payload'} must be {low} to {high}, not {number}")
-            bits |= (number & ((1 << field.width) - 1)) << field.offset
-        return bits
+        return self._part.pack(value)
 
     def unpack(self, bits: int) -> Any:
         """The value whose bits these are."""
-        return _unpack(self.shape, bits)
+        return self._part.unpack(bits)
 
     def field_value(self, field: Field, bits: int) -> int:
         """One field of `bits`."""
@@ -77,17 +65,6 @@ def _fields(shape: ShapeLike, path: tuple[str | int, ...], name: str, offset: in
         yield from _fields(member.shape, (*path, key), step, offset + member.offset)
 
 
-def _check_lengths(shape: ShapeLike, value: Any, name: str) -> None:
-    layout = _layout(shape)
-    if layout is None:
-        return
-    if isinstance(layout, data.ArrayLayout) and len(value) != layout.length:
-        raise ValueError(f"{name or 'payload'} must have {layout.length} elements, not {len(value)}")
-    for key, member in layout:
-        if _layout(member.shape) is not None:
-            _check_lengths(member.shape, value[key], f"{name}[{key}]" if isinstance(key, int) else str(key))
-
-
 def _layout(shape: ShapeLike) -> data.Layout | None:
     try:
         layout = data.Layout.cast(shape)
@@ -98,13 +75,91 @@ def _layout(shape: ShapeLike) -> data.Layout | None:
     return layout
 
 
-def _unpack(shape: ShapeLike, bits: int) -> Any:
+# -- Parts of a payload: packing asks Amaranth nothing, which for every row would take longer than to simulate it ------
+
+
+class _Number:
+    def __init__(self, shape: Shape, name: str) -> None:
+        self.width: int = shape.width
+        self.signed: bool = shape.signed
+        self._name = name
+        self._low: int = -(1 << self.width - 1) if self.signed else 0
+        self._high: int = self._low + (1 << self.width) - 1
+
+    def pack(self, value: Any) -> int:
+        number = operator.index(value)
+        if not self._low <= number <= self._high:
+            raise ValueError(f"{self._name or 'payload'} must be {self._low} to {self._high}, not {number}")
+        return number & ((1 << self.width) - 1)
+
+    def unpack(self, bits: int) -> int:
+        return _integer(bits, self.width, self.signed)
+
+
+class _Nothing:
+    """Of no bits: the value is not looked at."""
+
+    width = 0
+
+    def pack(self, value: Any) -> int:
+        return 0
+
+    def unpack(self, bits: int) -> int:
+        return 0
+
+
+class _Array:
+    def __init__(self, parts: list[_Part], name: str) -> None:
+        self.width: int = sum(part.width for part in parts)
+        self._parts = parts
+        self._name = name
+
+    def pack(self, value: Any) -> int:
+        if len(value) != len(self._parts):
+            raise ValueError(f"{self._name or 'payload'} must have {len(self._parts)} elements, not {len(value)}")
+        # As text, in which many elements take time in proportion; adding shifted numbers, with their square.
+        pairs = zip(reversed(self._parts), reversed(value), strict=True)
+        return int("0" + "".join([f"{part.pack(v):0{part.width}b}" for part, v in pairs if part.width]), 2)
+
+    def unpack(self, bits: int) -> list[Any]:
+        text = f"{bits & ((1 << self.width) - 1):0{self.width}b}"
+        result = []
+        end = len(text)
+        for part in self._parts:
+            start = end - part.width
+            result.append(part.unpack(int("0" + text[start:end], 2)))
+            end = start
+        return result
+
+
+class _Struct:
+    def __init__(self, parts: dict[Any, tuple[int, _Part]], width: int) -> None:
+        self.width = width
+        self._parts = parts
+
+    def pack(self, value: Any) -> int:
+        bits = 0
+        for key, (offset, part) in self._parts.items():
+            if part.width:
+                bits |= part.pack(value[key]) << offset
+        return bits
+
+    def unpack(self, bits: int) -> dict[Any, Any]:
+        return {key: part.unpack(bits >> offset) for key, (offset, part) in self._parts.items()}
+
+
+_Part = _Number | _Nothing | _Array | _Struct
+
+
+def _part(shape: ShapeLike, name: str) -> _Part:
     layout = _layout(shape)
     if layout is None:
         cast = Shape.cast(shape)
-        return _integer(bits, cast.width, cast.signed)
-    parts = {key: _unpack(member.shape, bits >> member.offset) for key, member in layout}
-    return list(parts.values()) if isinstance(layout, data.ArrayLayout) else parts
+        return _Number(cast, name) if cast.width else _Nothing()
+    if isinstance(layout, data.ArrayLayout):
+        return _Array([_part(member.shape, f"{name}[{key}]") for key, member in layout], name)
+    parts = {key: (member.offset, _part(member.shape, f"{name}.{key}" if name else str(key))) for key, member in layout}
+    return _Struct(parts, Shape.cast(shape).width)
 
 
 def _integer(bits: int, width: int, signed: bool) -> int:

@@ -2,10 +2,13 @@
 
 `python -m sim.units --liberty FILE.lib.gz` measures all of them and writes `build/units.json` and the tables of
 `docs/units.md`. A unit's simulation is the `measurement_run` of its test module, bit-exact against its golden model.
+With `--changed` it measures what `build/units.json` lacks, and units whose Verilog is not what was measured, so a run
+that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import multiprocessing
@@ -33,6 +36,7 @@ from sim import files, measure
 from sim.build import ROOT, SimulatorError
 from sim.cosim import CosimulationError, cosimulate
 from sim.synth import RESULTS, Facts, SynthesisError, ecp5, read_library, structure, synthesise
+from sim.verilog import convert
 
 FIGURES = ROOT / "build" / "units.json"
 PAGE = ROOT / "docs" / "units.md"
@@ -71,11 +75,14 @@ def find_run(unit: str, config: Config) -> dict[str, Any] | None:
 
 
 def parameters(component: wiring.Component) -> dict[str, Any]:
-    """What a component was made with, as far as it keeps it; but not what travels through it unread."""
+    """What a component was made with, as far as it keeps it; but neither what travels through it unread nor which of
+    its parameters were left at their defaults."""
     kept = {
         name: value
         for name, value in vars(component).items()
-        if not name.startswith("_") and name != "header" and isinstance(value, (int, str, tuple))
+        if not name.startswith("_")
+        and name not in ("header", "identity")
+        and isinstance(value, (int, str, tuple, Config))
     }
     return {"class": type(component).__qualname__, **kept}
 
@@ -98,6 +105,7 @@ def _measure(unit: str, name: str, liberty: Path | None) -> Facts:
     config = NAMED[name]
     row: Facts = {"unit": unit, "configuration": name, "what": UNITS[unit].what, "block": UNITS[unit].block}
     row["rate"] = UNITS[unit].rate
+    row["circuit"] = circuit(unit, config)
     row["records"] = simulate(unit, config)
     # A size is synthesised for what it is meant for: the paper's for a chip, the board's for its FPGA.
     if config == PAPER and liberty is not None:
@@ -109,6 +117,18 @@ def _measure(unit: str, name: str, liberty: Path | None) -> Facts:
         row["ecp5"] = ecp5(component, name=unit)
         check_fpga(unit, row["words"], row["ecp5"])
     return row
+
+
+def circuit(unit: str, config: Config) -> str:
+    """A digest of a unit's Verilog at the size of a configuration."""
+    return hashlib.sha256(convert(UNITS[unit].make(config), name=unit).encode()).hexdigest()
+
+
+def is_current(row: Facts | None, config: Config, liberty: Path | None) -> bool:
+    """Whether a row has what `_measure` would find out, of the circuit that the unit is now."""
+    if row is None or (config == PAPER and liberty is not None and "asic" not in row):
+        return False
+    return bool(row.get("circuit") == circuit(row["unit"], config))
 
 
 def check_fpga(unit: str, words: Facts, counts: Facts) -> None:
@@ -210,13 +230,18 @@ def area_table(rows: list[Facts]) -> str:
 def blocks_table(rows: list[Facts]) -> str:
     """Sums by block beside the paper's; none where a unit of it was not measured."""
     areas = {row["unit"]: (row["asic"]["area_um2"] + row["asic"]["memory_area_um2"]) / 1e6 for row in _of(rows, "asic")}
+    counts = {name: unit.count(PAPER) for name, unit in UNITS.items()}
 
     def total(units: list[str]) -> str:
-        return f"{sum(areas[unit] for unit in units):.2f}" if units and areas.keys() >= set(units) else "-"
+        known = units and areas.keys() >= set(units)
+        return f"{sum(counts[unit] * areas[unit] for unit in units):.2f}" if known else "-"
+
+    def written(unit: str) -> str:
+        return f"`{unit}`" if counts[unit] == 1 else f"{counts[unit]} x `{unit}`"
 
     members = {block: [unit.name for unit in UNITS.values() if unit.block == block] for block in PAPER_AREA}
     cells = [
-        [block, ", ".join(f"`{unit}`" for unit in units), total(units), f"{PAPER_AREA[block]:.2f}"]
+        [block, ", ".join(map(written, units)), total(units), f"{PAPER_AREA[block]:.2f}"]
         for block, units in members.items()
     ]
     cells.append(
@@ -300,10 +325,11 @@ def _print(console: Console, rows: list[Facts]) -> None:
 
 def _main(
     only: Annotated[list[str] | None, typer.Option("--only", metavar="UNIT", help="measure this unit again")] = None,
+    changed: Annotated[bool, typer.Option("--changed", help="measure what is missing or has changed since")] = False,
     liberty: Annotated[Path | None, typer.Option("--liberty", help="standard cells, for area and slack")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="units at a time")] = os.cpu_count() or 1,
 ) -> None:
-    """Measure every unit, into build/units.json and the tables of docs/units.md."""
+    """Measure every unit, into build/units.json and, once that has all of them, the tables of docs/units.md."""
     for unit in only or ():
         if unit not in UNITS:
             typer.echo(f"error: unit must be one of {', '.join(UNITS)}, not {unit!r}", err=True)
@@ -316,10 +342,15 @@ def _main(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    before = json.loads(FIGURES.read_text(encoding="utf-8"))["units"] if only and FIGURES.is_file() else []
+    goes_on = (only or changed) and FIGURES.is_file()
+    before = json.loads(FIGURES.read_text(encoding="utf-8"))["units"] if goes_on else []
     found = {(row["unit"], row["configuration"]): row for row in before}
     order = [(unit, config.name) for unit in UNITS for config in CONFIGURATIONS]
     work = [key for key in order if not only or key[0] in only]
+    if changed:
+        with console.status("circuits"):
+            work = [key for key in work if not is_current(found.get(key), NAMED[key[1]], liberty)]
+    rows = [found[key] for key in order if key in found]
     context = multiprocessing.get_context("spawn")
     try:
         if liberty is not None:

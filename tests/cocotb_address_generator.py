@@ -48,6 +48,51 @@ class Completed:
         self.history = [0] * len(self.history)
 
 
+class Pending:
+    """Watches what every channel says is pending: of the groups pushed so far, the first with requests left.
+
+    It may not know which while the group comes out of its queue, for two cycles.
+    """
+
+    def __init__(self, bench: Bench, sinks: list[StreamMonitor], ends: list[list[int]]) -> None:
+        self.pushed = bench.signal("pushed")
+        self.signals = [bench.signal(f"pending__{channel}") for channel in range(CHANNELS)]
+        self.sinks = sinks
+        self.ends = ends
+        self.groups = 0
+        self.first = [0] * CHANNELS
+        self.unknown = [0] * CHANNELS
+        # Before the sinks, so that they have not yet taken this cycle's requests.
+        bench.agents.insert(0, self)
+
+    def drive(self) -> None:
+        pass
+
+    def sample(self, cycle: int) -> None:
+        while self.groups % SEQUENCES != int(self.pushed.value):
+            self.groups += 1
+        for channel, (signal, sink) in enumerate(zip(self.signals, self.sinks, strict=True)):
+            text = str(signal.value)
+            while self.first[channel] < self.groups and self.ends[self.first[channel]][channel] <= sink.count:
+                self.first[channel] += 1
+            some = self.first[channel] < self.groups
+            assert text[-1] == str(int(some)), f"pending{channel}.some is {text[-1]}, cycle {cycle}"
+            if not some:
+                continue
+            if text[-2] == "1":
+                sequence = int(text[:-2], 2)
+                wanted = self.first[channel] % SEQUENCES
+                assert sequence == wanted, f"pending{channel} is {sequence}, not {wanted}, cycle {cycle}"
+                self.unknown[channel] = 0
+            else:
+                assert text[-2] == "0", f"pending{channel}.known is {text[-2]}, cycle {cycle}"
+                self.unknown[channel] += 1
+                assert self.unknown[channel] <= 2, f"pending{channel} is not known for long, cycle {cycle}"
+
+    def clear(self) -> None:
+        pass
+
+
 def make_groups(seed: int, count: int) -> list[RowGroup]:
     """Every ring, width and fill, ids dense and sparse, places up to the ring's end."""
     source = np.random.default_rng(seed)
@@ -143,6 +188,7 @@ async def requests_match_golden(dut: HierarchyObject, idle: float, stall: float,
     await setup.bench.reset()
     rows = setup.send(groups)
     Completed(setup.bench, setup.sinks, ends(rows, len(groups)), delay=7)
+    Pending(setup.bench, setup.sinks, ends(rows, len(groups)))
     await setup.bench.drain()
     assert setup.source.count == len(groups)
     assert int(setup.bench.signal("accepted").value) == int(setup.bench.signal("pushed").value)

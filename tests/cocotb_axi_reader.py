@@ -211,8 +211,8 @@ async def it_reads_at_full_rate(dut: HierarchyObject, seed: int) -> None:
     assert around.sink.cycles[0] == first + 1 + latency + BEATS
     beats = [after - before for before, after in zip(around.sink.cycles, around.sink.cycles[1:], strict=False)]
     assert set(beats) == {BEATS}, f"sectors in distances of {sorted(set(beats))} cycles"
-    record("request_latency", around.probe.presented[0] - first, unit="cycles")
-    record("data_latency", around.sink.cycles[0] - first - latency - BEATS, unit="cycles")
+    record("latency", around.probe.presented[0] - first, unit="cycles", of="request")
+    record("latency", around.sink.cycles[0] - first - latency - BEATS, unit="cycles", of="data")
     record("cycles_per_sector", sum(beats) / len(beats))
 
 

@@ -263,8 +263,8 @@ async def it_writes_at_full_rate(dut: HierarchyObject, seed: int) -> None:
     assert (around.probe.presented["aw"][0], around.probe.presented["w"][0]) == (first + 1, first + 2)
     cycles = around.probe.word_cycles
     assert cycles == list(range(first + 2, first + 2 + sectors * BEATS)), "a cycle without a beat"
-    record("address_latency", around.probe.presented["aw"][0] - first, unit="cycles")
-    record("data_latency", around.probe.presented["w"][0] - first, unit="cycles")
+    record("latency", around.probe.presented["aw"][0] - first, unit="cycles", of="address")
+    record("latency", around.probe.presented["w"][0] - first, unit="cycles", of="data")
     record("cycles_per_sector", (cycles[-1] - cycles[0] + 1) / sectors)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from cocotb.handle import HierarchyObject
 from cocotb.types import LogicArray
 
-from golden.address_generator import RowGroup, requests
+from golden.address_generator import Request, RowGroup, requests
 from golden.fetch import Place, writes
 from golden.memory import Plane
 from hw.address_generator import KEY, QUERY, VALUE
@@ -62,6 +62,7 @@ class Channels:
         self.takes = [False] * CHANNELS
         self.beats = [0] * CHANNELS
         self.cycle = 0
+        self.answered: list[int] = []
 
     def drive(self) -> None:
         for channel in range(CHANNELS):
@@ -81,8 +82,10 @@ class Channels:
 
     def sample(self, cycle: int) -> None:
         self.cycle += 1
+        self.answered = []
         for channel in range(CHANNELS):
             if self.shown[channel] and int(self.data_ready[channel].value):
+                self.answered.append(channel)
                 self.shown[channel] = False
                 self.queues[channel].popleft()
                 self.beats[channel] += 1
@@ -91,10 +94,16 @@ class Channels:
 
 
 class Banks:
-    """All write ports: each write must be one of those still to come, and `completed` must never be too early."""
+    """All write ports, cycle by cycle, and `completed`.
 
-    def __init__(self, bench: Bench) -> None:
+    A sector that was taken waits for its port, two cycles at least, behind those of its channel for the same bank. A
+    port writes whenever a sector waits for it, that of the first channel behind the one it served last. A group is
+    completed no earlier than the latency after its last write.
+    """
+
+    def __init__(self, bench: Bench, channels: Channels) -> None:
         self.bench = bench
+        self.channels = channels
         self.layout = Payload(FETCH.crossbar.write_shape)
         self.ports = [bench.signal(f"write__{port}") for port in range(4 * LANES)]
         self.completed = bench.signal("completed")
@@ -104,33 +113,40 @@ class Banks:
     def clear(self) -> None:
         self.groups: list[Counter[tuple[Place, int]]] = []
         self.left: Counter[tuple[Place, int]] = Counter()
+        self.written: deque[tuple[int, tuple[Place, int]]] = deque()
+        self.requests: list[deque[Request]] = [deque() for _ in range(CHANNELS)]
+        # by channel and bank: since when the next cycle's sector may be written, lane and what is written
+        self.columns: dict[tuple[int, int], deque[tuple[int, int, tuple[Place, int]]]] = {
+            (channel, bank): deque() for channel in range(CHANNELS) for bank in range(4)
+        }
+        self.served = [CHANNELS - 1] * (4 * LANES)
+        self.contended = 0
         self.groups_done = 0
         self.last_write = 0
         self.last_completion = 0
         self.count = 0
 
-    def expect(self, groups: list[list[tuple[Place, int]]]) -> None:
+    def expect(self, ones: list[list[Request]]) -> None:
+        groups = writes(ones, sector)
         self.groups += [Counter(group) for group in groups]
         for group in groups:
             self.left.update(group)
+        for channel, own in enumerate(ones):
+            self.requests[channel].extend(own)
 
     def drive(self) -> None:
         pass
 
     def sample(self, cycle: int) -> None:
         for number, port in enumerate(self.ports):
-            text = str(port.value)
-            assert text[-1] in "01", f"write{number}.enable is {text[-1]}"
-            if text[-1] == "0":
-                continue
-            assert port.value.is_resolvable, f"write{number} is {text} while enabled"
-            value = self.layout.unpack(int(port.value))
-            place = (value["ring"], number // 4, number % 4, value["word"])
-            key = (place, value["data"])
-            assert self.left[key] > 0, f"write{number}: unexpected {place} = {value['data']:#x}, cycle {cycle}"
-            self.left[key] -= 1
-            self.count += 1
-            self.last_write = cycle
+            self._sample_port(cycle, number, str(port.value))
+        for channel in self.channels.answered:
+            assert self.requests[channel], f"channel {channel} answers more than it was asked, cycle {cycle}"
+            one = self.requests[channel].popleft()
+            key = ((one.ring, one.lane, one.bank, one.word), sector(channel, one.address))
+            self.columns[channel, one.bank].append((cycle + 2, one.lane, key))
+        while self.written and self.written[0][0] <= cycle - PARAMETERS["completion"]:
+            self.left[self.written.popleft()[1]] -= 1
         done = int(self.completed.value)
         while self.groups_done % SEQUENCES != done:
             assert self.groups_done < len(self.groups), f"completed is {done}, beyond the last group, cycle {cycle}"
@@ -142,9 +158,40 @@ class Banks:
             self.groups_done += 1
             self.last_completion = cycle
 
+    def _sample_port(self, cycle: int, number: int, text: str) -> None:
+        lane, bank = divmod(number, 4)
+        waiting = {}
+        for channel in range(CHANNELS):
+            column = self.columns[channel, bank]
+            if column and column[0][0] <= cycle and column[0][1] == lane:
+                waiting[channel] = column[0][2]
+        assert text[-1] == str(int(bool(waiting))), (
+            f"write{number}.enable is {text[-1]} with {len(waiting)} sectors waiting, cycle {cycle}"
+        )
+        if not waiting:
+            return
+        assert set(text) <= {"0", "1"}, f"write{number} is {text} while enabled"
+        value = self.layout.unpack(int(text, 2))
+        key = ((value["ring"], lane, bank, value["word"]), value["data"])
+        winner = min(waiting, key=lambda channel: (channel - self.served[number] - 1) % CHANNELS)
+        assert key == waiting[winner], (
+            f"write{number}: unexpected {key[0]} = {value['data']:#x}, it is channel {winner}'s turn, cycle {cycle}"
+        )
+        self.contended += len(waiting) > 1
+        self.served[number] = winner
+        column = self.columns[winner, bank]
+        column.popleft()
+        if column:
+            # it shows at the queue's end in the cycle after, and is written in the next one
+            ready, *rest = column[0]
+            column[0] = (max(ready, cycle + 1), *rest)
+        self.written.append((cycle, key))
+        self.count += 1
+        self.last_write = cycle
+
     @property
     def finished(self) -> bool:
-        return self.groups_done == len(self.groups) and not any(self.left.values())
+        return self.groups_done == len(self.groups) and not any(self.left.values()) and not any(self.requests)
 
 
 class Setup:
@@ -154,12 +201,12 @@ class Setup:
         self.bench = Bench(dut, seed=seed)
         self.source = StreamDriver(self.bench, "i", GENERATOR.group_shape, idle=idle)
         self.channels = Channels(self.bench, **{"latency": 5, "stall": stall, **memory})
-        self.banks = Banks(self.bench)
+        self.banks = Banks(self.bench, self.channels)
         self.random = np.random.default_rng(seed + 1)
 
     def send(self, groups: list[RowGroup]) -> None:
         ones = requests(groups, channels=CHANNELS, lanes=LANES, ring_sectors=GENERATOR.ring_sectors, sequence_bits=30)
-        self.banks.expect(writes(ones, sector))
+        self.banks.expect(ones)
         for group in groups:
             ids = self.random.integers(1 << GENERATOR.id_bits, size=ROWS)
             ids[: len(group.ids)] = group.ids
@@ -242,6 +289,32 @@ async def a_slow_channel_changes_only_the_time(dut: HierarchyObject, seed: int) 
     await setup.bench.reset()
     setup.send(random_groups(seed, PARAMETERS["groups"]))
     await setup.finish()
+
+
+@cocotb.test
+@cocotb.parametrize(bank=range(4), seed=SEEDS)
+async def all_channels_want_one_bank(dut: HierarchyObject, bank: int, seed: int) -> None:
+    setup = Setup(dut, seed, latency=1)
+    await setup.bench.reset()
+    source = np.random.default_rng(seed + bank)
+    groups = []
+    for _ in range(60):
+        ring = (QUERY, KEY, VALUE)[source.integers(3)]
+        sectors = GENERATOR.ring_sectors[ring] // 4
+        groups.append(
+            RowGroup(
+                ids=np.sort(source.choice(1 << GENERATOR.id_bits, ROWS, replace=False)),
+                sector=int(source.integers((1 << GENERATOR.sector_bits) - (8 << GENERATOR.id_bits))),
+                pitch=1,
+                sectors=1,
+                ring=ring,
+                place=int(source.integers(sectors)) * 4 + bank,
+                stride=4,
+            )
+        )
+    setup.send(groups)
+    await setup.finish()
+    assert CHANNELS == 1 or setup.banks.contended > 20, setup.banks.contended
 
 
 @cocotb.test

@@ -134,6 +134,21 @@ def make_prob(source: np.random.Generator, n: int) -> IntArray:
     return np.minimum((share / max(share.sum(), 1e-9) * total).astype(np.int64), (1 << W) - 1)
 
 
+def put_on_ties(source: np.random.Generator, prob: IntArray, value: IntArray) -> None:
+    """Change the last keys so that every element's sum is a half, or one less: any bit of a product decides it."""
+    digits = -(-W // B)
+    if len(prob) <= digits:
+        return
+    places = len(prob) - digits + source.permutation(digits)
+    prob[places] = 1 << B * np.arange(digits)
+    prob[:-digits] = prob[:-digits] * max(0, ROW_LIMIT - int(prob[-digits:].sum())) // ROW_LIMIT
+    half = 1 << (W - 1)
+    missing = source.choice([half - 1, half], value.shape[1]) - prob[:-digits] @ value[:-digits]
+    for place in places:
+        value[place] = (missing - LOW) % (1 << B) + LOW
+        missing = (missing - value[place]) >> B
+
+
 def make_traffic(seed: int, rows: int = ROWS, dims: list[int] = DIMS, keys: int | None = None) -> Traffic:
     """Random rows: every head dimension next to every other, short rows more than long ones, full and small groups."""
     source = np.random.default_rng(seed)
@@ -147,7 +162,10 @@ def make_traffic(seed: int, rows: int = ROWS, dims: list[int] = DIMS, keys: int 
             value = source.choice([LOW, HIGH], (n, dim))
         if source.random() < 0.2:
             value[:] = source.choice([LOW, HIGH], dim)
-        traffic.add_row(source, make_prob(source, n), value, group)
+        prob = make_prob(source, n)
+        if source.random() < 0.5:
+            put_on_ties(source, prob, value)
+        traffic.add_row(source, prob, value, group)
     return traffic
 
 
@@ -245,6 +263,16 @@ async def short_rows_leave_no_bubbles(dut: HierarchyObject, keys: int) -> None:
         await bench.drain()
         check_rate(prob, value, sink, traffic)
         record("cycles_per_beat", (value.cycles[-1] - value.cycles[0]) / (value.count - 1), head_dim=dims[0], keys=keys)
+
+
+@cocotb.test
+async def sums_wait_for_keys(dut: HierarchyObject) -> None:
+    """Beats of a row with pauses of any length between them."""
+    bench, prob, value, sink = make_bench(dut, SEEDS[0], idle=0.5)
+    traffic = make_traffic(SEEDS[0] + 5, rows=4 * LATENCY, dims=DIMS[-1:], keys=2 * P + 1)
+    await bench.reset()
+    start(prob, value, sink, traffic)
+    await bench.drain()
 
 
 @cocotb.test

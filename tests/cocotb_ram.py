@@ -53,7 +53,8 @@ class Model:
         reads = source.random() < reading and (read_address in self._words)
         write_data = source.choice([0, (1 << WIDTH) - 1, source.getrandbits(WIDTH), source.getrandbits(WIDTH)])
         self._set("write_enable", int(writes))
-        self._set("write_address", write_address if writes else None)
+        # A simulator ignores a write to X: only a real address shows one that was not asked for.
+        self._set("write_address", write_address if writes or source.random() < 0.5 else None)
         self._set("write_data", write_data if writes else None)
         self._set("read_enable", int(reads))
         self._set("read_address", read_address if reads else None)

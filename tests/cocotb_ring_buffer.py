@@ -21,12 +21,13 @@ PARAMETERS = parameters()
 LANES: int = PARAMETERS["lanes"]
 SECTORS: int = PARAMETERS["sectors"]
 BANKS: int = PARAMETERS["banks"]
+LINEAR: int = PARAMETERS["linear"]
 HEADER_BITS: int = PARAMETERS["header_bits"]
 SEEDS: list[int] = PARAMETERS["seeds"]
 BLOCKS: int = PARAMETERS["blocks"]
 DELAY = RingBuffer.delay
 COUNT = range(SECTORS + 1)
-REQUEST = Payload(window_request(SECTORS, BANKS, HEADER_BITS))
+REQUEST = Payload(window_request(SECTORS + LINEAR, BANKS, HEADER_BITS))
 WINDOW = Payload(lane_window(LANES, BANKS, HEADER_BITS))
 
 
@@ -53,8 +54,8 @@ class Ports:
             for lane in range(LANES)
             for bank in range(BANKS)
         }
-        # The contents by lane and sector: numbers of sectors in `data`.
-        self.ring = np.zeros((LANES, SECTORS), np.int64)
+        # The contents by lane and sector, the ring's and those behind it: numbers of sectors in `data`.
+        self.contents = np.zeros((LANES, SECTORS + LINEAR), np.int64)
         self._data: list[int] = [0]
         self.reads: deque[Read] = deque()
         self.writes: dict[tuple[int, int], int] = {}
@@ -69,13 +70,14 @@ class Ports:
         """Write fresh random data in the next cycle."""
         port = (lane, sector % BANKS)
         assert port not in self.writes, "one write per bank and cycle"
-        self.ring[lane, sector] = len(self._data)
+        self.contents[lane, sector] = len(self._data)
         self._data.append(self._source.getrandbits(SECTOR_BITS))
         self.writes[port] = sector
 
     def want(self, first: int, sectors: int) -> None:
         """Read a window, of what was put so far, in the next cycle that is free."""
-        numbers, needed = window(self.ring, first, sectors, BANKS)
+        ring = self.contents[:, :SECTORS]
+        numbers, needed = window(ring if first < SECTORS else self.contents, first, sectors, BANKS)
         words = {
             (lane, int(bank)): self._data[numbers[lane, bank]]
             for lane in range(LANES)
@@ -108,7 +110,7 @@ class Ports:
             enable, address, data = self._write[lane, bank]
             enable.value = 1
             address.value = sector // BANKS
-            data.value = self._data[self.ring[lane, sector]]
+            data.value = self._data[self.contents[lane, sector]]
         self._busy = set(self.writes)
         self.writes.clear()
         valid, payload = self._read
@@ -312,6 +314,29 @@ async def windows_come_every_cycle(dut: HierarchyObject, seed: int) -> None:
         space.free(SECTORS)
         await bench.step(3)
         await bench.reset(1)
+
+
+@cocotb.test
+@cocotb.parametrize(seed=SEEDS)
+async def what_lies_behind_the_ring_needs_no_space(dut: HierarchyObject, seed: int) -> None:
+    """Every window of it, written afresh, beside a ring of which nothing is allocated."""
+    bench = Bench(dut, seed=seed)
+    ports = Ports(bench)
+    await bench.reset()
+    windows = [
+        (first, count)
+        for first in range(SECTORS, SECTORS + LINEAR)
+        for count in range(1, min(BANKS, SECTORS + LINEAR - first) + 1)
+    ]
+    np.random.default_rng(seed).shuffle(windows)
+    for first, count in windows:
+        for lane in range(LANES):
+            for sector in range(first, first + count):
+                ports.put(lane, sector)
+        await bench.step()
+        ports.want(first, count)
+        await bench.until(lambda: not ports.waiting, what="window")
+    assert ports.count == len(windows)
 
 
 @cocotb.test

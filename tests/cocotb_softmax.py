@@ -295,14 +295,16 @@ async def only_progressive_rows_wait_for_decisions(dut: HierarchyObject) -> None
 
 
 @cocotb.test
-async def a_stalled_unit_holds_what_it_says(dut: HierarchyObject) -> None:
+@cocotb.parametrize(longer=[0, 1])
+async def a_stalled_unit_holds_what_it_says(dut: HierarchyObject, longer: int) -> None:
+    """However long: what a stall changes every other cycle shows after one of both."""
     unit = Softmaxed(dut, SEEDS[0])
     maker = RowMaker(SEEDS[0])
     rows = [maker.row(maker.scores(LANES), limit=STEEP, progressive=False) for _ in range(2 * CAPACITY)]
     await unit.bench.reset()
     unit.sink.stop()
     unit.send(rows)
-    await unit.bench.step(2 * CAPACITY)
+    await unit.bench.step(2 * CAPACITY + longer)
     assert unit.source.count == CAPACITY, f"a stalled unit took {unit.source.count} beats"
     unit.sink.start()
     await unit.bench.drain()

@@ -11,7 +11,7 @@ from golden.address_generator import RowGroup, requests
 from golden.memory import Plane
 from hw.address_generator import AddressGenerator
 from hw.config import PAPER, Config
-from hw.row_format import key_ring_sectors, value_ring_sectors
+from hw.row_format import key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
 from sim.build import lint
 from sim.cosim import cosimulate, seeds
 from sim.verilog import convert
@@ -36,11 +36,12 @@ def size(config: Config) -> dict[str, Any]:
     """Parameters of the unit in a configuration."""
     return {
         "channels": config.channels,
-        "rows": max(config.topk_lanes, config.channels),
+        "rows": config.topk_lanes,
         "lanes": config.slices,
         "id_bits": (config.tokens_max - 1).bit_length(),
-        "sector_bits": 28,
-        "ring_sectors": (256, key_ring_sectors(config), value_ring_sectors(config)),
+        "sector_bits": config.sector_bits,
+        "ring_sectors": (query_ring_sectors(config), key_ring_sectors(config), value_ring_sectors(config)),
+        "linear_sectors": lsb_sectors(config),
     }
 
 

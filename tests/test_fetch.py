@@ -34,7 +34,7 @@ def _run(name: str, simulator: str, groups: int) -> None:
         parameters={"size": SIZES[name], "seeds": seeds(), "groups": groups, "completion": COMPLETION[name]},
         strip_initial=simulator == "icarus",
     )
-    assert len(passed) == 6 * len(seeds()) + 1
+    assert len(passed) == 10 * len(seeds()) + 1
 
 
 def mutation_run() -> dict[str, Any]:
@@ -44,6 +44,11 @@ def mutation_run() -> dict[str, Any]:
         "test_module": "tests.cocotb_fetch",
         "parameters": {"size": SIZES["tiny"], "seeds": [1], "groups": 50, "completion": COMPLETION["tiny"]},
     }
+
+
+def crossbar_mutation_run() -> dict[str, Any]:
+    """The same with faults in the crossbar only."""
+    return {**mutation_run(), "part": "crossbar"}
 
 
 def measurement_run(config: Config) -> dict[str, Any]:

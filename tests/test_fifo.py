@@ -33,6 +33,10 @@ def mutation_run() -> dict[str, Any]:
     return _fifo(5, 3)
 
 
+def skid_buffer_mutation_run() -> dict[str, Any]:
+    return _skid_buffer(3)
+
+
 def measurement_run(config: Config) -> dict[str, Any]:
     """A FIFO of a channel's outstanding requests."""
     return _fifo(64, config.channel_bits)

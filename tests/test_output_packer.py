@@ -40,8 +40,8 @@ def size(
 
 
 def size_of(config: Config) -> dict[str, int]:
-    dims = (config.buffer_dim, config.operand_bits, config.head_dim_max, config.channels)
-    return size(*dims, config.tokens_max, config.heads_max, 24, 4)
+    dims = (config.slice_width, config.operand_bits, config.head_dim_max, config.channels)
+    return size(*dims, config.tokens_max, config.heads_max, config.local_sector_bits, 4)
 
 
 SMALL = size(16, 5, 32, 2, 5, 3, 7, 2)

@@ -214,7 +214,7 @@ def measurement_run(config: Config) -> dict[str, Any]:
 
 def test_array_matches_golden_in_icarus_without_initial_values() -> None:
     passed = cosimulate(**_arguments(SMALL, 30, 16, 1), simulator="icarus", strip_initial=True)
-    assert len(passed) == 12
+    assert len(passed) == 13
 
 
 @pytest.mark.slow
@@ -222,7 +222,7 @@ def test_array_matches_golden_in_icarus_without_initial_values() -> None:
 def test_tiny_size_matches_golden_in_verilator(stages: int) -> None:
     arguments = _arguments(TINY_SIZE, 80, 100, multiplier_stages=stages, levels_per_stage=1)
     passed = cosimulate(**arguments, simulator="verilator", strip_initial=True)
-    assert len(passed) == 16
+    assert len(passed) == 17
 
 
 @pytest.mark.slow
@@ -234,7 +234,7 @@ def test_other_sizes_match_golden(size: Size) -> None:
 @pytest.mark.slow
 def test_paper_size_matches_golden_in_verilator() -> None:
     passed = cosimulate(**_arguments(PAPER_SIZE, 20, 400, 1), simulator="verilator", timeout_seconds=600)
-    assert len(passed) == 12
+    assert len(passed) == 13
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,11 @@ def mutation_run() -> dict[str, Any]:
     return _run(TINY, rounds=4, deposit=False)
 
 
+def measurement_run(config: Config) -> dict[str, Any]:
+    """The front end of a whole machine."""
+    return _run(config, rounds=4)
+
+
 @pytest.mark.parametrize("name", ["tiny", pytest.param("odd", marks=pytest.mark.slow)])
 def test_registers_in_verilator(name: str) -> None:
     rounds = 20 if name == "tiny" else 40

@@ -15,7 +15,7 @@ from golden.ring_buffer import block_addresses, granted, window
 from hw.checks import SIMULATION
 from hw.config import Config
 from hw.ring_buffer import RingBuffer, lane_window, window_request
-from hw.row_format import key_ring_sectors, ring_banks, value_ring_sectors
+from hw.row_format import key_ring_sectors, lsb_sectors, ring_banks, value_ring_sectors
 from sim.build import lint
 from sim.cosim import cosimulate, seeds
 from sim.verilog import convert
@@ -23,9 +23,11 @@ from sim.verilog import convert
 HEADER_BITS = 5
 
 
-def _run(*, lanes: int, sectors: int, banks: int = 4, blocks: int = 40, count: int = 1) -> dict[str, Any]:
+def _run(
+    *, lanes: int, sectors: int, banks: int = 4, linear: int = 0, blocks: int = 40, count: int = 1
+) -> dict[str, Any]:
     """Arguments of `cosimulate`."""
-    sizes = {"lanes": lanes, "sectors": sectors, "banks": banks}
+    sizes = {"lanes": lanes, "sectors": sectors, "banks": banks, "linear": linear}
     return {
         "component": RingBuffer(header=HEADER_BITS, **sizes),
         "test_module": "tests.cocotb_ring_buffer",
@@ -36,12 +38,18 @@ def _run(*, lanes: int, sectors: int, banks: int = 4, blocks: int = 40, count: i
 
 def mutation_run() -> dict[str, Any]:
     """A small run that checks everything."""
-    return _run(lanes=1, sectors=12)
+    return _run(lanes=1, sectors=12, linear=8)
 
 
 def measurement_run(config: Config) -> dict[str, Any]:
     """The run that measures the key buffer of `config`."""
-    return _run(lanes=config.slices, sectors=key_ring_sectors(config), banks=ring_banks(config), blocks=0)
+    return _run(
+        lanes=config.slices,
+        sectors=key_ring_sectors(config),
+        banks=ring_banks(config),
+        linear=lsb_sectors(config),
+        blocks=0,
+    )
 
 
 def value_measurement_run(config: Config) -> dict[str, Any]:
@@ -52,7 +60,7 @@ def value_measurement_run(config: Config) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "sizes",
     [
-        {"lanes": 1, "sectors": 12},
+        {"lanes": 1, "sectors": 12, "linear": 8},
         pytest.param({"lanes": 2, "sectors": 8, "count": 2}, marks=pytest.mark.slow),
         pytest.param({"lanes": 1, "sectors": 6, "banks": 2, "blocks": 100}, marks=pytest.mark.slow),
     ],
@@ -61,21 +69,21 @@ def value_measurement_run(config: Config) -> dict[str, Any]:
 def test_matches_golden_in_icarus_without_initial_values(sizes: dict[str, Any]) -> None:
     run = _run(**sizes)
     passed = cosimulate(**run, simulator="icarus", strip_initial=True)
-    assert len(passed) == 8 * len(run["parameters"]["seeds"])
+    assert len(passed) == 9 * len(run["parameters"]["seeds"])
 
 
 @pytest.mark.parametrize(
     "sizes",
     [
         pytest.param({"lanes": 2, "sectors": 20, "blocks": 200}, marks=pytest.mark.slow),
-        {"lanes": 1, "sectors": 16, "blocks": 100},
+        {"lanes": 1, "sectors": 16, "linear": 4, "blocks": 100},
         pytest.param({"lanes": 1, "sectors": 40, "banks": 8, "blocks": 100}, marks=pytest.mark.slow),
         pytest.param({"lanes": 1, "sectors": 772, "blocks": 0}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
 def test_matches_golden_in_verilator(sizes: dict[str, Any]) -> None:
-    assert len(cosimulate(**_run(**sizes), simulator="verilator", strip_initial=True)) == 8
+    assert len(cosimulate(**_run(**sizes), simulator="verilator", strip_initial=True)) == 9
 
 
 @pytest.mark.parametrize(("sectors", "banks"), [(8, 4), (12, 4), (60, 4), (4, 2), (24, 8)])

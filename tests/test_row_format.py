@@ -154,8 +154,8 @@ def test_rings_of_the_named_configurations() -> None:
     assert [value_ring_sectors(config) for config in (PAPER, EIGHTH, ULX3S, TINY)] == [768, 6144, 3072, 24]
     # More buffer than the largest block needs: 4096 x 64 x 12 bits over 8 lanes.
     assert key_ring_sectors(PAPER.replace(key_buffer_rows=4096)) == 1536
-    # Fewer tokens than lanes: one block row each.
-    assert key_ring_sectors(PAPER.replace(tokens_max=16, key_buffer_rows=32, head_dim_max=128)) == 16
+    # Few tokens: what a group of 16 rows of 8 sectors over 8 lanes may take, and another row.
+    assert key_ring_sectors(PAPER.replace(tokens_max=16, key_buffer_rows=32, head_dim_max=128)) == 24
 
 
 def test_formats_of_a_configuration() -> None:

@@ -528,3 +528,22 @@ def test_payloads_refuse_what_does_not_fit() -> None:
     with pytest.raises(TypeError, match="payload must be made of StructLayout, ArrayLayout and plain shapes"):
         Payload(data.UnionLayout({"a": 1, "b": 2}))
     assert json.dumps(payload.unpack(0)) == '{"tag": 0, "lanes": [0, 0, 0]}'
+
+
+class _HalfConstant(wiring.Component):
+    """Of a signal some bits are constant, others assigned under a condition: the constants' block would never run."""
+
+    def __init__(self) -> None:
+        super().__init__({"i": In(1), "o": Out(8)})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.d.comb += self.o[:4].eq(5)
+        with m.If(self.i):
+            m.d.comb += self.o[4:].eq(3)
+        return m
+
+
+def test_a_constant_that_never_happens_is_refused() -> None:
+    with pytest.raises(ValueError, match="never happens in simulation"):
+        convert(_HalfConstant())

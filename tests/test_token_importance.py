@@ -20,7 +20,7 @@ from sim.verilog import convert
 SIZES = [(16, 2, 2, 2, 2), (64, 2, 4, 3, 3), (64, 4, 2, 1, 2), (16, 16, 8, 2, 1)]
 """(tokens, P, T, contexts, slots): beats as wide as, narrower and wider than rows; numbers that are no power of two; a
 beat of all tokens. With 32 lines a job is longer than the queue of its live list."""
-TESTS = 14
+TESTS = 15
 """Testbench functions, times the seeds."""
 
 
@@ -75,7 +75,7 @@ def mutation_run() -> dict[str, Any]:
 
 def measurement_run(config: Config) -> dict[str, Any]:
     """The unit at a configuration's size."""
-    return _arguments(config, 4, jobs=4, resets=1)
+    return _arguments(config, config.jobs_in_flight, jobs=6, resets=1)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -108,6 +110,38 @@ def test_what_an_fpga_must_not_do_is_refused() -> None:
             units.check_fpga("unit", words, {**counts, **change})
 
 
+def test_what_was_measured_is_measured_again_when_it_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Path("cells.lib")
+    row = {"unit": "expander", "circuit": units.circuit("expander", PAPER)}
+    assert row["circuit"] != units.circuit("expander", ULX3S)
+    assert units.is_current(row, PAPER, None)
+    assert not units.is_current(row, PAPER, library), "its area is missing"
+    assert units.is_current({**row, "asic": ASIC}, PAPER, library)
+    assert units.is_current({**row, "circuit": units.circuit("expander", ULX3S)}, ULX3S, library)
+    assert not units.is_current(None, PAPER, None)
+    assert not units.is_current({"unit": "expander"}, PAPER, None), "nobody knows what was measured"
+    changed = dataclasses.replace(UNITS["expander"], make=UNITS["packer"].make)
+    monkeypatch.setitem(units.UNITS, "expander", changed)
+    assert not units.is_current(row, PAPER, None)
+
+
+def test_a_run_of_what_has_changed_keeps_the_rest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With nothing to measure, all rows stay, and the page is written from them."""
+    figures, page = tmp_path / "units.json", tmp_path / "page.md"
+    kept = [{**row, "circuit": "the present one"} for row in rows()]
+    figures.write_text(json.dumps({"units": kept, "topk": []}))
+    page.write_text("".join(f"<!-- {name} -->\n<!-- end -->\n" for name in units.TABLES))
+    monkeypatch.setattr(units, "FIGURES", figures)
+    monkeypatch.setattr(units, "PAGE", page)
+    monkeypatch.setattr(units, "circuit", lambda unit, config: "the present one")
+    units._main(changed=True, jobs=1)
+    assert json.loads(figures.read_text())["units"] == kept
+    assert page.read_text().count("| `expander` |") == 3
+    assert str(page) in capsys.readouterr().out.replace("\n", "")
+
+
 def test_figures_of_records() -> None:
     assert units.latency(RECORDS) == "9 to 11"
     assert units.latency(RECORDS[-1:]) == "100"
@@ -124,12 +158,14 @@ def test_tables_of_known_figures() -> None:
     assert units.area_table([first]).splitlines()[2] == "| `fetch` | 0.0190 | 0 | 0.0000 | +0.12 | 39.3 |"
     assert units.fpga_table(rows()).splitlines()[2] == "| `fetch` | 1,015 | 0 | 499 | 0 | 0 | 16 |"
     blocks = units.blocks_table([first]).splitlines()
-    assert blocks[4] == "| fetcher | `fetch`, `key_converter`, `value_converter` | - | 2.65 |", "two are missing"
+    fetcher = "`fetch`, `key_converter`, `value_converter`, 16 x `axi_reader`"
+    assert blocks[4] == f"| fetcher | {fetcher} | - | 2.65 |", "three are missing"
     assert blocks[-1] == "| all |  | - | 18.71 |"
     blocks = units.blocks_table(rows()).splitlines()
     assert blocks[2] == "| Q x K | `key_buffer`, `qk` | 0.04 | 7.12 |"
+    assert blocks[4] == f"| fetcher | {fetcher} | 0.36 | 2.65 |", "of 3 + 16 instances"
     assert blocks[5] == "| softmax | `softmax` | 0.02 | 0.79 |"
-    assert blocks[-1] == "| all |  | 0.27 | 18.71 |"
+    assert blocks[-1] == "| all |  | 0.89 | 18.71 |"
     assert units.area_table([first]).splitlines()[3] == "| `address_generator` | - | - | - | - | - |"
     assert units.topk_table([first]).splitlines()[2] == "| uniform | 100.2 | 120 | 120 |"
     rates = units.rates_table([first]).splitlines()

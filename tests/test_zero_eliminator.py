@@ -23,20 +23,24 @@ SIZES = [(1, 1, None), (3, 5, 0), (8, 12, 2), (16, ELEMENT, None)]
 MORE_SIZES = [(2, 1, 1), (5, 3, 3), (13, 9, 4)]
 
 
-def _arguments(lanes: int, shape: Any, stages: int | None) -> dict[str, Any]:
+def _arguments(lanes: int, shape: Any, stages: int | None, count: int = 2) -> dict[str, Any]:
     element: ShapeLike = data.StructLayout(shape) if isinstance(shape, dict) else shape
     component = ZeroEliminator(shape=element, lanes=lanes, stages=stages)
     return {
         "component": component,
         "test_module": "tests.cocotb_zero_eliminator",
-        "parameters": {"lanes": lanes, "shape": shape, "stages": component.stages, "seeds": seeds()},
+        "parameters": {"lanes": lanes, "shape": shape, "stages": component.stages, "seeds": seeds(count)},
         "seed": seeds()[0],
     }
 
 
+def mutation_run() -> dict[str, Any]:
+    """A number of lanes that is no power of two, in every test."""
+    return _arguments(5, 3, 2, 1)
+
+
 def _run(lanes: int, shape: Any, stages: int | None, simulator: str) -> None:
-    arguments = _arguments(lanes, shape, stages)
-    passed = cosimulate(**arguments, simulator=simulator, strip_initial=simulator == "icarus")
+    passed = cosimulate(**_arguments(lanes, shape, stages), simulator=simulator, strip_initial=simulator == "icarus")
     assert len(passed) == 7 * len(seeds())
 
 
