@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from golden.attention import planes
+from golden.state import state_sectors
 from host.driver import Device, Report
 from hw.config import SECTOR_BYTES, Config
 from hw.job import Flag
-from golden.attention import planes
-from golden.state import state_sectors
 from sim.machine import Machine
 from sim.random_jobs import Campaign, Task
 from sim.transport import SimulatedTransport
