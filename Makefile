@@ -11,6 +11,8 @@ UNIT ?=
 LIBERTY ?=
 CLOCK_NS ?=
 N ?= 24
+soak: CONFIG = tiny
+soak: N = 1000
 ARGS ?=
 # as given: make would expand the $ in a sentence, even as a command
 override TEXT := $(value TEXT)
@@ -21,7 +23,8 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 CHANGES := $(foreach change,$(SET),--set $(change))
 
-.PHONY: help verilog test check formal mutate lint format demo run fidelity synth bench units train clean system
+.PHONY: help verilog test check formal mutate lint format demo run fidelity soak synth bench units train clean \
+  system
 
 help: ## List the targets
 	@echo "SpAtten: a generator of a sparse-attention accelerator, and its proof"
@@ -46,6 +49,9 @@ formal: $(READY) ## Prove the control blocks correct, whatever their neighbours 
 
 mutate: $(READY) system ## Plant faults in netlists and see the testbenches notice: UNIT="fifo ram" N=24
 	$(RUN) -m sim.mutate $(UNIT) --count $(N) $(ARGS)
+
+soak: $(READY) system ## Run N random jobs, or without end with N=0, and stop at the first difference: N=1000
+	$(RUN) -m sim.soak --config "$(CONFIG)" $(CHANGES) --jobs $(N) $(ARGS)
 
 lint: $(READY) ## Check style (ruff) and types (mypy)
 	$(RUN) -m ruff check .

@@ -298,13 +298,20 @@ class Device:
     def soft_reset(self) -> None:
         """Drop all jobs and contexts; done when the machine is idle. Raises `DeviceTimeoutError` if a channel hangs."""
         self._write("CONTROL", self.map["CONTROL"].pack(soft_reset=1))
+        for _ in range(10_000):
+            if not self.status()["draining"]:
+                self._forget()
+                return
+        self._forget()
+        raise DeviceTimeoutError(f"the accelerator does not drain; channels {self._stuck()} do not answer")
+
+    def _forget(self) -> None:
+        """Wait for no job any more. Reports outlive a failure and a soft reset; a later job may have the same tag."""
         self._waiting.clear()
         self._reports.clear()
         self.contexts.forget()
-        for _ in range(10_000):
-            if not self.status()["draining"]:
-                return
-        raise DeviceTimeoutError(f"the accelerator does not drain; channels {self._stuck()} do not answer")
+        for _ in range(self.status()["reports"]):
+            self._write("REPORT_POP", 1)
 
     def _stuck(self) -> list[int]:
         mask = self._read("CHANNELS_STUCK")
@@ -531,9 +538,7 @@ class Device:
                 break
         stuck = self._stuck()
         self._write("ERROR", 0xFFFF_FFFF)
-        self._waiting.clear()
-        self._reports.clear()
-        self.contexts.forget()
+        self._forget()
         code = {int(one): one for one in ErrorCode}[error["code"]]
         is_bus = code in (ErrorCode.SLAVE_ERROR, ErrorCode.DECODE_ERROR)
         raise DeviceFailedError(code, error["channel"] if is_bus else None, stuck)

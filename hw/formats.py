@@ -57,20 +57,26 @@ def lookup(m: Module, index: Value, layout: data.StructLayout, entries: Mapping[
         for key, entry in entries.items():
             with m.Case(key):
                 m.d.comb += result.eq(Const(entry, layout))
+        if len(entries) < 1 << len(index):
+            with m.Default():
+                m.d.comb += Value.cast(result).eq(0)
     return result
 
 
 def plane_table(m: Module, *, dim: Value, bits: Value, name: str) -> Any:
-    """`PLANE` of a plane of codes."""
+    """`PLANE` of a plane of codes; `bits` may be constant."""
     entries = {
-        (HEAD_DIMS.index(head_dim) << 3) | code: {
+        (HEAD_DIMS.index(head_dim), code): {
             "sectors": row_sectors(head_dim, width),
             "paired": heads_per_row(head_dim, width) - 1,
         }
         for head_dim in HEAD_DIMS
         for code, width in enumerate(CODE_BITS)
     }
-    return lookup(m, Cat(bits[:3], dim), PLANE, entries, name)
+    if isinstance(bits, Const):
+        # With constant bits in its index a table looks as if it had entries missing: to Verilator, like a latch.
+        return lookup(m, dim, PLANE, {d: entry for (d, code), entry in entries.items() if code == bits.value}, name)
+    return lookup(m, Cat(bits[:3], dim), PLANE, {d << 3 | code: entry for (d, code), entry in entries.items()}, name)
 
 
 def _formats(config: Config) -> dict[tuple[int, int, int], RowFormat]:

@@ -2,62 +2,615 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 
-from host.driver import Device
-from hw.config import SECTOR_BYTES, TINY
+from golden.attention import KeyFetch, Mode
+from golden.quantize import ScoreScale
+from host.driver import Device, DeviceFailedError, DeviceTimeoutError, JobRejectedError
+from host.transport import BusError
+from hw.config import LSB_BITS, TINY, Config
+from hw.job import JOB_WORDS, Flag
+from hw.register_map import DESCRIPTOR_VERSION, ErrorCode, RejectReason
 from hw.spatten import Spatten
+from sim.campaigns import compare, compare_memory, fill, machine_of, run, submit, written_regions
 from sim.machine import Machine
-from sim.random_jobs import Campaign
+from sim.random_jobs import Campaign, Task
 from sim.transport import SimulatedTransport
 from sim.verilog import convert
+from tests import job_descriptors
 
 SECTORS = 40_000
+FEW_SECTORS = 6_000
+TIMEOUT = 2_000
+"""Cycles, more than anything in `tiny` stands still."""
+
+ODD = TINY.replace(
+    name="odd",
+    operand_bits=16,
+    qk_multipliers=64,
+    pv_multipliers=64,
+    topk_lanes=4,
+    tokens_max=32,
+    heads_max=3,
+    head_dim_max=64,
+    key_buffer_rows=64,
+    value_buffer_rows=64,
+    buffer_dim=32,
+    channels=4,
+    channel_bits=64,
+    contexts=3,
+    jobs_in_flight=4,
+)
+"""What `tiny` is not: wide operands, top-k wider than softmax, contexts and heads that are no power of two."""
+NARROW = TINY.replace(
+    name="narrow",
+    softmax_lanes=4,
+    topk_lanes=4,
+    qk_multipliers=64,
+    pv_multipliers=64,
+    channels=1,
+    channel_bits=16,
+    contexts=1,
+    jobs_in_flight=1,
+)
+"""One of everything: a 16-bit channel, a context, a job in flight."""
 
 
-@pytest.fixture(scope="module")
-def verilog() -> str:
+@functools.cache
+def verilog_of(config: Config) -> str:
     """Of the accelerator, with assertions about what every unit's neighbours must keep to."""
-    return convert(Spatten(config=TINY), name="spatten", assertions=True)
+    return convert(Spatten(config=config), name="spatten", assertions=True)
 
 
 @pytest.fixture
-def device(verilog: str) -> Iterator[Device]:
-    machine = Machine(verilog, TINY)
-    with Device(SimulatedTransport(machine)) as device:
+def device() -> Iterator[Device]:
+    with Device(SimulatedTransport(Machine(verilog_of(TINY), TINY))) as device:
         yield device
 
 
-def run_campaign(device: Device, campaign: Campaign, count: int, **wanted: Any) -> None:
-    """Run tasks of a campaign, several in flight, and compare everything."""
-    tasks = [campaign.task(**wanted) for _ in range(count)]
-    for channel in range(device.config.channels):
-        device.transport.write_memory(channel, 0, campaign.initial[channel].tobytes())
-    for task in tasks:
-        device.submit_fields(task.fields)
-    for task in tasks:
-        report = device.wait(task.tag, timeout_cycles=200_000)
-        for name, value in task.report.items():
-            got = getattr(report, name)
-            if isinstance(got, np.ndarray):
-                got = sum(1 << int(head) for head in got)
-            assert got == value, f"{name} is {got}, not {value}: {task}"
-    for channel in range(device.config.channels):
-        size = campaign.memory.bytes[channel].size
-        image = np.frombuffer(device.transport.read_memory(channel, 0, size), np.uint8).reshape(-1, SECTOR_BYTES)
-        wrong = np.flatnonzero((image != campaign.memory.bytes[channel]).any(axis=1))
-        assert len(wrong) == 0, f"channel {channel}: sectors {wrong[:8]} differ"
+def make(config: Config, seed: int, count: int, *, sectors: int = FEW_SECTORS, **wanted: Any) -> tuple[Campaign, Any]:
+    """A campaign and its tasks; the seed is printed."""
+    print(f"campaign of seed {seed}")
+    campaign = Campaign(config, seed, sectors=sectors)
+    return campaign, [campaign.task(**wanted) for _ in range(count)]
+
+
+def run_new(device: Device, seed: int, count: int, **wanted: Any) -> None:
+    """Make a campaign and run it."""
+    campaign, tasks = make(device.config, seed, count, sectors=SECTORS, **wanted)
+    run(device, campaign, tasks)
+
+
+# -- Random jobs ------------------------------------------------------------------------------------------------------
+
+
+def test_some_random_jobs(device: Device) -> None:
+    run_new(device, 1, 40)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("stall", [0.0, 0.3])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("stall", [0.0, 0.3, 0.9])
 def test_random_jobs(device: Device, seed: int, stall: float) -> None:
-    assert isinstance(device.transport, SimulatedTransport)
-    if stall:
-        device.transport.machine.set_back_pressure(stall, seed=seed)
-    run_campaign(device, Campaign(TINY, seed, sectors=SECTORS), 60)
+    machine_of(device).set_back_pressure(stall, seed=seed, registers=True)
+    run_new(device, 10 * seed, 60)
+
+
+MEMORIES: list[dict[str, Any]] = [
+    {"model": "ideal", "latency": 1, "write_latency": 1},
+    {"model": "ideal", "latency": 40},
+    {"model": "ideal", "latency": 200, "write_latency": 200},
+    {"model": "hbm2"},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stall", [0.0, 0.3])
+@pytest.mark.parametrize("memory", MEMORIES, ids=lambda memory: "-".join(map(str, memory.values())))
+def test_memories(device: Device, memory: dict[str, Any], stall: float) -> None:
+    machine_of(device).set_memory(**memory)
+    machine_of(device).set_back_pressure(stall, seed=7)
+    run_new(device, 100, 60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [ODD, NARROW], ids=lambda config: config.name)
+def test_other_configurations(config: Config) -> None:
+    with Device(SimulatedTransport(Machine(verilog_of(config), config))) as device:
+        assert device.config == config.replace(name="device")
+        for seed, (stall, memory) in enumerate(itertools.product([0.0, 0.3], MEMORIES), start=1):
+            machine_of(device).set_back_pressure(stall, seed=seed)
+            machine_of(device).set_memory(**memory)
+            run_new(device, 1000 * seed, 40)
+            check_faults(device, seed)
+
+
+@pytest.mark.slow
+def test_nothing_relies_on_values_at_power_up() -> None:
+    """Registers and memories start at random, then the reset that a board has."""
+    for seed in range(1, 7):
+        machine = Machine(verilog_of(TINY), TINY, random_start=seed)
+        with Device(SimulatedTransport(machine)) as device:
+            machine.set_back_pressure(0.3 * (seed % 2), seed=seed)
+            run_new(device, 200 + seed, 30)
+
+
+# -- Directed jobs ----------------------------------------------------------------------------------------------------
+
+CORNERS: dict[str, dict[str, Any]] = {
+    "one token": {"keys": 1, "queries": 1, "query_offset": 0, "valid_length": None, "keep_tokens": None}
+    | {"keep_values": None},
+    "one head": {"heads": 1, "keep_heads": None},
+    "keep all": {"keys": 16, "keep_tokens": 16, "heads": 4, "keep_heads": 4},
+    "keep one": {"keep_tokens": 1, "keep_heads": 1},
+    "keep one value": {"mode": Mode.GENERATION, "keep_values": 1},
+    "keep all values": {"mode": Mode.GENERATION, "keep_values": 16, "keys": 16},
+    "every row flat": {"mode": Mode.GENERATION, "key_fetch": KeyFetch.PROGRESSIVE, "flat_limit": 0},
+    "no row flat": {"mode": Mode.GENERATION, "key_fetch": KeyFetch.PROGRESSIVE, "flat_limit": 0xFFFF},
+    "buffers full": {"keys": 16, "queries": 16, "query_offset": 0, "heads": 4, "head_dim": 32, "query_bits": 12}
+    | {"key_bits": 12, "value_bits": 12, "key_fetch": KeyFetch.STATIC, "mode": Mode.CAUSAL, "valid_length": None}
+    | {"keep_values": None},
+    "buffers full, joined": {"keys": 16, "queries": 16, "query_offset": 0, "heads": 4, "head_dim": 32}
+    | {"key_bits": 12 + LSB_BITS, "value_bits": 12, "key_fetch": KeyFetch.JOINED, "mode": Mode.SUMMARIZATION}
+    | {"valid_length": None, "keep_values": None},
+    "buffers full, every row again": {"keys": 16, "heads": 4, "head_dim": 32, "key_bits": 12 + LSB_BITS}
+    | {"mode": Mode.GENERATION, "value_bits": 12, "key_fetch": KeyFetch.PROGRESSIVE, "flat_limit": 0}
+    | {"valid_length": None, "clear": True},
+    "aged away": {"age_shift": 31, "clear": False},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stall", [0.0, 0.3])
+@pytest.mark.parametrize("name", CORNERS)
+def test_corners(device: Device, name: str, stall: float) -> None:
+    machine_of(device).set_back_pressure(stall, seed=3)
+    wanted = dict(CORNERS[name])
+    if wanted.get("clear") is False:
+        wanted.pop("clear")
+    campaign, tasks = make(TINY, 300, 40, sectors=SECTORS, **wanted)
+    if name == "every row flat":
+        assert all(task.result.flat.all() for task in tasks)
+    if name == "no row flat":
+        assert not any(task.result.flat.any() for task in tasks)
+    run(device, campaign, tasks)
+
+
+def formats(config: Config) -> Iterator[dict[str, Any]]:
+    """Every mode, head dimension, way to fetch keys, and widths."""
+    for mode, fetch, head_dim in itertools.product(Mode, KeyFetch, config.head_dims):
+        if fetch is KeyFetch.PROGRESSIVE and mode is not Mode.GENERATION:
+            continue
+        extra = 0 if fetch is KeyFetch.STATIC else LSB_BITS
+        for query, key, value in itertools.product(config.query_bits, config.plane_bits, config.plane_bits):
+            yield {"mode": mode, "key_fetch": fetch, "head_dim": head_dim, "query_bits": query} | {
+                "key_bits": key + extra, "value_bits": value,
+            }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_every_mode_with_every_format_and_head_dimension(device: Device) -> None:
+    everything = list(formats(TINY))
+    assert len(everything) == 7 * 2 * 5**3
+    for start in range(0, len(everything), 125):
+        campaign = Campaign(TINY, start + 1, sectors=SECTORS)
+        run(device, campaign, [campaign.task(**wanted) for wanted in everything[start : start + 125]])
+
+
+@pytest.mark.slow
+def test_accumulators_near_their_worst_case(device: Device) -> None:
+    """All codes at an end of their range: the largest scores, outputs that saturate, the largest importance."""
+    campaign = Campaign(TINY, 400, sectors=SECTORS)
+    tasks = []
+    store = campaign.memory.store
+    try:
+        for query_low, key_low, value_low in itertools.product([True, False], repeat=3):
+            for mode, prune in itertools.product(Mode, [None, 16]):
+                lows = iter([query_low, key_low, value_low])
+
+                def extreme(plane: Any, codes: Any, lows: Iterator[bool] = lows) -> None:
+                    ends = {True: -(1 << plane.bits - 1), False: (1 << plane.bits - 1) - 1}
+                    store(plane, np.full_like(codes, ends[next(lows)]))
+
+                campaign.memory.store = extreme  # type: ignore[method-assign]
+                wanted = {"keys": 16, "queries": 1 if mode is Mode.GENERATION else 16, "query_offset": 0, "heads": 4}
+                wanted |= {"head_dim": 32, "query_bits": 12, "key_bits": 12, "value_bits": 12, "mode": mode}
+                wanted |= {"key_fetch": KeyFetch.STATIC, "valid_length": None, "keep_tokens": prune, "accumulate": True}
+                wanted |= {
+                    "importance_multiplier": 1 << 15,
+                    "score_scales": (ScoreScale(mantissa=0xFFFF, shift=4),) * 4,
+                }
+                tasks.append(campaign.task(**wanted))
+    finally:
+        campaign.memory.store = store  # type: ignore[method-assign]
+    assert any(task.result.output_saturated for task in tasks) or all(
+        abs(task.result.output).max() in (2047, 2048) for task in tasks
+    )
+    run(device, campaign, tasks)
+
+
+# -- What is refused, and what goes wrong -----------------------------------------------------------------------------
+
+
+def write_words(device: Device, words: list[int]) -> None:
+    """Write a descriptor, whatever the driver thinks of it."""
+    for number, word in enumerate(words):
+        device._write(f"JOB{number}", word)
+    device._words.clear()
+
+
+def test_every_descriptor_that_is_refused_says_why_and_does_nothing(device: Device) -> None:
+    """By the driver; what has an effect nevertheless would be seen in the jobs afterwards."""
+    machine_of(device).allow_writes([])
+    seen = set()
+    for reason, word, words in job_descriptors.spoilt(TINY, Random(5)):
+        write_words(device, words)
+        device.write_descriptor = lambda values: None  # type: ignore[method-assign]
+        with pytest.raises(JobRejectedError) as caught:
+            device.submit_fields({"tag": 0})
+        assert (caught.value.reason, caught.value.word) == (reason, word)
+        seen.add(reason)
+    assert seen == set(RejectReason) - {
+        RejectReason.NONE, RejectReason.VERSION, RejectReason.DRAINING, RejectReason.FAILED, RejectReason.QUEUE_FULL,
+        RejectReason.CONTEXT,
+    }  # fmt: skip
+    del device.write_descriptor
+    write_words(device, [0] * JOB_WORDS)
+    assert device.status()["idle"]
+    assert machine_of(device).outside().bytes == 0
+    run_new(device, 500, 10)
+
+
+def ring(device: Device, value: int = DESCRIPTOR_VERSION) -> JobRejectedError | None:
+    """Ring the doorbell; why it was refused."""
+    try:
+        device._write("DOORBELL", value)
+    except BusError:
+        reject = device.map["REJECT"].unpack(device._read("REJECT"))
+        return JobRejectedError(RejectReason(reject["reason"]), reject["word"])
+    return None
+
+
+def refused(device: Device) -> RejectReason | None:
+    error = ring(device)
+    return None if error is None else error.reason
+
+
+def test_a_full_queue_refuses_jobs_and_runs_those_it_has(device: Device) -> None:
+    campaign, tasks = make(TINY, 501, 12)
+    fill(device, campaign)
+    machine = machine_of(device)
+    # Nothing is answered, so that the queue fills.
+    for channel in range(TINY.channels):
+        machine.stop_channel(channel)
+    queued = 0
+    for task in tasks:
+        device.write_descriptor(task.fields)
+        reason = refused(device)
+        if reason is not None:
+            break
+        device._waiting.append(task.tag)
+        queued += 1
+    assert reason is RejectReason.QUEUE_FULL
+    assert device.status()["queue_free"] == 0
+    assert 4 <= queued <= 4 + TINY.jobs_in_flight
+    wrong = ring(device, DESCRIPTOR_VERSION + 1)
+    assert wrong is not None
+    assert wrong.reason is RejectReason.VERSION
+    for channel in range(TINY.channels):
+        machine.resume_channel(channel)
+    for task in tasks[:queued]:
+        compare(device.wait(task.tag, timeout_cycles=200_000), task)
+    submit(device, tasks[queued:])
+    for task in tasks[queued:]:
+        compare(device.wait(task.tag, timeout_cycles=200_000), task)
+    compare_memory(device, campaign, tasks)
+
+
+def until_failure(device: Device, tasks: list[Task]) -> DeviceFailedError | None:
+    """Run tasks to their end, or to the failure."""
+    try:
+        submit(device, tasks)
+        for task in tasks:
+            compare(device.wait(task.tag, timeout_cycles=400_000), task)
+    except DeviceFailedError as error:
+        return error
+    return None
+
+
+def check_idle(device: Device) -> None:
+    """As after a reset: nothing under way, nothing reported."""
+    status = device.status()
+    assert status == {"idle": 1, "busy": 0, "draining": 0, "failed": 0, "queue_free": 4, "reports": 0}
+    assert device._read("ERROR") == 0
+    assert device._read("CHANNELS_STUCK") == 0
+    assert not machine_of(device).interrupt
+
+
+class Faulty:
+    """Tasks that have run without a fault, so that one can be planned for any of their beats and cycles."""
+
+    def __init__(self, device: Device, seed: int, count: int = 3, **wanted: Any) -> None:
+        self.device = device
+        self.machine = machine_of(device)
+        self.random = np.random.default_rng(seed)
+        self.campaign, self.tasks = make(device.config, seed, count, **wanted)
+        self.seed = seed
+        self.next = 0
+        self.after = 3
+        """Jobs that must be right after each fault."""
+        self.machine.statistics(clear=True)
+        start = self.machine.cycles
+        run(device, self.campaign, self.tasks)
+        self.cycles = self.machine.cycles - start
+        self.beats = {
+            (channel, is_write): statistics.write_beats if is_write else statistics.read_beats
+            for channel, statistics in enumerate(self.machine.statistics())
+            for is_write in (False, True)
+        }
+
+    def prepare(self) -> None:
+        """Memory as before the tasks, which begin with contexts that they clear."""
+        self.device.soft_reset()
+        check_idle(self.device)
+        fill(self.device, self.campaign)
+        self.machine.allow_writes(written_regions(self.device.config, self.tasks))
+
+    def recovered(self) -> None:
+        """Nothing was written elsewhere, and whatever comes next is right."""
+        check_idle(self.device)
+        assert self.machine.outside().bytes == 0
+        self.next += 1
+        run(self.device, *make(self.device.config, 1000 * self.seed + self.next, self.after))
+
+    def bus_error(self, channel: int, is_write: bool, beat: int, response: str) -> None:
+        """Answer a beat with an error."""
+        self.prepare()
+        self.machine.inject(channel, beat=beat, response=response, write=is_write)
+        error = until_failure(self.device, self.tasks)
+        assert error is not None, f"channel {channel}, write {is_write}, beat {beat}: no failure"
+        assert error.code is {"SLVERR": ErrorCode.SLAVE_ERROR, "DECERR": ErrorCode.DECODE_ERROR}[response]
+        assert error.channel == channel
+        assert error.stuck == []
+        self.recovered()
+
+    def random_bus_error(self) -> None:
+        keys = [key for key, beats in self.beats.items() if beats]
+        channel, is_write = keys[int(self.random.integers(len(keys)))]
+        beat = int(self.random.integers(self.beats[channel, is_write]))
+        self.bus_error(channel, is_write, beat, str(self.random.choice(["SLVERR", "DECERR"])))
+
+    def silence(self, channel: int, cycle: int, *, both_sides: bool, **how: bool) -> bool:
+        """A channel does not answer from a cycle on; whether that was noticed."""
+        self.prepare()
+        self.device._write("TIMEOUT", TIMEOUT)
+        self.machine.stop_channel(channel, cycle=self.machine.cycles + cycle, **how)
+        error = until_failure(self.device, self.tasks)
+        if error is not None:
+            assert error.code is ErrorCode.TIMEOUT
+            assert error.channel is None
+            assert error.stuck == [channel]
+            # It is still draining: no job is taken.
+            assert self.device.status()["draining"]
+            assert refused(self.device) is RejectReason.DRAINING
+        if both_sides:
+            self.device.reset()
+        else:
+            self.machine.resume_channel(channel)
+            # What is in flight is answered, and that is all.
+            self.device.soft_reset()
+        self.recovered()
+        return error is not None
+
+    def random_silence(self) -> bool:
+        random = self.random
+        reads, writes = ((True, True), (True, False), (False, True))[int(random.integers(3))]
+        return self.silence(
+            int(random.integers(self.device.config.channels)),
+            int(random.integers(self.cycles)),
+            both_sides=bool(random.integers(2)),
+            reads=reads,
+            writes=writes,
+            accept=bool(random.integers(2)),
+        )
+
+    def pause(self) -> None:
+        """A channel does not answer for a while that is shorter than the time-out: nothing is lost."""
+        self.prepare()
+        self.device._write("TIMEOUT", TIMEOUT)
+        begin = self.machine.cycles + int(self.random.integers(self.cycles))
+        channel = int(self.random.integers(self.device.config.channels))
+        self.machine.stop_channel(channel, cycle=begin, until=begin + TIMEOUT // 2)
+        assert until_failure(self.device, self.tasks) is None
+        compare_memory(self.device, self.campaign, self.tasks)
+        self.recovered()
+
+    def soft_reset(self, cycle: int) -> None:
+        """In the middle of everything."""
+        self.prepare()
+        submit(self.device, self.tasks[:2])
+        self.machine.run(cycle)
+        self.device.soft_reset()
+        self.recovered()
+
+    def hard_reset(self, cycle: int) -> None:
+        """The same of both sides."""
+        self.prepare()
+        submit(self.device, self.tasks[:2])
+        self.machine.run(cycle)
+        self.device.reset()
+        self.recovered()
+
+
+def check_faults(device: Device, seed: int, rounds: int = 3) -> None:
+    """Some of every kind at random."""
+    faulty = Faulty(device, seed)
+    for _ in range(rounds):
+        faulty.random_bus_error()
+        faulty.soft_reset(int(faulty.random.integers(faulty.cycles)))
+        faulty.hard_reset(int(faulty.random.integers(faulty.cycles)))
+        faulty.random_silence()
+        faulty.pause()
+    device.reset()
+
+
+def test_some_faults(device: Device) -> None:
+    check_faults(device, 600)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stall", [0.0, 0.3])
+@pytest.mark.parametrize("memory", MEMORIES, ids=lambda memory: "-".join(map(str, memory.values())))
+def test_faults_at_random(device: Device, memory: dict[str, Any], stall: float) -> None:
+    machine_of(device).set_memory(**memory)
+    machine_of(device).set_back_pressure(stall, seed=9, registers=True)
+    for seed in range(610, 613):
+        check_faults(device, seed, rounds=6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("response", ["SLVERR", "DECERR"])
+def test_an_error_on_every_beat(device: Device, response: str) -> None:
+    wanted = {"mode": Mode.GENERATION, "key_fetch": KeyFetch.PROGRESSIVE, "keys": 9, "heads": 2, "flat_limit": 0}
+    faulty = Faulty(device, 620, 1, **wanted)
+    assert all(faulty.beats.values())
+    faulty.after = 1
+    for (channel, is_write), beats in faulty.beats.items():
+        for beat in range(beats):
+            faulty.bus_error(channel, is_write, beat, response)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("both_sides", [False, True])
+def test_silence_at_random_cycles(device: Device, both_sides: bool) -> None:
+    """Whatever a channel stops to do; most are noticed, since the rest of the job needs it."""
+    faulty = Faulty(device, 630)
+    noticed = 0
+    ways = [
+        {"reads": reads, "writes": writes, "accept": accept}
+        for reads, writes, accept in itertools.product([False, True], repeat=3)
+        if reads or writes
+    ]
+    for how in ways * 4:
+        cycle = int(faulty.random.integers(faulty.cycles // 2))
+        noticed += faulty.silence(int(faulty.random.integers(2)), cycle, both_sides=both_sides, **how)
+    assert noticed > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Faulty.soft_reset, Faulty.hard_reset])
+def test_a_reset_in_every_cycle(device: Device, kind: Callable[[Faulty, int], None]) -> None:
+    faulty = Faulty(device, 640, 1, keys=5, heads=2)
+    faulty.after = 1
+    print(f"{faulty.cycles} cycles")
+    for cycle in range(faulty.cycles):
+        kind(faulty, cycle)
+
+
+def test_reports_do_not_outlive_a_soft_reset(device: Device) -> None:
+    """A report that was not taken is not a later job's of the same tag."""
+    campaign, tasks = make(TINY, 650, 2)
+    fill(device, campaign)
+    submit(device, tasks)
+    machine_of(device).run(20_000)
+    assert device.status()["reports"] == 2
+    device.soft_reset()
+    check_idle(device)
+    run(device, campaign, tasks)
+
+
+def test_a_reset_that_cannot_drain_names_the_channels(device: Device) -> None:
+    campaign, tasks = make(TINY, 651, 1)
+    fill(device, campaign)
+    device._write("TIMEOUT", TIMEOUT)
+    machine_of(device).stop_channel(1)
+    submit(device, tasks)
+    machine_of(device).run(1_000)
+    with pytest.raises(DeviceTimeoutError, match=r"does not drain; channels \[1\] do not answer"):
+        device.soft_reset()
+    device.reset()
+    check_idle(device)
+    run(device, *make(TINY, 652, 3))
+
+
+def nothing_live(kind: str) -> tuple[Campaign, Task, dict[str, int]]:
+    """A task, and its descriptor changed so that it has nothing to do."""
+    wanted: dict[str, Any] = {
+        "clear": True,
+        "keys": 8,
+        "queries": 1,
+        "query_offset": 7,
+        "mode": Mode.CAUSAL,
+        "heads": 2,
+    }
+    wanted |= {"valid_length": None, "keep_tokens": None, "keep_heads": None, "keep_values": None}
+    wanted["key_fetch"], wanted["key_bits"] = KeyFetch.STATIC, 8
+    campaign = Campaign(TINY, 660, sectors=FEW_SECTORS)
+    task = campaign.task(**wanted)
+    fields = dict(task.fields)
+    empty = campaign._allocate(1)
+    bitmap = {"no token": 0, "no row": 0x7F, "padding": 0xFF}[kind]
+    for image in (campaign.initial, campaign.memory.bytes):
+        image[empty % TINY.channels, empty // TINY.channels] = [bitmap] + [0] * 31
+    fields["has_kv"] = empty
+    fields["flags"] |= 1 << Flag.HAS_KV
+    if kind == "padding":
+        # Known without a look at memory.
+        fields["flags"] &= ~(1 << Flag.HAS_KV)
+        fields["valid_length"] = 7
+    return campaign, task, fields
+
+
+@pytest.mark.parametrize("kind", ["no token", "no row", "padding"])
+def test_a_job_with_nothing_live_is_an_error(device: Device, kind: str) -> None:
+    campaign, task, fields = nothing_live(kind)
+    fill(device, campaign)
+    machine_of(device).allow_writes([])
+    device.submit_fields(fields)
+    with pytest.raises(DeviceFailedError) as caught:
+        device.wait(task.tag, timeout_cycles=100_000)
+    assert caught.value.code is ErrorCode.NOTHING_LIVE
+    assert caught.value.channel is None
+    check_idle(device)
+    assert machine_of(device).outside().bytes == 0
+    run(device, campaign, [task])
+
+
+def test_a_job_whose_heads_were_all_pruned_is_an_error(device: Device) -> None:
+    campaign = Campaign(TINY, 661, sectors=FEW_SECTORS)
+    wanted = {"clear": True, "heads": 4, "keep_heads": 1}
+    task = campaign.task(**wanted)
+    fill(device, campaign)
+    submit(device, [task])
+    compare(device.wait(task.tag), task)
+    kept = task.report["kept_heads"]
+    again = {**task.fields, "head_mask": 0xF & ~kept, "tag": 99}
+    again["flags"] &= ~(1 << Flag.CLEAR | 1 << Flag.RESTART)
+    device.submit_fields(again)
+    with pytest.raises(DeviceFailedError) as caught:
+        device.wait(99, timeout_cycles=100_000)
+    assert caught.value.code is ErrorCode.NOTHING_LIVE
+    check_idle(device)
+    run(device, *make(TINY, 662, 3))
+
+
+def test_a_failure_refuses_jobs_until_it_is_cleared(device: Device) -> None:
+    campaign, task, fields = nothing_live("padding")
+    fill(device, campaign)
+    device.write_descriptor(fields)
+    assert refused(device) is None
+    machine_of(device).run(1_000)
+    assert device.status()["failed"]
+    assert machine_of(device).interrupt
+    device.write_descriptor(task.fields)
+    assert refused(device) is RejectReason.FAILED
+    device._write("ERROR", 0xFFFF_FFFF)
+    check_idle(device)
+    run(device, campaign, [task])

@@ -1,0 +1,114 @@
+"""Runs campaigns of random jobs on a simulated accelerator and compares everything with the golden model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from golden.attention import planes
+from golden.state import state_sectors
+from host.driver import Device, Report
+from hw.config import SECTOR_BYTES, Config
+from hw.job import Flag
+from sim.machine import Machine
+from sim.random_jobs import Campaign, Task
+from sim.transport import SimulatedTransport
+
+__all__ = ["Difference", "compare", "compare_memory", "fill", "machine_of", "run", "submit", "written_regions"]
+
+WAIT_CYCLES = 1_000_000
+"""Within which a job must be done, whatever its memory does."""
+
+
+class Difference(AssertionError):
+    """The accelerator did not do what the golden model does; the message has the job."""
+
+
+def machine_of(device: Device) -> Machine:
+    """The simulation behind a device."""
+    assert isinstance(device.transport, SimulatedTransport)
+    return device.transport.machine
+
+
+def fill(device: Device, campaign: Campaign) -> None:
+    """Put what a campaign's tasks begin with into memory."""
+    for channel in range(device.config.channels):
+        device.transport.write_memory(channel, 0, campaign.initial[channel].tobytes())
+
+
+def written_regions(config: Config, tasks: Iterable[Task]) -> list[tuple[int, int, int]]:
+    """Where the tasks may write, as `Machine.allow_writes` wants it: outputs, and states that are saved."""
+    regions = []
+    for task in tasks:
+        output = planes(config, task.job, task.at).output
+        spans = [(output.base, task.job.queries * output.row_sectors)]
+        if task.fields["flags"] >> Flag.STORE_STATE & 1:
+            spans.append((task.fields["state"], state_sectors(config)))
+        for base, sectors in spans:
+            for channel in range(config.channels):
+                mine = len(range(channel, sectors, config.channels))
+                regions.append((channel, base // config.channels * SECTOR_BYTES, mine * SECTOR_BYTES))
+    return regions
+
+
+def submit(device: Device, tasks: Iterable[Task]) -> None:
+    """Queue tasks, as many as there are."""
+    for task in tasks:
+        device.submit_fields(task.fields)
+
+
+def compare(report: Report, task: Task) -> None:
+    """Raise `Difference` unless this is what the golden model reports."""
+    for name, value in task.report.items():
+        got = getattr(report, name)
+        if isinstance(got, np.ndarray):
+            got = sum(1 << int(head) for head in got)
+        if got != value:
+            raise Difference(f"{name} is {got}, not {value}: {task}")
+
+
+def compare_memory(device: Device, campaign: Campaign, tasks: Sequence[Task]) -> None:
+    """Raise `Difference` unless all of memory is as the golden model leaves it."""
+    config = device.config
+    for channel in range(config.channels):
+        wanted = campaign.memory.bytes[channel]
+        image = np.frombuffer(device.transport.read_memory(channel, 0, wanted.size), np.uint8).reshape(wanted.shape)
+        wrong = np.flatnonzero((image != wanted).any(axis=1))
+        if len(wrong):
+            sector = int(wrong[0]) * config.channels + channel
+            owners = [
+                task
+                for task in tasks
+                if any(
+                    number == channel and start <= int(wrong[0]) * SECTOR_BYTES < start + size
+                    for number, start, size in written_regions(config, [task])
+                )
+            ]
+            whose = str(owners[0]) if owners else "where no task writes"
+            raise Difference(f"channel {channel}: sectors {wrong[:8]} of {len(wrong)} differ; {sector} is of: {whose}")
+
+
+def run(
+    device: Device,
+    campaign: Campaign,
+    tasks: Sequence[Task],
+    *,
+    wait_cycles: int = WAIT_CYCLES,
+    done: Callable[[], object] = lambda: None,
+) -> None:
+    """Run tasks of a campaign, several in flight, and compare reports, memory, and that nothing else was written.
+
+    `done` is called for each task. Raises `Difference`.
+    """
+    machine = machine_of(device)
+    fill(device, campaign)
+    machine.allow_writes(written_regions(device.config, tasks))
+    submit(device, tasks)
+    for task in tasks:
+        compare(device.wait(task.tag, timeout_cycles=wait_cycles), task)
+        done()
+    outside = machine.outside()
+    if outside.bytes:
+        raise Difference(f"{outside.bytes} bytes were written where no task writes: {outside}")
+    compare_memory(device, campaign, tasks)

@@ -1,0 +1,126 @@
+"""Random campaigns for as long as you like: `make soak N=1000`.
+
+Every campaign has its own seed, which chooses its jobs, its memory's latency and back-pressure. The first difference
+from the golden model ends the soak, with the command that shows it again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from host.driver import Device, DeviceError
+from host.transport import TransportError
+from hw.config import SECTOR_BYTES, ConfigError, load
+from hw.spatten import Spatten
+from sim.build import SimulatorError
+from sim.campaigns import Difference, machine_of, run
+from sim.machine import Machine, MachineError
+from sim.random_jobs import Campaign
+from sim.transport import SimulatedTransport
+from sim.verilog import convert
+
+__all__ = ["Conditions", "conditions", "soak_one"]
+
+CAMPAIGN_JOBS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What a campaign's memory is like."""
+
+    memory: dict[str, Any]
+    stall: float
+    registers: bool
+    """Whether the register bus stalls, too."""
+
+
+def conditions(seed: int) -> Conditions:
+    """Those of a campaign."""
+    random = np.random.default_rng([seed, 1])
+    memory: dict[str, Any] = {"model": "hbm2"}
+    if random.random() < 0.7:
+        latency = int(random.choice([1, 2, 7, 40, 200, int(random.integers(1, 400))]))
+        memory = {"model": "ideal", "latency": latency, "write_latency": int(random.integers(1, 200))}
+    return Conditions(
+        memory=memory,
+        stall=float(random.choice([0, 0.1, 0.3, 0.5, 0.9])),
+        registers=bool(random.integers(2)),
+    )
+
+
+def soak_one(device: Device, seed: int, jobs: int, *, done: Callable[[], object] = lambda: None) -> None:
+    """A campaign, from a reset on. Raises `Difference`, `DeviceError` or `MachineError` with what is wrong."""
+    machine = machine_of(device)
+    device.reset()
+    chosen = conditions(seed)
+    machine.set_memory(**chosen.memory)
+    machine.set_back_pressure(chosen.stall, seed=seed, registers=chosen.registers)
+    config = device.config
+    # What one job can take at most: a plane of every kind and its output, of 16 bits an element each.
+    largest = 5 * config.tokens_max * config.heads_max * config.head_dim_max * 2 // SECTOR_BYTES
+    campaign = Campaign(config, seed, sectors=jobs * largest + 1_000)
+    run(device, campaign, [campaign.task() for _ in range(jobs)], wait_cycles=100_000_000, done=done)
+
+
+def _main(
+    config: Annotated[str, typer.Option(help="paper, eighth, ulx3s, tiny or a .toml file")] = "tiny",
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="PARAMETER=VALUE", help="change it")] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="jobs to run; 0: until Ctrl-C")] = 1000,
+    seed: Annotated[int | None, typer.Option(min=0, help="of the first campaign; others count up from it")] = None,
+    campaign_jobs: Annotated[int, typer.Option(min=1, help="jobs of a campaign")] = CAMPAIGN_JOBS,
+) -> None:
+    """Run random jobs until one differs from the golden model."""
+    console = Console(stderr=True)
+    first = secrets.randbelow(1 << 32) if seed is None else seed
+    try:
+        chosen = load(config, set_ or ())
+    except ConfigError as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(2) from None
+    console.print(f"{chosen.name}: campaigns of {campaign_jobs} jobs, the first with seed {first}", highlight=False)
+    verilog = convert(Spatten(config=chosen), name="spatten", assertions=True)
+    bar = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), *bar)
+    started = time.monotonic()
+    try:
+        device = Device(SimulatedTransport(Machine(verilog, chosen, answer_seconds=600)))
+    except SimulatorError as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(1) from None
+    finished = 0
+    current = first
+    with device, Progress(*columns, console=console) as progress:
+        meter = progress.add_task("", total=jobs or None)
+        try:
+            for current in itertools.count(first):
+                count = min(campaign_jobs, jobs - finished) if jobs else campaign_jobs
+                if count == 0:
+                    break
+                progress.update(meter, description=f"seed {current}")
+                soak_one(device, current, count, done=lambda: progress.advance(meter))
+                finished += count
+        except KeyboardInterrupt:
+            pass
+        except (Difference, DeviceError, MachineError, TransportError, TimeoutError) as error:
+            progress.stop()
+            console.print(f"seed {current}, {conditions(current)}:\n{error}", style="red", markup=False)
+            changes = "".join(f" --set {change}" for change in set_ or ())
+            again = f"--config {config}{changes} --seed {current} --jobs {count} --campaign-jobs {count}"
+            console.print(f"again: python -m sim.soak {again}", markup=False, highlight=False)
+            raise typer.Exit(1) from None
+    seconds = time.monotonic() - started
+    console.print(f"{finished} jobs as in the golden model, in {seconds:.0f} s; last seed {current}", highlight=False)
+
+
+if __name__ == "__main__":
+    typer.run(_main)
