@@ -15,13 +15,13 @@ from sim.machine import Machine
 from sim.random_jobs import Campaign, Task
 from sim.transport import SimulatedTransport
 
-__all__ = ["Difference", "compare", "compare_memory", "fill", "machine_of", "run", "submit", "written_regions"]
+__all__ = ["DifferenceError", "compare", "compare_memory", "fill", "machine_of", "run", "submit", "written_regions"]
 
 WAIT_CYCLES = 1_000_000
 """Within which a job must be done, whatever its memory does."""
 
 
-class Difference(AssertionError):
+class DifferenceError(AssertionError):
     """The accelerator did not do what the golden model does; the message has the job."""
 
 
@@ -59,17 +59,17 @@ def submit(device: Device, tasks: Iterable[Task]) -> None:
 
 
 def compare(report: Report, task: Task) -> None:
-    """Raise `Difference` unless this is what the golden model reports."""
+    """Raise `DifferenceError` unless this is what the golden model reports."""
     for name, value in task.report.items():
         got = getattr(report, name)
         if isinstance(got, np.ndarray):
             got = sum(1 << int(head) for head in got)
         if got != value:
-            raise Difference(f"{name} is {got}, not {value}: {task}")
+            raise DifferenceError(f"{name} is {got}, not {value}: {task}")
 
 
 def compare_memory(device: Device, campaign: Campaign, tasks: Sequence[Task]) -> None:
-    """Raise `Difference` unless all of memory is as the golden model leaves it."""
+    """Raise `DifferenceError` unless all of memory is as the golden model leaves it."""
     config = device.config
     for channel in range(config.channels):
         wanted = campaign.memory.bytes[channel]
@@ -86,7 +86,9 @@ def compare_memory(device: Device, campaign: Campaign, tasks: Sequence[Task]) ->
                 )
             ]
             whose = str(owners[0]) if owners else "where no task writes"
-            raise Difference(f"channel {channel}: sectors {wrong[:8]} of {len(wrong)} differ; {sector} is of: {whose}")
+            raise DifferenceError(
+                f"channel {channel}: sectors {wrong[:8]} of {len(wrong)} differ; {sector} is of: {whose}"
+            )
 
 
 def run(
@@ -99,7 +101,7 @@ def run(
 ) -> None:
     """Run tasks of a campaign, several in flight, and compare reports, memory, and that nothing else was written.
 
-    `done` is called for each task. Raises `Difference`.
+    `done` is called for each task. Raises `DifferenceError`.
     """
     machine = machine_of(device)
     fill(device, campaign)
@@ -110,5 +112,5 @@ def run(
         done()
     outside = machine.outside()
     if outside.bytes:
-        raise Difference(f"{outside.bytes} bytes were written where no task writes: {outside}")
+        raise DifferenceError(f"{outside.bytes} bytes were written where no task writes: {outside}")
     compare_memory(device, campaign, tasks)

@@ -23,7 +23,7 @@ from host.transport import TransportError
 from hw.config import SECTOR_BYTES, ConfigError, load
 from hw.spatten import Spatten
 from sim.build import SimulatorError
-from sim.campaigns import Difference, machine_of, run
+from sim.campaigns import DifferenceError, machine_of, run
 from sim.machine import Machine, MachineError
 from sim.random_jobs import Campaign
 from sim.transport import SimulatedTransport
@@ -59,7 +59,7 @@ def conditions(seed: int) -> Conditions:
 
 
 def soak_one(device: Device, seed: int, jobs: int, *, done: Callable[[], object] = lambda: None) -> None:
-    """A campaign, from a reset on. Raises `Difference`, `DeviceError` or `MachineError` with what is wrong."""
+    """A campaign, from a reset on. Raises `DifferenceError`, `DeviceError` or `MachineError` with what is wrong."""
     machine = machine_of(device)
     device.reset()
     chosen = conditions(seed)
@@ -111,7 +111,7 @@ def _main(
                 finished += count
         except KeyboardInterrupt:
             pass
-        except (Difference, DeviceError, MachineError, TransportError, TimeoutError) as error:
+        except (DifferenceError, DeviceError, MachineError, TransportError, TimeoutError) as error:
             progress.stop()
             console.print(f"seed {current}, {conditions(current)}:\n{error}", style="red", markup=False)
             changes = "".join(f" --set {change}" for change in set_ or ())

@@ -13,8 +13,8 @@ from sim.formal import Case, answer, consume, free, produce
 class BlockProperties(Elaboratable):
     """One block, any, from its request on; around it whoever keeps to the rules.
 
-    The ring answers what it was asked, once. A block is used as often as its request said, after it was granted; it gets
-    at most `groups_max` row groups.
+    The ring answers what it was asked, once. A block is used as often as its request said, after it was granted; it
+    gets at most `groups_max` row groups.
     """
 
     def __init__(self, table: BlockTable) -> None:
