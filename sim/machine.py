@@ -213,8 +213,8 @@ class Hbm2Timings:
     return_buffer: int = 64
     """Beats read but not yet taken by the accelerator."""
     refresh_stagger: int = 0
-    """From a channel's refresh to that of the next channel; 0: all refresh together, as a controller lets them whose data
-    are spread over all channels, since everybody waits for a channel that refreshes."""
+    """From a channel's refresh to that of the next channel; 0: all refresh together, since whoever has data in all of
+    them waits for each."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
