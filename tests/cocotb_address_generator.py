@@ -9,7 +9,7 @@ import numpy as np
 from cocotb.handle import HierarchyObject
 
 from golden.address_generator import RowGroup, requests
-from hw.address_generator import KEY, QUERY, VALUE, AddressGenerator
+from hw.address_generator import KEY, LINEAR, QUERY, VALUE, AddressGenerator
 from sim.cosim import parameters
 from sim.measure import record
 from sim.stream import Bench, StreamDriver, StreamMonitor
@@ -19,6 +19,7 @@ SEEDS: list[int] = PARAMETERS["seeds"]
 GENERATOR = AddressGenerator(**{**PARAMETERS["size"], "ring_sectors": tuple(PARAMETERS["size"]["ring_sectors"])})
 CHANNELS, ROWS, LANES = GENERATOR.channels, GENERATOR.rows, GENERATOR.lanes
 SEQUENCES = 1 << GENERATOR.sequence_bits
+RINGS = (QUERY, KEY, VALUE, LINEAR) if GENERATOR.linear_sectors else (QUERY, KEY, VALUE)
 LATENCY = 11
 
 
@@ -98,25 +99,34 @@ def make_groups(seed: int, count: int) -> list[RowGroup]:
     source = np.random.default_rng(seed)
     groups = []
     for number in range(count):
-        ring = (QUERY, KEY, VALUE)[source.integers(3)]
-        size = GENERATOR.ring_sectors[ring]
+        ring = RINGS[source.integers(len(RINGS))]
         pitch = int(source.integers(1, 9))
         rows = int(source.integers(1, ROWS + 1)) if number % 3 else ROWS
         ids = np.sort(source.choice(1 << GENERATOR.id_bits, rows, replace=False))
         if number % 4 == 0:
             ids = np.arange(rows) + int(source.integers((1 << GENERATOR.id_bits) - rows))
+        sectors, stride = int(source.integers(1, pitch + 1)), int(source.integers(1, 9))
         groups.append(
             RowGroup(
                 ids=ids,
                 sector=int(source.integers((1 << GENERATOR.sector_bits) - (8 << GENERATOR.id_bits))),
                 pitch=pitch,
-                sectors=int(source.integers(1, pitch + 1)),
+                sectors=sectors,
                 ring=ring,
-                place=int(source.integers(size)) if number % 2 else size - 1 - int(source.integers(4)),
-                stride=int(source.integers(1, 9)),
+                place=make_place(source, ring, (rows - 1) // LANES * stride + sectors, at_end=number % 2 == 0),
+                stride=stride,
             )
         )
     return groups
+
+
+def make_place(source: np.random.Generator, ring: int, size: int, *, at_end: bool) -> int:
+    """Where a group of `size` sectors of a lane may begin: anywhere in a ring, or behind the key ring with room."""
+    if ring == LINEAR:
+        most = GENERATOR.linear_sectors - size
+        return GENERATOR.ring_sectors[KEY] + (most if at_end else int(source.integers(most + 1)))
+    sectors = GENERATOR.ring_sectors[ring]
+    return sectors - 1 - int(source.integers(4)) if at_end else int(source.integers(sectors))
 
 
 def payload(group: RowGroup, source: np.random.Generator) -> dict[str, Any]:

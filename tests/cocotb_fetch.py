@@ -14,7 +14,7 @@ from cocotb.types import LogicArray
 from golden.address_generator import Request, RowGroup, requests
 from golden.fetch import Place, writes
 from golden.memory import Plane
-from hw.address_generator import KEY, QUERY, VALUE
+from hw.address_generator import KEY, LINEAR, QUERY, VALUE
 from hw.fetch import Fetch
 from sim.cosim import parameters
 from sim.measure import record
@@ -27,6 +27,7 @@ FETCH = Fetch(**{**PARAMETERS["size"], "ring_sectors": tuple(PARAMETERS["size"][
 GENERATOR = FETCH.generator
 CHANNELS, ROWS, LANES = GENERATOR.channels, GENERATOR.rows, GENERATOR.lanes
 SEQUENCES = 1 << GENERATOR.sequence_bits
+RINGS = (QUERY, KEY, VALUE, LINEAR) if GENERATOR.linear_sectors else (QUERY, KEY, VALUE)
 
 
 def sector(channel: int, address: int) -> int:
@@ -229,18 +230,24 @@ def random_groups(seed: int, count: int) -> list[RowGroup]:
     source = np.random.default_rng(seed)
     groups = []
     for _ in range(count):
-        ring = (QUERY, KEY, VALUE)[source.integers(3)]
+        ring = RINGS[source.integers(len(RINGS))]
         pitch = int(source.integers(1, 9))
         rows = int(source.integers(1, ROWS + 1))
+        sectors, stride = int(source.integers(1, pitch + 1)), int(source.integers(1, 9))
+        place = int(source.integers(GENERATOR.ring_sectors[min(ring, VALUE)]))
+        if ring == LINEAR:
+            # Behind the key ring nothing wraps.
+            most = GENERATOR.linear_sectors - (rows - 1) // LANES * stride - sectors
+            place = GENERATOR.ring_sectors[KEY] + int(source.integers(most + 1))
         groups.append(
             RowGroup(
                 ids=np.sort(source.choice(1 << GENERATOR.id_bits, rows, replace=False)),
                 sector=int(source.integers((1 << GENERATOR.sector_bits) - (8 << GENERATOR.id_bits))),
                 pitch=pitch,
-                sectors=int(source.integers(1, pitch + 1)),
+                sectors=sectors,
                 ring=ring,
-                place=int(source.integers(GENERATOR.ring_sectors[ring])),
-                stride=int(source.integers(1, 9)),
+                place=place,
+                stride=stride,
             )
         )
     return groups

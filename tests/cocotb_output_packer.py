@@ -38,6 +38,43 @@ class Traffic:
     channels: list[list[int]] = field(default_factory=list)
 
 
+class Counters:
+    """Checks the counters in every cycle against what was sent and taken; first of a bench's agents."""
+
+    def __init__(self, bench: Bench, source: StreamDriver, sinks: list[StreamMonitor]) -> None:
+        self._ports = [bench.signal(name) for name in ("beats_in", "beats_done", "queued")]
+        self._source = source
+        self._sinks = sinks
+        # Of each channel, how many sectors the first n beats have.
+        self.sectors = [[0] for _ in range(CHANNELS)]
+        self.clear()
+        bench.agents.insert(0, self)
+
+    def drive(self) -> None:
+        pass
+
+    def sample(self, cycle: int) -> None:
+        beats_in, beats_done, queued = (int(port.value) for port in self._ports)
+        assert beats_in == self._source.count % 256, f"beats_in is {beats_in}, cycle {cycle}"
+        self.done += (beats_done - self.done) % 256
+        assert self.done <= self._source.count, f"beats_done is {beats_done}, cycle {cycle}"
+        for channel, sink in enumerate(self._sinks):
+            count = self.queued[channel]
+            count += (queued >> 16 * channel) - count & 0xFFFF
+            self.queued[channel] = count
+            assert sink.count <= count <= sink.count + DEPTH + 1, f"queued is {queued:#x}, cycle {cycle}"
+            assert count >= self.sectors[channel][self.done], f"{self.done} beats are done too early, cycle {cycle}"
+
+    def expect(self, traffic: Traffic) -> None:
+        for channel in range(CHANNELS):
+            for channels in traffic.channels:
+                self.sectors[channel].append(self.sectors[channel][-1] + channels.count(channel))
+
+    def clear(self) -> None:
+        self.done = 0
+        self.queued = [0] * CHANNELS
+
+
 def make_traffic(seed: int, dims: list[int] = DIMS, count: int = COUNT) -> Traffic:
     """Rows of random regions; the first two are a region's first at its lowest base and its last at its highest."""
     source = np.random.default_rng(seed)
@@ -95,10 +132,13 @@ async def writes_match_golden(dut: HierarchyObject, idle: float, stall: float, s
     bench, source, sinks = make_bench(dut, seed, idle, stall)
     traffic = make_traffic(seed)
     assert min(len(writes) for writes in traffic.writes) > 2, "a channel gets hardly anything"
+    counters = Counters(bench, source, sinks)
+    counters.expect(traffic)
     await bench.reset()
     start(source, sinks, traffic)
     await bench.drain()
-    assert source.count == len(traffic.beats)
+    assert counters.done == source.count == len(traffic.beats)
+    assert counters.queued == [sink.count for sink in sinks]
     assert [sink.count for sink in sinks] == [len(writes) for writes in traffic.writes]
     if idle or stall:
         return

@@ -30,6 +30,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 for _name, _groups, _bits in (("tiny", 3, 5), ("one channel", 2, 6), ("wide", 5, 6)):
     SIZES[_name] |= {"groups": _groups, "sequence_bits": _bits}
+SIZES["linear"] = {**SIZES["wide"], "linear_sectors": 32}
 
 
 def size(config: Config) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def test_matches_golden_in_icarus_without_initial_values(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["wide", "one channel"])
+@pytest.mark.parametrize("name", ["wide", "one channel", "linear"])
 def test_matches_golden_in_verilator(name: str) -> None:
     _run(SIZES[name], "verilator", 200)
 
@@ -130,6 +131,8 @@ def test_golden_fetches_the_rows_of_a_plane() -> None:
             ValueError,
             "ring_sectors must be those of the query, key and value ring, not (32, 36)",
         ),
+        ({"linear_sectors": 6}, ValueError, "linear_sectors must be a multiple of 4, not 6"),
+        ({"linear_sectors": None}, TypeError, "linear_sectors must be an integer, not None"),
         ({"ring_sectors": (32, 38, 64)}, ValueError, "ring_sectors must be multiples of 4, at least 16, not 38"),
         ({"ring_sectors": (20, 36, 64)}, ValueError, "ring_sectors must be multiples of 4, at least 24, not 20"),
     ],

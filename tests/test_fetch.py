@@ -23,7 +23,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "one channel": {**GENERATORS["one channel"], "outstanding": 3, "depth": 1},
     "wide": {**GENERATORS["wide"], "outstanding": 9, "depth": 3},
 }
-COMPLETION = {"tiny": 4, "one channel": 4, "wide": 5, "paper": 6}
+SIZES["linear"] = {**SIZES["wide"], "linear_sectors": 32}
+COMPLETION = {"linear": 5, "tiny": 4, "one channel": 4, "wide": 5, "paper": 6}
 
 
 def _run(name: str, simulator: str, groups: int) -> None:
@@ -73,8 +74,9 @@ def test_matches_golden_in_icarus_without_initial_values(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_matches_golden_in_verilator() -> None:
-    _run("wide", "verilator", 40)
+@pytest.mark.parametrize("name", ["wide", "linear"])
+def test_matches_golden_in_verilator(name: str) -> None:
+    _run(name, "verilator", 40)
 
 
 @pytest.mark.parametrize("name", SIZES)

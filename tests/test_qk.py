@@ -80,6 +80,7 @@ ARRAYS = {
     "one lane": {**TINY_ARRAY, "multipliers": 16, "lanes": 1, "head_dim_max": 64, "operand_bits": 6, **SHORT},
     "many beats": {**MIXED_ARRAY, "lanes": 8, "slice_width": 16, "head_dim_max": 128, "multiplier_stages": 3},
     "wide slices": {**MIXED_ARRAY, "slice_width": 64, "head_dim_max": 32, "operand_bits": 9, **SHORT},
+    "spare": {**TINY_ARRAY, "spare": 6, **SHORT},
     "paper": array_of(PAPER),
 }
 """Arrays by name. Several slices or one; several keys per slice or one; beats per key from 1 to 8; a slice wider than
@@ -93,7 +94,7 @@ def test_matches_golden_in_icarus_without_initial_values(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tiny", "mixed", "eighth", "one lane", "many beats", "wide slices"])
+@pytest.mark.parametrize("name", ["tiny", "mixed", "eighth", "one lane", "many beats", "wide slices", "spare"])
 def test_matches_golden_in_verilator(name: str) -> None:
     assert len(cosimulate(**run_arguments(ARRAYS[name], rows=50, reset_step=4))) == 10
 
@@ -151,6 +152,8 @@ def test_ports_have_the_declared_shapes() -> None:
         ({"header": "x"}, TypeError, "header must be an Amaranth shape, not 'x'"),
         ({"multiplier_stages": 4}, ValueError, "multiplier_stages must be 1 to 3, not 4"),
         ({"multiplier_stages": None}, TypeError, "multiplier_stages must be an integer, not None"),
+        ({"spare": -1}, ValueError, "spare must be at least 0, not -1"),
+        ({"spare": 1.0}, TypeError, "spare must be an integer, not 1.0"),
         ({"levels_per_stage": 0}, ValueError, "levels_per_stage must be at least 1, not 0"),
         ({"levels_per_stage": "2"}, TypeError, "levels_per_stage must be an integer, not '2'"),
     ],

@@ -34,7 +34,7 @@ def _run(name: str, loads: bool) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", ["tiny", pytest.param("long", marks=pytest.mark.slow), "wide"])
+@pytest.mark.parametrize("name", ["tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in ("long", "wide"))])
 @pytest.mark.parametrize("loads", [False, True])
 def test_states_match_golden_without_initial_values(name: str, loads: bool) -> None:
     assert len(cosimulate(**_run(name, loads), simulator="icarus", strip_initial=True)) == 4
