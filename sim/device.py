@@ -54,13 +54,10 @@ def simulated_device(config: Config, *, memory: str = "ideal", console: Console 
     with console.status(f"generating the Verilog of {config.name}"):
         verilog = accelerator_verilog(config)
     generated = time.monotonic()
+    lines = verilog.count("\n")
+    console.print(f"Verilog of {config.name}: {lines:,} lines, after {generated - began:.0f} s", highlight=False)
     machine = Machine(verilog, config)
-    ready = time.monotonic()
-    console.print(
-        f"Verilog of {config.name}: {verilog.count(chr(10)):,} lines, generated in {generated - began:.0f} s, "
-        f"ready to run after {ready - generated:.0f} s more",
-        highlight=False,
-    )
+    console.print(f"simulator ready, after {time.monotonic() - generated:.0f} s more", highlight=False)
     with machine:
         machine.set_memory(memory)
         with Device(SimulatedTransport(machine)) as device:

@@ -298,7 +298,7 @@ def _span(numbers: Sequence[int]) -> str:
 
 def _tables(figures: dict[int, Figures], config: Config, title: str) -> Group:
     """Figures layer by layer: what was computed, and what was moved."""
-    computed = _empty_table("layer", "live > kept tokens", "heads", "rows", "flat", "cycles", "MAC use", "DRAM use")
+    computed = _empty_table("layer", "tokens", "heads", "rows", "flat", "cycles", "MAC use", "DRAM use")
     moved = _empty_table("layer", "Q", "K", "K LSB", "V", "bitmaps", "written")
     total = Figures.total(figures.values())
     for one in (*figures.values(), total):
@@ -321,7 +321,7 @@ def _tables(figures: dict[int, Figures], config: Config, title: str) -> Group:
         sizes = (traffic.query, traffic.key, traffic.lsb, traffic.value, one.other_read, one.written)
         moved.add_row(name, *(f"{size:,}" for size in sizes))
     return Group(
-        Text(title, style="bold"),
+        Text(title, style="bold") + Text(" (tokens and heads: live > kept)", style="not bold dim"),
         computed,
         Text("bytes read, by class, and written (output and cascade state)", style="dim"),
         moved,
