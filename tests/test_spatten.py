@@ -15,10 +15,11 @@ from golden.attention import KeyFetch, Mode
 from golden.quantize import ScoreScale
 from host.driver import Device, DeviceFailedError, DeviceTimeoutError, JobRejectedError
 from host.transport import BusError
-from hw.config import LSB_BITS, TINY, Config
+from hw.config import EIGHTH, LSB_BITS, TINY, Config
 from hw.job import JOB_WORDS, Flag
 from hw.register_map import DESCRIPTOR_VERSION, ErrorCode, RejectReason
 from hw.spatten import Spatten
+from sim.build import lint
 from sim.campaigns import compare, compare_memory, fill, machine_of, run, submit, written_regions
 from sim.machine import Machine
 from sim.random_jobs import Campaign, Task
@@ -64,9 +65,9 @@ NARROW = TINY.replace(
 
 
 @functools.cache
-def verilog_of(config: Config) -> str:
-    """Of the accelerator, with assertions about what every unit's neighbours must keep to."""
-    return convert(Spatten(config=config), name="spatten", assertions=True)
+def verilog_of(config: Config, *, assertions: bool = True) -> str:
+    """Of the accelerator; with assertions about what every unit's neighbours must keep to, or as it is delivered."""
+    return convert(Spatten(config=config), name="spatten", assertions=assertions)
 
 
 @pytest.fixture
@@ -134,12 +135,19 @@ def test_other_configurations(config: Config) -> None:
 
 @pytest.mark.slow
 def test_nothing_relies_on_values_at_power_up() -> None:
-    """Registers and memories start at random, then the reset that a board has."""
+    """Registers and memories start at random, then the reset that a board has; what is asserted holds only after it."""
     for seed in range(1, 7):
-        machine = Machine(verilog_of(TINY), TINY, random_start=seed)
+        machine = Machine(verilog_of(TINY, assertions=False), TINY, random_start=seed)
         with Device(SimulatedTransport(machine)) as device:
             machine.set_back_pressure(0.3 * (seed % 2), seed=seed)
             run_new(device, 200 + seed, 30)
+            check_faults(device, 250 + seed, rounds=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [TINY, EIGHTH], ids=lambda config: config.name)
+def test_verilog_is_lint_clean(config: Config) -> None:
+    lint(verilog_of(config, assertions=False), top="spatten")
 
 
 # -- Directed jobs ----------------------------------------------------------------------------------------------------
