@@ -23,16 +23,17 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 CHANGES := $(foreach change,$(SET),--set $(change))
 
-.PHONY: help verilog test check formal mutate lint format demo fidelity soak synth bench units train clean system
+.PHONY: help verilog test check formal mutate lint format demo run fidelity soak synth bench units train clean \
+  system
 
 help: ## List the targets
 	@echo "SpAtten: a generator of a sparse-attention accelerator, and its proof"
 	@echo
 	@awk -F ' ## ' '/^[a-z]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "  CONFIG=paper|eighth|ulx3s|tiny|FILE.toml   SET=\"topk_lanes=8 channels=4\"   for verilog, synth"
+	@echo "  CONFIG=paper|eighth|ulx3s|tiny|FILE.toml   SET=\"topk_lanes=8 channels=4\"   for verilog, run, synth"
 	@echo "  UNIT=qk  LIBERTY=cells.lib.gz  CLOCK_NS=1      for synth; UNIT also for mutate, LIBERTY for units"
-	@echo "  TEXT=\"a sentence\"   for demo        ARGS=\"...\"   further options, for any command line"
+	@echo "  TEXT=\"a sentence\"   for demo, run   ARGS=\"...\"   further options, for any command line"
 
 verilog: $(READY) ## Generate the Verilog of a configuration into build/<config>/
 	$(RUN) -m hw verilog --config "$(CONFIG)" $(CHANGES) $(ARGS)
@@ -63,6 +64,9 @@ format: $(READY) ## Format the sources
 
 demo: $(READY) ## Show which tokens of a sentence survive, layer by layer
 	@$(RUN) -m host demo $(ARGS) $${TEXT:+-- "$$TEXT"}
+
+run: $(READY) system ## Run MiniLM and GPT-2 through the simulated Verilog, every bit checked
+	@$(RUN) -m sim.run --config "$(CONFIG)" $(CHANGES) $(ARGS) $${TEXT:+--text "$$TEXT"}
 
 fidelity: $(READY) ## Measure what quantization and pruning cost two real models, with plots
 	$(RUN) -m host fidelity $(ARGS)

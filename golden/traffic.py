@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
+from golden import IntArray
 from golden.attention import Job, KeyFetch, Planes, Result
-from golden.memory import OUTPUT_BITS
+from golden.memory import OUTPUT_BITS, Plane
 from golden.progressive import recompute_excess
-from hw.config import Config
+from hw.config import SECTOR_BYTES, Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +37,33 @@ class Traffic:
 
 
 def traffic(config: Config, job: Job, layout: Planes, result: Result) -> Traffic:
-    """What a job moves. Heads that share a row fetch it once, and fetch it if either of them needs it."""
+    """What a job moves.
+
+    Heads that share rows of K, or of V where all of it is fetched, fetch them once. What one head alone asks for it
+    fetches itself, shared or not: its Q rows, LSBs of its flat row, the V rows of its largest probabilities.
+    """
     keys = result.keys_fetched
     key, lsb = layout.key_msb.fetch_bytes(result.heads, keys), 0
     if layout.key_lsb is not None:
-        again = result.heads[result.flat.any(axis=1)] if job.key_fetch is KeyFetch.PROGRESSIVE else result.heads
-        lsb = layout.key_lsb.fetch_bytes(again, keys)
-        if job.key_fetch is KeyFetch.PROGRESSIVE and recompute_excess(config, job.key_bits):
-            key += layout.key_msb.fetch_bytes(again, keys)
-    group = result.heads // layout.value.heads_per_row
-    value_rows = sum(int(result.values_fetched[group == g].any(axis=0).sum()) for g in np.unique(group))
+        lsb = layout.key_lsb.fetch_bytes(result.heads, keys)
+        if job.key_fetch is KeyFetch.PROGRESSIVE:
+            again = result.heads[result.flat.any(axis=1)]
+            lsb = _alone(layout.key_lsb, again, keys)
+            if recompute_excess(config, job.key_bits):
+                key += _alone(layout.key_msb, again, keys)
+    if job.keep_values is None:
+        value = layout.value.fetch_bytes(result.heads, keys)
+    else:
+        value = _alone(layout.value, result.heads[:1], int(result.values_fetched.sum()))
     return Traffic(
-        query=layout.query.fetch_bytes(result.heads, len(result.rows)),
+        query=_alone(layout.query, result.heads, len(result.rows)),
         key=key,
-        value=value_rows * layout.value.fetch_bytes(result.heads[:1], 1),
+        value=value,
         lsb=lsb,
         output=result.output.size * OUTPUT_BITS // 8,
     )
+
+
+def _alone(plane: Plane, heads: IntArray, rows: int) -> int:
+    """Bytes of `rows` rows of each of `heads`, each fetched for itself."""
+    return len(heads) * rows * plane.row_sectors * SECTOR_BYTES

@@ -1,4 +1,4 @@
-"""What cascade pruning does to a sentence: the picture of the SpAtten slide deck, computed by the golden model."""
+"""What cascade pruning does to a sentence, of the golden model or the Verilog: the picture of the SpAtten slides."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from host import zoo
 from host.bert import Bert, BertResult
 from host.checkpoint import load
 from host.engine import ReferenceEngine
-from host.golden_engine import GoldenEngine, Settings
+from host.engines import EngineName, make_engine
+from host.quantized_engine import Settings
 from hw import config as hw_config
 from sim import files
 
@@ -84,9 +85,16 @@ class Analysis:
 
 
 def analyse(
-    sentence: str, *, keep: float, keep_heads: float, bits: int, config: str = "paper", folder: Path | None = None
+    sentence: str,
+    *,
+    keep: float,
+    keep_heads: float,
+    bits: int,
+    config: str = "paper",
+    folder: Path | None = None,
+    engine: EngineName = EngineName.GOLDEN,
 ) -> Analysis:
-    """Run a sentence through BERT, once in float and once pruned on the golden model.
+    """Run a sentence through BERT, once in float and once on an engine, which prunes it unless it is float, too.
 
     Raises `CheckpointError`, `ConfigError` or `GoldenError` with what is wrong with the input.
     """
@@ -104,7 +112,8 @@ def analyse(
         heads=Ratios((1 - keep_heads) / bert.shape.layers, 1 - keep_heads),
     )
     tokens = bert.encode(sentence)
-    pruned = bert.run(tokens.ids, GoldenEngine(settings, hw_config.load(config)))
+    with make_engine(engine, settings, hw_config.load(config)) as chosen:
+        pruned = bert.run(tokens.ids, chosen)
     dense = bert.run(tokens.ids, ReferenceEngine())
     elements = 3 * bert.shape.layers * bert.shape.heads * bert.shape.head_dim * len(tokens.ids)
     return Analysis(
@@ -125,8 +134,8 @@ def _layers(strings: list[str], heads: int, result: BertResult) -> tuple[LayerVi
     live, live_heads = np.arange(len(strings)), np.arange(heads)
     for index, layer in enumerate(result.layers):
         importance = layer.token_importance
-        assert importance is not None, "the golden engine reports importance"
-        heat = importance / importance.max()
+        # Float attention knows no importance: all tokens are alike.
+        heat = np.ones(len(strings)) if importance is None else importance / importance.max()
         cells = tuple(
             Cell(text=text, live=i in live, kept=i in layer.kept_tokens, heat=float(heat[i]))
             for i, text in enumerate(strings)
@@ -174,6 +183,8 @@ def show(found: Analysis, console: Console) -> None:
     console.print()
     console.print(Text("survive  ") + Text(" ".join(found.survivors), style="bold green"))
     console.print(f"cosine   {found.cosine:.4f} to the unpruned float embedding", highlight=False)
+    if found.fetched == 0:
+        return
     console.print(
         f"DRAM     {found.fetched:,} bytes of Q, K and V fetched: "
         f"{found.reduction_32:.1f}x less than dense 32-bit ({found.dense_32:,}), "

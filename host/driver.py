@@ -43,6 +43,7 @@ from hw.register_map import (
 from hw.row_format import CODE_BITS
 
 __all__ = [
+    "Contexts",
     "Device",
     "DeviceError",
     "DeviceFailedError",
@@ -191,6 +192,38 @@ def descriptor(
     return values
 
 
+class Contexts:
+    """Which of its users each context of an accelerator holds the state of.
+
+    There may be more users than contexts: the one that has not run for the longest loses its context, and must bring
+    its state from memory when it runs again.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.forget()
+
+    def forget(self) -> None:
+        """No context holds anything, as after a reset."""
+        self._free = list(range(self._count))
+        self._of: dict[object, int] = {}
+
+    def take(self, user: object) -> tuple[int, bool]:
+        """The context that `user` is to run in now, and whether it holds its state."""
+        context = self._of.pop(user, None)
+        is_held = context is not None
+        if context is None:
+            context = self._free.pop(0) if self._free else self._of.pop(next(iter(self._of)))
+        self._of[user] = context  # the last, as the one that ran last
+        return context, is_held
+
+    def give_back(self, user: object) -> None:
+        """`user` will not run again."""
+        context = self._of.pop(user, None)
+        if context is not None:
+            self._free.append(context)
+
+
 class Device:
     """One accelerator: its memory, its job queue and its counters.
 
@@ -218,6 +251,7 @@ class Device:
         self._reports: dict[int, Report] = {}
         self._waiting: deque[int] = deque()
         self._tag = 0
+        self.contexts = Contexts(self.config.contexts)
         self._write("INTERRUPT_ENABLE", self.map["INTERRUPT_ENABLE"].pack(done=1, error=1))
 
     # -- Registers ----------------------------------------------------------------------------------------------------
@@ -275,6 +309,7 @@ class Device:
         """Wait for no job any more. Reports outlive a failure and a soft reset; a later job may have the same tag."""
         self._waiting.clear()
         self._reports.clear()
+        self.contexts.forget()
         for _ in range(self.status()["reports"]):
             self._write("REPORT_POP", 1)
 
@@ -288,6 +323,7 @@ class Device:
         self._words.clear()
         self._waiting.clear()
         self._reports.clear()
+        self.contexts.forget()
         self._write("INTERRUPT_ENABLE", self.map["INTERRUPT_ENABLE"].pack(done=1, error=1))
 
     # -- Memory -------------------------------------------------------------------------------------------------------

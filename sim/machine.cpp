@@ -565,7 +565,7 @@ private:
             if (model == 0) {
                 channels_[c].set_model(std::make_unique<machine::Ideal>(latency));
             } else {
-                const std::uint64_t phase = std::uint64_t{timings.trefi} * c / kChannels;
+                const std::uint64_t phase = std::uint64_t{timings.refresh_stagger} * c;
                 channels_[c].set_model(std::make_unique<machine::Hbm2>(timings, cycle_, phase));
             }
         }

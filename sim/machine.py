@@ -146,6 +146,9 @@ class Outside:
     cycle: int
 
 
+_MAY_BE_ZERO = ("trefi", "controller_in", "controller_out", "write_low", "write_idle", "refresh_stagger")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hbm2Timings:
     """An HBM2 channel of 128 bits and its controller at a clock of 1 GHz: everything in cycles of 1 ns.
@@ -209,10 +212,13 @@ class Hbm2Timings:
     """Cycles without a read after which whatever is waiting is written."""
     return_buffer: int = 64
     """Beats read but not yet taken by the accelerator."""
+    refresh_stagger: int = 0
+    """From a channel's refresh to that of the next channel; 0: all refresh together, since whoever has data in all of
+    them waits for each."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            low = 0 if field.name in ("trefi", "controller_in", "controller_out", "write_low", "write_idle") else 1
+            low = 0 if field.name in _MAY_BE_ZERO else 1
             _check(field.name, getattr(self, field.name), low, 1_000_000)
         if self.bank_groups * self.banks_per_group > 64:
             raise ValueError(f"a channel must have at most 64 banks, not {self.bank_groups * self.banks_per_group}")

@@ -486,6 +486,7 @@ async def host_waits_for_a_job(dut: HierarchyObject, seed: int) -> None:
     before = unit.answers.count
     unit.save(0, job.state)
     unit.probs.send(job.rows[0])
+    await unit.bench.until(lambda: unit.probs.count == len(job.rows[0]), what="beats")
     await unit.bench.step(30)
     assert unit.answers.count == before, "the host read a context in the middle of a job"
     unit.scatter.send([{"slot": 0, "prune": 0}])

@@ -558,7 +558,16 @@ def test_hbm2_refresh_takes_its_share(machine: Machine) -> None:
         assert 6 + 14 + 260 + 14 <= lost <= 34 + 14 + 260 + 14 + 12
     finish(machine)
     refreshed = machine.statistics()
-    assert abs(refreshed[0].refreshes - refreshed[1].refreshes) <= 1
+    assert refreshed[0].refreshes == refreshed[1].refreshes
+
+
+def test_hbm2_channels_refresh_one_after_the_other_if_asked_to(machine: Machine) -> None:
+    machine.set_memory("hbm2", timings=Hbm2Timings(refresh_stagger=1000))
+    machine.run(3_900 + 500)
+    first, second, *_ = machine.statistics()
+    assert (first.refreshes, second.refreshes) == (1, 0)
+    machine.run(1_000)
+    assert machine.statistics()[1].refreshes == 1
 
 
 def test_hbm2_writes(machine: Machine) -> None:

