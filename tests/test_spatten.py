@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -20,9 +21,10 @@ from hw.job import JOB_WORDS, Flag
 from hw.register_map import DESCRIPTOR_VERSION, ErrorCode, RejectReason
 from hw.spatten import Spatten
 from sim.build import lint
-from sim.campaigns import compare, compare_memory, fill, machine_of, run, submit, written_regions
+from sim.campaigns import DifferenceError, compare, compare_memory, fill, machine_of, run, submit, written_regions
 from sim.machine import Machine
 from sim.random_jobs import Campaign, Task
+from sim.synth import _yosys
 from sim.transport import SimulatedTransport
 from sim.verilog import convert
 from tests import job_descriptors
@@ -148,6 +150,35 @@ def test_nothing_relies_on_values_at_power_up() -> None:
 @pytest.mark.parametrize("config", [TINY, EIGHTH], ids=lambda config: config.name)
 def test_verilog_is_lint_clean(config: Config) -> None:
     lint(verilog_of(config, assertions=False), top="spatten")
+
+
+@pytest.mark.slow
+def test_no_latch_no_loop_and_one_driver_each(tmp_path: Path) -> None:
+    """By Yosys, flat: Verilator looks for loops only when it compiles."""
+    (tmp_path / "unit.v").write_text(verilog_of(TINY, assertions=False), encoding="utf-8")
+    no_latch = "select -assert-none t:$dlatch t:$adlatch t:$dlatchsr"
+    flat = ["hierarchy -check -top spatten", "proc -noopt", "flatten", "opt_clean"]
+    _yosys(["read_verilog unit.v", *flat, "check -assert", no_latch], tmp_path, "spatten")
+
+
+def test_differences_are_found(device: Device) -> None:
+    """One wrong bit in memory, a wrong report, and a write where none is allowed."""
+    campaign, tasks = make(TINY, 2, 3)
+    run(device, campaign, tasks)
+    wrong = bytearray(device.transport.read_memory(1, 0, 1))
+    wrong[0] ^= 1
+    device.transport.write_memory(1, 0, wrong)
+    with pytest.raises(DifferenceError, match=r"channel 1: sectors \[0\] of 1 differ"):
+        compare_memory(device, campaign, tasks)
+    device.soft_reset()
+    fill(device, campaign)
+    machine_of(device).allow_writes([])
+    submit(device, tasks)
+    report = device.wait(tasks[0].tag)
+    tasks[0].report["rows"] += 1
+    with pytest.raises(DifferenceError, match="rows is"):
+        compare(report, tasks[0])
+    assert machine_of(device).outside().bytes > 0
 
 
 # -- Directed jobs ----------------------------------------------------------------------------------------------------
