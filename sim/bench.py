@@ -73,6 +73,8 @@ class Timing:
     read_bytes: int
     written_bytes: int
     counters: dict[str, int] = field(default_factory=dict)
+    all_read_bytes: int = 0
+    """By all jobs of a queue, those at its ends included."""
 
     def mac_utilization(self, config: Config) -> float:
         """Useful multiplications / (multipliers x cycles)."""
@@ -197,6 +199,7 @@ class Bench:
         """Jobs of contexts 0, 1, 2, ... by turns, always with others waiting; without the first and last `skip`."""
         contexts = self.config.contexts
         self.prepare(layers[0], range(min(contexts, len(layers))))
+        self.device.clear_counters()
         ends: list[int] = []
         snapshots: list[dict[str, int]] = []
         sent = 0
@@ -210,15 +213,21 @@ class Bench:
             snapshots.append(self.device.counters())
         first, last = skip - 1, len(layers) - 1 - skip
         counters = {name: value - snapshots[first][name] for name, value in snapshots[last].items()}
-        return self._timing(ends[last] - ends[first], layers[first + 1 : last + 1], counters)
+        timing = self._timing(ends[last] - ends[first], layers[first + 1 : last + 1], counters)
+        timing.all_read_bytes = self._read_bytes(snapshots[-1])
+        return timing
+
+    @staticmethod
+    def _read_bytes(counters: dict[str, int]) -> int:
+        names = [name for name in counters if name.endswith("_sectors") and name != "output_sectors"]
+        return SECTOR_BYTES * sum(counters[name] for name in names)
 
     def _timing(self, taken: int, layers: Sequence[Layer], counters: dict[str, int]) -> Timing:
-        read = sum(value for name, value in counters.items() if name.endswith("_sectors") and name != "output_sectors")
         return Timing(
             cycles=taken,
             jobs=len(layers),
             macs=sum(layer.macs for layer in layers),
-            read_bytes=read * SECTOR_BYTES,
+            read_bytes=self._read_bytes(counters),
             written_bytes=counters["output_sectors"] * SECTOR_BYTES,
             counters=counters,
         )
@@ -394,10 +403,9 @@ def cascade_figures(bench: Bench) -> Iterator[Figure]:
     count = len(changes)
     timing = bench.queued([layer] * count, skip=4, changes=changes)
     useful = 0
-    for alive, recomputed in lives[4 : count - 4]:
+    for alive, recomputed in lives:
         useful += HEADS * (alive * HEAD_DIM * 6 + -(-alive // 4) * HEAD_DIM * 8 + HEAD_DIM * 12) // 8
         useful += recomputed * alive * HEAD_DIM * LSB_BITS // 8
-    read = timing.read_bytes
     works = model.cascade_works(contexts=config.contexts, steps=CASCADE_STEPS)
     yield Figure(
         group="generation",
@@ -406,13 +414,13 @@ def cascade_figures(bench: Bench) -> Iterator[Figure]:
             "model": "gpt2-small", "context": CONTEXT, "setting": "cascade, local V 0.25, K 6+4, V 8",
             "run": "queued", "jobs": timing.jobs, "memory_model": bench.memory,
             "cycles_per_layer": timing.cycles / timing.jobs,
-            "bandwidth_fraction": timing.bandwidth_fraction(config), "useful_fraction": useful / read,
+            "bandwidth_fraction": timing.bandwidth_fraction(config), "useful_fraction": useful / timing.all_read_bytes,
         },
         measured=timing.bandwidth_fraction(config),
         unit="of all channels' bandwidth",
         limit=0.80 if bench.memory == "ideal" else None,
         at_most=False,
-        predicted=model.simulate(config, works).steady(4, len(works) - 4).cycles,
+        predicted=model.simulate(config, works).steady(4, len(works) - 4).cycles if bench.memory == "ideal" else None,
         cycles=timing.cycles,
         counters=timing.counters,
     )  # fmt: skip
