@@ -11,11 +11,13 @@ from typing import Any
 from amaranth.hdl import Cat, Const, Module, Signal, Value, unsigned
 from amaranth.lib import data
 
+from hw.address_generator import BANKS
 from hw.config import HEAD_DIMS, PLANE_BITS, Config
 from hw.converter import part_code
 from hw.row_format import CODE_BITS, RowFormat, heads_per_row, row_format, row_sectors
 
 __all__ = [
+    "BANKS",
     "BLOCK",
     "PASSES_MAX",
     "PLANE",
@@ -28,7 +30,6 @@ __all__ = [
     "read_table",
 ]
 
-BANKS = 4
 PASSES_MAX = 3
 """Most fetches that fill a block row."""
 PLANE = data.StructLayout({"sectors": unsigned(4), "paired": 1})

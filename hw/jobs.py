@@ -20,24 +20,10 @@ from hw.quick_select import value_beat
 from hw.ring_buffer import SECTOR_BITS
 from hw.rows import scale_write
 from hw.slots import slot_layout, step_bits
-from hw.state import head_state, state_command
-from hw.token_importance import Layouts
+from hw.state import head_state, layouts, state_command
 from hw.topk import kept_beat
 
-__all__ = ["JobControl", "layouts", "slot_event", "topk_sizes"]
-
-
-def layouts(config: Config) -> Layouts:
-    """The payloads of the token importance unit."""
-    return Layouts(
-        tokens=config.tokens_max,
-        prob_bits=config.prob_bits,
-        importance_bits=config.token_importance_bits,
-        prob_lanes=config.softmax_lanes,
-        lanes=config.topk_lanes,
-        contexts=config.contexts,
-        slots=config.jobs_in_flight,
-    )
+__all__ = ["JobControl", "slot_event", "topk_sizes"]
 
 
 def topk_sizes(config: Config) -> dict[str, int]:

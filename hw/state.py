@@ -24,6 +24,7 @@ __all__ = [
     "head_sectors",
     "head_state",
     "kept_sectors",
+    "layouts",
     "sector_at",
     "state_command",
     "state_sectors",
@@ -59,7 +60,8 @@ def sector_at(config: Config) -> data.StructLayout:
     return data.StructLayout({"sector": unsigned(config.sector_bits), "data": unsigned(SECTOR_BITS)})
 
 
-def _layouts(config: Config) -> Layouts:
+def layouts(config: Config) -> Layouts:
+    """The payloads of the token importance unit."""
     return Layouts(
         tokens=config.tokens_max,
         prob_bits=config.prob_bits,
@@ -81,7 +83,7 @@ def head_state(config: Config) -> data.StructLayout:
 
 def state_command(config: Config) -> data.StructLayout:
     """A context, and where its state begins."""
-    context = _layouts(config).access.members["context"]
+    context = layouts(config).access.members["context"]
     return data.StructLayout({"context": context, "sector": unsigned(config.sector_bits)})
 
 
@@ -104,7 +106,7 @@ class StateStore(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
-        own = _layouts(config)
+        own = layouts(config)
         command = state_command(config)
         super().__init__(
             {
@@ -208,7 +210,7 @@ class StateLoad(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
-        own = _layouts(config)
+        own = layouts(config)
         command = state_command(config)
         super().__init__(
             {
