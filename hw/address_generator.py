@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.checks import check_stream
 from hw.fifo import Fifo, SkidBuffer
+from hw.logic import product
 from hw.shared import Shared
 
 __all__ = [
@@ -364,8 +365,8 @@ class _ChannelQueue(Shared):
         log_lanes = (lanes - 1).bit_length()
         lane = Mux(ring.any(), row[:log_lanes], 0) if log_lanes else Const(0, 1)
         block_row = Mux(ring.any(), row[log_lanes:], row)  # the query ring, number 0, has one lane
-        distance = register(1, _product(identity, pitch), "distance")
-        advance = register(1, _product(stride, block_row), "advance")
+        distance = register(1, product(identity, pitch), "distance")
+        advance = register(1, product(stride, block_row), "advance")
         lane = register(1, lane, "lane")
         visit, ring, sector, place = (
             register(1, value, name)
@@ -427,11 +428,3 @@ class _ChannelQueue(Shared):
             self.pending.sequence.eq(oldest),
         ]
         return m
-
-
-def _product(wide: Value, narrow: Value) -> Value:
-    """wide x narrow as one sum of shifted terms: a multiplier of four bits, not one of a DSP block."""
-    result: Value = Const(0, 1)
-    for bit in range(len(narrow)):
-        result = result + (Mux(narrow[bit], wide, 0) << bit)
-    return result

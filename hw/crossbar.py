@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from hw.address_generator import BANKS, pending, tag
 from hw.checks import check_stream
 from hw.fifo import Fifo
+from hw.logic import equals
 from hw.shared import Shared
 
 __all__ = ["Crossbar", "write_port"]
@@ -126,7 +127,7 @@ class Crossbar(wiring.Component):
             meets = Signal(name=f"meets{channel}")
             bank = queue.o.payload.bank
             chosen = Signal(BANKS, name=f"chosen{channel}")
-            m.d.comb += chosen.eq(Cat(_is(bank, column) for column in range(BANKS)))
+            m.d.comb += chosen.eq(Cat(equals(bank, column) for column in range(BANKS)))
             m.d.comb += meets.eq(queue.o.valid & self.i_data[channel].valid & (ready & chosen).any())
             m.d.comb += [queue.o.ready.eq(meets), self.i_data[channel].ready.eq(meets)]
             for column, own in enumerate(columns[channel]):
@@ -152,7 +153,7 @@ class Crossbar(wiring.Component):
                 for channel, queue in enumerate(queues):
                     payload = queue.o.payload
                     m.d.comb += [
-                        port.wants[channel].eq(queue.o.valid & _is(payload.tag.lane, lane)),
+                        port.wants[channel].eq(queue.o.valid & equals(payload.tag.lane, lane)),
                         port.i[channel].eq(Cat(payload.tag.ring, payload.tag.word, payload.data)),
                     ]
                     granted.setdefault((channel, bank), []).append(port.grant[channel])
@@ -217,11 +218,6 @@ class Crossbar(wiring.Component):
         register = Signal(len(value), name=name, reset_less=not reset)
         m.d.sync += register.eq(value)
         return register
-
-
-def _is(value: Value, constant: int) -> Value:
-    """value == constant; 0 apart, since the backend writes a comparison with 0 as a logical not of a vector."""
-    return value == constant if constant else ~value.any()
 
 
 def _minimum(m: Module, values: list[Value], name: str) -> Value:

@@ -11,6 +11,7 @@ from hw.arithmetic import AdderTree, Multiplier, sum_shape
 from hw.checks import asserts, check_stream
 from hw.config import HEAD_DIMS
 from hw.fifo import Fifo
+from hw.logic import equals
 from hw.shared import Shared
 
 __all__ = ["QkArray", "QkSlice", "dim_code", "key_beat", "query_row", "score_beat"]
@@ -427,7 +428,7 @@ class QkArray(wiring.Component):
             operand: Value = row_query[place % self.head_dim_max]
             for dim in self.head_dims:
                 if dim <= place < self._keys_per_slice(dim) * dim:
-                    operand = Mux(_equals(beat.dim, dim_code(dim)), row_query[place % dim], operand)
+                    operand = Mux(equals(beat.dim, dim_code(dim)), row_query[place % dim], operand)
             for n in range(1, self.head_dim_max // self.slice_width):
                 operand = Mux(step == n, row_query[n * self.slice_width + place], operand)
             operands.append(operand)
@@ -476,23 +477,18 @@ class QkArray(wiring.Component):
             score: Value = scores[lane]
             for group in range(exact_log2(self.lanes)):
                 if lane >= 1 << group:
-                    score = Mux(_equals(label.group, group), scores[lane % (1 << group)], score)
+                    score = Mux(equals(label.group, group), scores[lane % (1 << group)], score)
             register = Signal(signed(self.score_bits), name=f"packed_score{lane}", reset_less=True)
             m.d.sync += register.eq(Mux(control.writes[lane], score, Mux(control.starts_beat, 0, register)))
             packed.append(register)
         return packed
 
 
-def _equals(value: Value, code: int) -> Value:
-    # Yosys writes `value == 0` in Verilog as `!value`, which lint takes for a truncation.
-    return value == code if code else ~value.any()
-
-
 def _by_dim(code: Value, values: dict[int, Value]) -> Value:
     """The value for the head dimension with this code; of those that have none, any."""
     (_, chosen), *others = reversed(values.items())
     for dim, value in others:
-        chosen = Mux(_equals(code, dim_code(dim)), value, chosen)
+        chosen = Mux(equals(code, dim_code(dim)), value, chosen)
     return chosen
 
 
