@@ -145,6 +145,10 @@ class Result:
     """[h, n] of 0 and 1: V rows each head fetched."""
     output_saturated: int
     """Output elements that saturated."""
+    pinned: BoolArray = field(repr=False)
+    """[tokens_max] tokens that could not be pruned."""
+    prob: IntArray = field(repr=False)
+    """[h, r, n] probabilities, before local V pruning; 0 where a query does not look."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,10 +253,11 @@ def attend(job: Job, context: Context, live: Live, query: IntArray, key: IntArra
     if job.accumulate:
         context.add_tokens(live.tokens, token_sums(prob))
     fetched = np.tile(np.arange(len(live.tokens)) < reach, (len(live.heads), 1))
+    weights = prob
     if job.keep_values is not None:
         fetched = kept_values(prob[:, 0], job.keep_values)
-        prob = prob * fetched[:, None]
-    output, saturated = outputs(config, prob, align(value, job.value_bits, config.operand_bits))
+        weights = prob * fetched[:, None]
+    output, saturated = outputs(config, weights, align(value, job.value_bits, config.operand_bits))
     if job.accumulate:
         context.add_heads(live.heads, head_sums(config, output, job.importance_multiplier))
     keep_tokens = len(live.tokens) if job.keep_tokens is None else job.keep_tokens
@@ -268,6 +273,8 @@ def attend(job: Job, context: Context, live: Live, query: IntArray, key: IntArra
         keys_fetched=reach,
         values_fetched=fetched.astype(np.int64),
         output_saturated=saturated,
+        pinned=live.pinned,
+        prob=prob,
     )
 
 

@@ -715,9 +715,6 @@ class Core(wiring.Component):
 
     def _watch(self, m: Module) -> None:
         events, planner, softmax = self.events, self.planner, self.softmax
-        passes = [
-            stream.i.valid & stream.i.ready & stream.i.payload.last for stream in (self.value_topk, self.token_topk)
-        ]
         writes = [port.valid & port.ready for port in self.o_write]
         reads = [port.valid & port.ready for port in (*self.o_address, *self.i_data)]
         probs = softmax.o.valid & softmax.o.ready
@@ -735,7 +732,7 @@ class Core(wiring.Component):
             events.output_sectors.eq(sum(writes)),
             events.rows.eq(probs & softmax.o.payload.last),
             events.recomputed.eq(self.jobs.recomputed.valid),
-            events.topk_passes.eq(sum(passes)),
+            events.topk_passes.eq(self.value_topk.pass_done + self.token_topk.pass_done),
             events.output_saturated.eq(self.jobs.saturated),
             self.activity.eq(Cat(*writes, *reads, probs, events.qk_beats, events.pv_beats).any()),
         ]

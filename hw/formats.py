@@ -28,6 +28,7 @@ __all__ = [
     "part_table",
     "plane_table",
     "read_table",
+    "rows_per_read",
 ]
 
 PASSES_MAX = 3
@@ -117,7 +118,8 @@ def block_table(m: Module, config: Config, *, dim: Value, bits: Value, joined: V
     return lookup(m, Cat(bits[:3], dim, joined), BLOCK, entries, name)
 
 
-def _rows_per_read(config: Config, row: RowFormat) -> int:
+def rows_per_read(config: Config, row: RowFormat) -> int:
+    """Block rows of a lane that one window of the array has, so that its beat has `slices` times as many tokens."""
     most = min(max(1, config.slice_width // row.head_dim), config.softmax_lanes // config.slices)
     return row.rows_per_read(most, BANKS)
 
@@ -126,7 +128,7 @@ def read_table(m: Module, config: Config, *, dim: Value, bits: Value, joined: Va
     """`READ` of a block."""
     entries = {
         (is_joined << 5) | (dim_code << 3) | code: {
-            "log_rows": _rows_per_read(config, row).bit_length() - 1,
+            "log_rows": rows_per_read(config, row).bit_length() - 1,
             "beats": row.beats,
         }
         for (dim_code, code, is_joined), row in _formats(config).items()

@@ -178,7 +178,7 @@ def events_layout(config: Config) -> data.StructLayout:
             "output_sectors": range(config.channels + 1),
             "rows": 1,
             "recomputed": 1,
-            "topk_passes": range(8),
+            "topk_passes": range(3),
             "output_saturated": range(config.slice_width + 1),
         }
     )

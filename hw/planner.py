@@ -25,6 +25,8 @@ __all__ = ["Planner", "again_segment", "kept_ids", "members_request"]
 
 QUERY_SECTORS, KEY_SECTORS, LSB_SECTORS, VALUE_SECTORS, OTHER_SECTORS = range(5)
 """Classes of what is fetched, for the performance counters."""
+_CLASSES = {QUERY: (QUERY_SECTORS, OTHER_SECTORS), KEY: (KEY_SECTORS, LSB_SECTORS), VALUE: (VALUE_SECTORS,) * 2}
+"""By ring: of most fetches, and of bitmaps and states among queries and LSBs among keys."""
 
 
 def members_request(config: Config) -> data.StructLayout:
@@ -148,10 +150,10 @@ class Planner(wiring.Component):
     # -- Layouts ------------------------------------------------------------------------------------------------------
 
     def _issue(self) -> data.StructLayout:
-        """A block as an issuer gets it."""
+        """A block as an issuer gets it. A fetch is `other` if it is of its ring's second class (`_CLASSES`)."""
         config = self.config
         fetch = data.StructLayout(
-            {"sector": unsigned(config.sector_bits), "pitch": 4, "sectors": 4, "place": 3, "kind": range(5)}
+            {"sector": unsigned(config.sector_bits), "pitch": 4, "sectors": 4, "place": 3, "other": 1}
         )
         return data.StructLayout(
             {
@@ -328,7 +330,7 @@ class Planner(wiring.Component):
             fetch[0].sector.eq(Mux(members, asked.sector, sector)),
             fetch[0].pitch.eq(Mux(members, asked.sectors, form.sectors)),
             fetch[0].sectors.eq(Mux(members, asked.sectors, form.sectors)),
-            fetch[0].kind.eq(Mux(members, OTHER_SECTORS, QUERY_SECTORS)),
+            fetch[0].other.eq(members),
         ]
 
         with m.FSM(name="query_walker"):
@@ -386,8 +388,9 @@ class Planner(wiring.Component):
                 fetch.pitch.eq(sectors),
                 fetch.sectors.eq(entry.sectors),
                 fetch.place.eq(entry.place),
-                fetch.kind.eq(Mux(is_lsb, LSB_SECTORS, KEY_SECTORS) if lsb else VALUE_SECTORS),
             ]
+            if lsb:
+                m.d.sync += fetch.other.eq(is_lsb)
             fetches.append(fetch)
             needed.append((n < form.passes) & (entry.heads & pair).any())
         # Move what is needed to the front.
@@ -662,7 +665,7 @@ class Planner(wiring.Component):
             bid.sectors.eq(chosen.sectors),
             bid.place.eq(Mux(target >= size, target - size, target)),
             bid.stride.eq(block.stride),
-            bid.kind.eq(chosen.kind),
+            bid.kind.eq(Mux(chosen.other, *reversed(_CLASSES[ring]))),
             bid.counts.eq(last_pass),
             issue.o.ready.eq(~valid | (wins & last)),
         ]
@@ -728,7 +731,7 @@ class Planner(wiring.Component):
                 fetch.pitch.eq(plane[:4]),
                 fetch.sectors.eq(one.sectors),
                 fetch.place.eq(one.place),
-                fetch.kind.eq(Mux(from_lsb, LSB_SECTORS, KEY_SECTORS)),
+                fetch.other.eq(from_lsb),
             ]
             fetches.append(fetch)
             needs.append((n < form.passes) & (one.heads & pair).any())
@@ -772,7 +775,7 @@ class Planner(wiring.Component):
             bid.sectors.eq(chosen.sectors),
             bid.place.eq(place + chosen.place),
             bid.stride.eq(form.stride),
-            bid.kind.eq(chosen.kind),
+            bid.kind.eq(Mux(chosen.other, *reversed(_CLASSES[KEY]))),
             bid.counts.eq(last_pass),
         ]
         with m.If(self.again_read):

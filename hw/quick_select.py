@@ -161,6 +161,7 @@ class QuickSelect(wiring.Component):
     i : stream of `value_beat(width, lanes, n_max, header)`, in; count is `lanes` except in a row's last beat, and at
         least 1; k, at least 1, and header are the same in all beats of a row
     o : stream of `selection(width, n_max, header)`, out, one per row, in their order
+    pass_done : out, for a cycle, when a pass over a buffered row has found its digit
 
     With b = ceil(n / lanes) beats:
 
@@ -217,6 +218,7 @@ class QuickSelect(wiring.Component):
             {
                 "i": In(stream.Signature(value_beat(width, lanes, n_max, header))),
                 "o": Out(stream.Signature(selection(width, n_max, header))),
+                "pass_done": Out(1),
             }
         )
 
@@ -355,7 +357,10 @@ class QuickSelect(wiring.Component):
         for boundary in range(counter.bins - 1):
             m.d.comb += counter.reaches[boundary].eq(Cat(bits[boundary] for bits in reached) & in_bin)
         digit = Signal(digit_bits)
-        m.d.comb += digit.eq(_chosen(counter.bin, list(range(counter.bins)), digit_bits))
+        m.d.comb += [
+            digit.eq(_chosen(counter.bin, list(range(counter.bins)), digit_bits)),
+            self.pass_done.eq(counter.done),
+        ]
 
         # -- What a pass has found ------------------------------------------------------------------------------------
         finishes = Signal()

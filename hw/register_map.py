@@ -400,7 +400,7 @@ _EVENTS = {
     "output_sectors": "sectors written",
     "rows": "rows of scores",
     "recomputed": "rows computed again with their LSBs",
-    "topk_passes": "passes of the top-k engines",
+    "topk_passes": "passes of the top-k engines over rows that have streamed in",
     "output_saturated": "elements of the output that saturated",
 }
 

@@ -85,6 +85,7 @@ class TopK(wiring.Component):
             {
                 "i": In(stream.Signature(value_beat(width, lanes, n_max, header))),
                 "o": Out(stream.Signature(kept_beat(width, lanes, header))),
+                "pass_done": Out(1),
             }
         )
 
@@ -97,6 +98,7 @@ class TopK(wiring.Component):
         layout = kept_beat(width, lanes, self.header)
         m.submodules.copy = copy = Fifo(shape=layout, depth=2 * select.beats_max + 8)
         m.d.comb += [
+            self.pass_done.eq(select.pass_done),
             self.i.ready.eq(select.i.ready & copy.i.ready),
             select.i.valid.eq(self.i.valid & copy.i.ready),
             Value.cast(select.i.payload.values).eq(Value.cast(self.i.payload.values)),

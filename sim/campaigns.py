@@ -15,7 +15,17 @@ from sim.machine import Machine
 from sim.random_jobs import Campaign, Task
 from sim.transport import SimulatedTransport
 
-__all__ = ["DifferenceError", "compare", "compare_memory", "fill", "machine_of", "run", "submit", "written_regions"]
+__all__ = [
+    "DifferenceError",
+    "compare",
+    "compare_counters",
+    "compare_memory",
+    "fill",
+    "machine_of",
+    "run",
+    "submit",
+    "written_regions",
+]
 
 WAIT_CYCLES = 1_000_000
 """Within which a job must be done, whatever its memory does."""
@@ -68,6 +78,15 @@ def compare(report: Report, task: Task) -> None:
             raise DifferenceError(f"{name} is {got}, not {value}: {task}")
 
 
+def compare_counters(before: dict[str, int], after: dict[str, int], tasks: Iterable[Task]) -> None:
+    """Raise `DifferenceError` unless the performance counters have grown by what the tasks add."""
+    tasks = list(tasks)
+    for name in tasks[0].counters:
+        wanted = sum(task.counters[name] for task in tasks)
+        if after[name] - before[name] != wanted:
+            raise DifferenceError(f"counter {name} grew by {after[name] - before[name]}, not {wanted}, over {tasks}")
+
+
 def compare_memory(device: Device, campaign: Campaign, tasks: Sequence[Task]) -> None:
     """Raise `DifferenceError` unless all of memory is as the golden model leaves it."""
     config = device.config
@@ -99,17 +118,19 @@ def run(
     wait_cycles: int = WAIT_CYCLES,
     done: Callable[[], object] = lambda: None,
 ) -> None:
-    """Run tasks of a campaign, several in flight, and compare reports, memory, and that nothing else was written.
+    """Run tasks of a campaign, several in flight; compare reports, counters and memory, and that no more was written.
 
     `done` is called for each task. Raises `DifferenceError`.
     """
     machine = machine_of(device)
     fill(device, campaign)
     machine.allow_writes(written_regions(device.config, tasks))
+    before = device.counters()
     submit(device, tasks)
     for task in tasks:
         compare(device.wait(task.tag, timeout_cycles=wait_cycles), task)
         done()
+    compare_counters(before, device.counters(), tasks)
     outside = machine.outside()
     if outside.bytes:
         raise DifferenceError(f"{outside.bytes} bytes were written where no task writes: {outside}")

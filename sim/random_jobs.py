@@ -14,14 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from golden import BoolArray, GoldenError
+from golden import BoolArray, GoldenError, IntArray
 from golden.attention import Addresses, Bitmaps, Job, KeyFetch, Mode, Result, begin, find_live, planes, run
 from golden.cascade import Context
 from golden.memory import Memory, Plane
+from golden.progressive import recompute_excess
 from golden.quantize import ScoreScale
+from golden.quick_select import passes
 from golden.state import restore, save, state_sectors
+from golden.traffic import traffic
 from host.driver import descriptor
 from hw.config import LSB_BITS, MULTIPLIER_FRACTION, SECTOR_BYTES, Config
+from hw.formats import rows_per_read
+from hw.jobs import topk_sizes
+from hw.quick_select import QuickSelect
+from hw.row_format import row_format
 
 
 @dataclass(kw_only=True)
@@ -35,6 +42,8 @@ class Task:
     heads: BoolArray
     result: Result
     report: dict[str, int]
+    counters: dict[str, int]
+    """What it adds to the performance counters; those that count cycles are not among them."""
     fields: dict[str, int] = field(repr=False)
     """The descriptor, by the names of `hw.job.job_fields`."""
 
@@ -53,6 +62,59 @@ def report(result: Result, tag: int, lost_tokens: int, lost_heads: int) -> dict[
         "tokens_saturated": lost_tokens,
         "heads_saturated": lost_heads,
     }
+
+
+def counters(config: Config, job: Job, at: Addresses, context: Context, result: Result) -> dict[str, int]:
+    """What a job adds to the performance counters, less those that count cycles. `context` is the one after it."""
+    moved = traffic(config, job, planes(config, job, at), result)
+    if job.mode is Mode.CAUSAL:
+        lengths = np.searchsorted(result.tokens, result.rows, side="right")
+    else:
+        lengths = np.full(len(result.rows), len(result.tokens))
+    split = job.key_fetch is not KeyFetch.STATIC
+    key_bits = job.key_bits - LSB_BITS if split else job.key_bits
+    first = _beats(config, job.head_dim, key_bits, job.key_fetch is KeyFetch.JOINED, lengths)
+    both = recompute_excess(config, job.key_bits) > 0
+    again = _beats(config, job.head_dim, key_bits if both else LSB_BITS, both, np.array([len(result.tokens)]))
+    kept = lengths if job.keep_values is None else np.minimum(lengths, job.keep_values)
+    recomputed = int(result.flat.sum())
+
+    passed = 0
+    if job.keep_values is not None:
+        engine = QuickSelect(width=config.prob_bits, lanes=config.topk_lanes, n_max=config.tokens_max)
+        passed += sum(_passes(engine, row, job.keep_values) for row in result.prob[:, 0])
+    engine = QuickSelect(**topk_sizes(config))
+    if job.keep_tokens is not None:
+        keys = context.token_keys(result.tokens, result.pinned)
+        passed += _passes(engine, keys, max(job.keep_tokens, int(result.pinned[result.tokens].sum())))
+    if job.keep_heads is not None:
+        passed += _passes(engine, context.head_importance[result.heads], job.keep_heads)
+    bitmaps = sum(-(-job.keys // (8 * SECTOR_BYTES)) for base in (at.has_kv, at.pinned) if base is not None)
+    return {
+        "qk_beats": len(result.heads) * first + recomputed * again,
+        "pv_beats": len(result.heads) * _beats(config, job.head_dim, job.value_bits, False, kept),
+        "query_sectors": moved.query // SECTOR_BYTES,
+        "key_sectors": moved.key // SECTOR_BYTES,
+        "lsb_sectors": moved.lsb // SECTOR_BYTES,
+        "value_sectors": moved.value // SECTOR_BYTES,
+        "other_sectors": bitmaps,
+        "output_sectors": moved.output // SECTOR_BYTES,
+        "rows": len(result.heads) * len(result.rows),
+        "recomputed": recomputed,
+        "topk_passes": passed,
+        "output_saturated": result.output_saturated,
+    }
+
+
+def _beats(config: Config, head_dim: int, bits: int, joined: bool, lengths: IntArray) -> int:
+    """Beats of an array for rows of so many keys or values."""
+    row = row_format(head_dim=head_dim, slice_width=config.slice_width, bits=bits, joined=joined)
+    together = config.slices * rows_per_read(config, row)
+    return int((-(-lengths // together)).sum()) * row.beats
+
+
+def _passes(engine: QuickSelect, values: IntArray, k: int) -> int:
+    return passes(values, k, width=engine.width, digit_bits=engine.digit_bits)
 
 
 class Campaign:
@@ -139,7 +201,11 @@ class Campaign:
         was_saturated = 0 if job.clear else before
         result = run(job, context, heads, self.memory, at)
         self._fresh[context_number] = False
+        added = counters(config, job, at, context, result)
+        if load is not None:
+            added["other_sectors"] += state_sectors(config)
         if store is not None:
+            added["output_sectors"] += state_sectors(config)
             self.memory.write(store + np.arange(state_sectors(config)), save(context))
         lost_heads = context.heads_saturated & np.isin(np.arange(config.heads_max), result.heads)
         marks = 0 if job.keep_heads is None else sum(1 << int(head) for head in np.flatnonzero(lost_heads))
@@ -152,6 +218,7 @@ class Campaign:
             heads=heads,
             result=result,
             report=report(result, tag, lost, marks),
+            counters=added,
             fields=descriptor(config, job, at, tag=tag, context=context_number, heads=heads, load=load, store=store),
         )
 

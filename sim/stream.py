@@ -131,6 +131,24 @@ class Bench:
         await self.step(tail)
 
 
+class PulseCounter:
+    """Counts the cycles in which a signal of one bit is 1; an X fails. `count` starts from zero with a reset."""
+
+    def __init__(self, bench: Bench, name: str) -> None:
+        self.count = 0
+        self._signal = bench.signal(name)
+        bench.agents.append(self)
+
+    def drive(self) -> None:
+        pass
+
+    def sample(self, cycle: int) -> None:
+        self.count += int(self._signal.value)
+
+    def clear(self) -> None:
+        self.count = 0
+
+
 class _Gate:
     """Open or closed cycle by cycle, in random runs of 1 to 12: closed for a share `closed` of the time."""
 

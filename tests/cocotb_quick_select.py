@@ -11,11 +11,11 @@ import numpy as np
 from cocotb.handle import HierarchyObject
 
 from golden import IntArray
-from golden.quick_select import select
+from golden.quick_select import passes, select
 from hw.quick_select import ROWS_INSIDE, first_digit, selection, value_beat
 from sim.cosim import parameters
 from sim.measure import record
-from sim.stream import Bench, StreamDriver, StreamMonitor
+from sim.stream import Bench, PulseCounter, StreamDriver, StreamMonitor
 from tests.topk_rows import KINDS
 
 PARAMETERS = parameters()
@@ -135,11 +135,13 @@ def send(source: StreamDriver, sink: StreamMonitor, rows: list[Row]) -> None:
 @cocotb.parametrize(idle=[0.0, 0.5], stall=[0.0, 0.7], seed=SEEDS)
 async def rows_match_golden(dut: HierarchyObject, idle: float, stall: float, seed: int) -> None:
     bench, source, sink = make_bench(dut, seed, idle, stall)
+    counter = PulseCounter(bench, "pass_done")
     rows = make_rows(seed)
     await bench.reset()
     send(source, sink, rows)
     await bench.drain(limit=2 * bound(N_MAX) + 500)
     assert sink.count == len(rows)
+    assert counter.count == sum(passes(row.values, row.k, width=WIDTH, digit_bits=DIGIT_BITS) for row in rows)
     assert source.count == sum(len(row.beats()) for row in rows)
 
 

@@ -344,6 +344,10 @@ class Counter(Elaboratable):
                 known = Signal()
                 m.d.sync += [before.eq(value), known.eq(1)]
                 m.d.comb += [Assert(~known | (value == before), "constant"), Cover(value == 9, "nine")]
+            case "hard":
+                # Two primes: no solver factors their product in the time that any test has.
+                factors = [free(m, 32, name=f"factor{n}") for n in range(2)]
+                m.d.comb += Assert(factors[0] * factors[1] != (2**32 - 5) * (2**32 - 17), "has no factors")
         if self.what != "no assertion":
             m.d.comb += Assert(count >= 5, "the counter starts at 5")
         if self.what != "no cover":
@@ -401,7 +405,7 @@ def test_no_verdict_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_time_is_limited() -> None:
     with pytest.raises(FormalError, match=r"counter: .*(TIMEOUT|ERROR)"):
-        prove(Counter(), name="counter", depth=6, timeout_seconds=1)
+        prove(Counter("hard"), name="counter", depth=6, mode="bmc", timeout_seconds=5)
 
 
 def test_a_proof_asserts_and_covers_something() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from golden import GoldenError
-from golden.quick_select import select
+from golden.quick_select import passes, select
 from golden.topk import threshold
 from hw.config import PAPER, Config
 from hw.packer import Compactor
@@ -168,7 +168,7 @@ def test_digits_end_in_the_kth_largest(width: int, digit_bits: int) -> None:
     for values in rows:
         for k in range(1, len(values) + 1):
             row = values
-            rank, bins, passes = k - 1, first_digit(width, digit_bits), 0
+            rank, bins, count, needed = k - 1, first_digit(width, digit_bits), 0, 0
             while True:
                 # The wanted element is in the highest bin with more than `rank` elements in it or above.
                 above = [sum(value >= floor for value in row) for floor, _ in bins]
@@ -181,8 +181,13 @@ def test_digits_end_in_the_kth_largest(width: int, digit_bits: int) -> None:
                     break
                 low = max(free - digit_bits, 0)
                 bins = [(floor + (digit << low), low) for digit in range(1 << free - low)]
-                passes += 1
-            assert passes <= passes_max
+                count += 1
+                # A pass over equals, or over the last digit, is the last one.
+                if not needed and (low == 0 or len(set(row)) == 1):
+                    needed = count
+            assert count <= passes_max
+            # Even where the first digit was the last there is one.
+            assert passes(np.array(values), k, width=width, digit_bits=digit_bits) == max(1, needed)
             assert (floor, rank + 1) == select(np.array(values), k)
 
 

@@ -162,8 +162,12 @@ def test_no_latch_no_loop_and_one_driver_each(tmp_path: Path) -> None:
 
 
 def test_differences_are_found(device: Device) -> None:
-    """One wrong bit in memory, a wrong report, and a write where none is allowed."""
+    """A wrong count, one wrong bit in memory, a wrong report, and a write where none is allowed."""
     campaign, tasks = make(TINY, 2, 3)
+    tasks[1].counters["topk_passes"] += 1
+    with pytest.raises(DifferenceError, match="counter topk_passes grew by"):
+        run(device, campaign, tasks)
+    tasks[1].counters["topk_passes"] -= 1
     run(device, campaign, tasks)
     wrong = bytearray(device.transport.read_memory(1, 0, 1))
     wrong[0] ^= 1

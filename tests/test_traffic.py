@@ -55,6 +55,8 @@ def moved(
         keys_fetched=tokens,
         values_fetched=fetched,
         output_saturated=0,
+        pinned=np.zeros(tokens, np.bool_),
+        prob=np.zeros((len(heads), rows, tokens), np.int64),
     )
     at = Addresses(query=0, key_msb=0, key_lsb=0, value=0, output=0)
     return traffic(config, of, planes(config, of, at), result)
