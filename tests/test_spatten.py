@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from hw.register_map import DESCRIPTOR_VERSION, ErrorCode, RejectReason
 from hw.spatten import Spatten
 from sim.build import lint
 from sim.campaigns import DifferenceError, compare, compare_memory, fill, machine_of, run, submit, written_regions
+from sim.cosim import cosimulate
 from sim.machine import Machine
 from sim.random_jobs import Campaign, Task
 from sim.synth import _yosys
@@ -144,6 +146,20 @@ def test_nothing_relies_on_values_at_power_up() -> None:
             machine.set_back_pressure(0.3 * (seed % 2), seed=seed)
             run_new(device, 200 + seed, 30)
             check_faults(device, 250 + seed, rounds=1)
+
+
+@pytest.mark.slow
+def test_bus_models_of_others_making() -> None:
+    """In Icarus, with X in every register and memory word until the reset: none may reach a port that is valid."""
+    cosimulate(
+        component=Spatten(config=TINY),
+        test_module="tests.cocotb_spatten",
+        simulator="icarus",
+        parameters={"config": dataclasses.asdict(TINY), "jobs": 8},
+        strip_initial=True,
+        seed=1,
+        timeout_seconds=900,
+    )
 
 
 @pytest.mark.slow
