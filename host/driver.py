@@ -12,7 +12,6 @@ It sits on a `host.transport.Transport` alone: a simulation or a board. docs/reg
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -303,7 +302,9 @@ class Device:
                 self._forget()
                 return
         self._forget()
-        raise DeviceTimeoutError(f"the accelerator does not drain; channels {self._stuck()} do not answer")
+        stuck = self._stuck()
+        which = f"channels {stuck} do not answer" if stuck else "TIMEOUT has not passed since a channel last answered"
+        raise DeviceTimeoutError(f"the accelerator does not drain; {which}")
 
     def _forget(self) -> None:
         """Wait for no job any more. Reports outlive a failure and a soft reset; a later job may have the same tag."""
@@ -532,9 +533,8 @@ class Device:
         if not self.status()["failed"]:
             return
         error = self.map["ERROR"].unpack(self._read("ERROR"))
-        deadline = time.monotonic() + 10
-        while self.status()["draining"] and time.monotonic() < deadline:
-            if self._stuck():
+        for _ in range(10_000):
+            if not self.status()["draining"] or self._stuck():
                 break
         stuck = self._stuck()
         self._write("ERROR", 0xFFFF_FFFF)

@@ -159,3 +159,21 @@ def test_saturation_is_sticky_until_cleared(what: str) -> None:
     assert context.saturated == 1, "no new one"
     context.clear()
     assert context.saturated == 0
+
+
+def test_heads_that_saturate_are_marked_until_their_scores_change_otherwise() -> None:
+    context = Context(TINY)
+    top = (1 << TINY.head_importance_bits) - 1
+    context.add_heads(np.array([0, 2]), np.array([top, top + 1]))
+    assert context.heads_saturated.tolist() == [False, False, True, False], "the end itself is no loss"
+    context.add_heads(np.array([0]), np.array([1]))
+    context.add_heads(np.array([2]), np.array([0]))
+    assert context.heads_saturated.tolist() == [True, False, True, False]
+    context.restart()
+    context.age(0)
+    assert context.heads_saturated.tolist() == [True, False, True, False]
+    context.age(1)
+    assert not context.heads_saturated.any()
+    context.add_heads(np.array([1]), np.array([top + 1]))
+    context.clear()
+    assert not context.heads_saturated.any()
