@@ -85,8 +85,11 @@ def generate(
         heads=Ratios((1 - keep_heads) / gpt2.shape.layers, 1 - keep_heads),
         value_keep=keep_values,
     )
-    with make_engine(engine, settings, hw_config.load(config)) as chosen:
-        ids = gpt2.generate(gpt2.encode(text).ids, chosen, tokens, temperature=temperature, seed=seed)
+    prompt = gpt2.encode(text).ids
+    # The last token that is generated is not attended to.
+    length = max(len(prompt), len(prompt) + tokens - 1)
+    with make_engine(engine, settings, hw_config.load(config), gpt2.shape, length) as chosen:
+        ids = gpt2.generate(prompt, chosen, tokens, temperature=temperature, seed=seed)
     Console().print(Text(text, style="italic") + Text(gpt2.decode(ids), style="bold green"))
 
 

@@ -112,7 +112,7 @@ def analyse(
         heads=Ratios((1 - keep_heads) / bert.shape.layers, 1 - keep_heads),
     )
     tokens = bert.encode(sentence)
-    with make_engine(engine, settings, hw_config.load(config)) as chosen:
+    with make_engine(engine, settings, hw_config.load(config), bert.shape, len(tokens.ids)) as chosen:
         pruned = bert.run(tokens.ids, chosen)
     dense = bert.run(tokens.ids, ReferenceEngine())
     elements = 3 * bert.shape.layers * bert.shape.heads * bert.shape.head_dim * len(tokens.ids)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 
 from host.device_engine import DeviceEngine
-from host.engine import AttentionEngine, ReferenceEngine
+from host.engine import AttentionEngine, ModelShape, ReferenceEngine
 from host.golden_engine import GoldenEngine
 from host.quantized_engine import Settings
 from hw.config import Config
@@ -27,13 +27,19 @@ class EngineName(StrEnum):
 
 
 @contextmanager
-def make_engine(name: EngineName, settings: Settings, config: Config) -> Iterator[AttentionEngine]:
-    """An engine, for as long as the block lasts."""
+def make_engine(
+    name: EngineName, settings: Settings, config: Config, shape: ModelShape, length: int
+) -> Iterator[AttentionEngine]:
+    """An engine for sequences of `length` tokens of a model of that shape, for as long as the block lasts.
+
+    Raises `GoldenError`, before anything is built, where the configuration cannot hold them.
+    """
     if name is EngineName.FLOAT:
         yield ReferenceEngine()
     elif name is EngineName.GOLDEN:
         yield GoldenEngine(settings, config)
     else:
+        GoldenEngine(settings, config).check(shape, length)
         # Only a simulation needs a simulator; a board does not.
         from sim.device import simulated_device
 

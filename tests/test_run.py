@@ -22,7 +22,7 @@ from host.bert import Bert
 from host.checked_engine import MismatchError
 from host.checkpoint import load
 from host.driver import Device
-from host.engine import LayerResult
+from host.engine import LayerResult, ModelShape
 from host.engines import EngineName, make_engine
 from host.golden_engine import GoldenEngine
 from host.gpt2 import Gpt2
@@ -174,10 +174,22 @@ def test_the_demo_on_the_verilog(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
+SHAPE = ModelShape(layers=2, heads=2, head_dim=16, causal=False)
+
+
 def test_engines_by_name() -> None:
     for name, expected in ((EngineName.GOLDEN, "golden"), (EngineName.FLOAT, "float")):
-        with make_engine(name, Settings(), TINY) as engine:
+        with make_engine(name, Settings(), TINY, SHAPE, 12) as engine:
             assert engine.name == expected
+
+
+def test_what_the_accelerator_cannot_hold_is_refused_before_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sim.device.simulated_device", lambda *_: pytest.fail("it is being built"))
+    with (
+        pytest.raises(GoldenError, match="the configuration 'tiny' takes 1 to 16 tokens, not 17"),
+        make_engine(EngineName.RTL, Settings(), TINY, SHAPE, 17),
+    ):
+        pass
 
 
 def test_text_is_checked_in_the_library_too() -> None:
