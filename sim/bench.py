@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from amaranth.hdl import UnusedElaboratable
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -36,6 +38,7 @@ from sim import files
 from sim.build import ROOT
 from sim.machine import Machine
 from sim.transport import SimulatedTransport
+from sim.units import simulate, topk_rows
 from sim.verilog import convert
 
 RESULTS = ROOT / "build" / "bench.json"
@@ -75,6 +78,8 @@ class Timing:
     counters: dict[str, int] = field(default_factory=dict)
     all_read_bytes: int = 0
     """By all jobs of a queue, those at its ends included."""
+    dram: dict[str, int] = field(default_factory=dict)
+    """By all jobs, over all channels: beats of data, rows opened, and of these those that closed another."""
 
     def mac_utilization(self, config: Config) -> float:
         """Useful multiplications / (multipliers x cycles)."""
@@ -190,6 +195,7 @@ class Bench:
         """One job, from the doorbell to the interrupt."""
         self.prepare(layer, [0])
         self.device.clear_counters()
+        self.machine.statistics(clear=True)
         begin = self._submit(layer, 0, 1, restart=True)
         end, _ = self._finish()
         counters = self.device.counters()
@@ -200,6 +206,7 @@ class Bench:
         contexts = self.config.contexts
         self.prepare(layers[0], range(min(contexts, len(layers))))
         self.device.clear_counters()
+        self.machine.statistics(clear=True)
         ends: list[int] = []
         snapshots: list[dict[str, int]] = []
         sent = 0
@@ -223,6 +230,7 @@ class Bench:
         return SECTOR_BYTES * sum(counters[name] for name in names)
 
     def _timing(self, taken: int, layers: Sequence[Layer], counters: dict[str, int]) -> Timing:
+        channels = self.machine.statistics()
         return Timing(
             cycles=taken,
             jobs=len(layers),
@@ -230,6 +238,11 @@ class Bench:
             read_bytes=self._read_bytes(counters),
             written_bytes=counters["output_sectors"] * SECTOR_BYTES,
             counters=counters,
+            dram={
+                "beats": sum(one.read_beats + one.write_beats for one in channels),
+                "activations": sum(one.activations for one in channels),
+                "conflicts": sum(one.conflicts for one in channels),
+            },
         )
 
 
@@ -262,6 +275,7 @@ class Figure:
     """By the cycle model, in cycles of the same run."""
     cycles: int = 0
     counters: dict[str, int] = field(default_factory=dict)
+    dram: dict[str, int] = field(default_factory=dict)
 
     @property
     def reached(self) -> bool | None:
@@ -294,6 +308,7 @@ def summarization_figures(bench: Bench, lengths: Sequence[int], *, queued: bool)
             predicted=model.simulate(config, [work]).cycles,
             cycles=alone.cycles,
             counters=alone.counters,
+            dram=alone.dram,
         )
         if queued and length in QUEUED_JOBS:
             count = QUEUED_JOBS[length]
@@ -310,6 +325,7 @@ def summarization_figures(bench: Bench, lengths: Sequence[int], *, queued: bool)
                 predicted=model.simulate(config, works).steady(1, count - 1).cycles,
                 cycles=timing.cycles,
                 counters=timing.counters,
+                dram=timing.dram,
             )
 
 
@@ -333,6 +349,7 @@ def causal_figures(bench: Bench, length: int, full: int | None) -> Iterator[Figu
         predicted=model.simulate(bench.config, [work]).cycles,
         cycles=timing.cycles,
         counters=timing.counters,
+        dram=timing.dram,
     )  # fmt: skip
 
 
@@ -370,6 +387,7 @@ def generation_figures(bench: Bench) -> Iterator[Figure]:
             predicted=predicted[run] if bench.memory == "ideal" else None,
             cycles=timing.cycles,
             counters=timing.counters,
+            dram=timing.dram,
         )  # fmt: skip
 
 
@@ -423,6 +441,7 @@ def cascade_figures(bench: Bench) -> Iterator[Figure]:
         predicted=model.simulate(config, works).steady(4, len(works) - 4).cycles if bench.memory == "ideal" else None,
         cycles=timing.cycles,
         counters=timing.counters,
+        dram=timing.dram,
     )  # fmt: skip
 
 
@@ -442,10 +461,21 @@ def figures(bench: Bench, lengths: Sequence[int], only: Sequence[str]) -> Iterat
         yield from cascade_figures(bench)
 
 
-GROUPS = ("summarization", "causal", "generation", "cascade")
+CHANNELS_DECIDE = ("generation", "cascade")
+"""What is measured with HBM2-like channels, too."""
+GROUPS = ("topk", "summarization", "causal", "generation", "cascade")
 
 
-def _report(config: Config, found: Sequence[Figure], simulation: dict[str, float]) -> dict[str, Any]:
+def topk_latencies(config: Config) -> list[dict[str, Any]]:
+    """Cycles of the token engine's quick-select by length, k and distribution, in a simulation of its Verilog alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnusedElaboratable)  # circuits that are made to be compared
+        return topk_rows([{"configuration": config.name, "records": simulate("quick_select", config)}])
+
+
+def _report(
+    config: Config, found: Sequence[Figure], topk: list[dict[str, Any]], simulation: dict[str, float]
+) -> dict[str, Any]:
     rows: dict[str, Any] = {"configuration": config.as_dict(), "summarization": [], "generation": []}
     for figure in found:
         extra = {
@@ -458,11 +488,12 @@ def _report(config: Config, found: Sequence[Figure], simulation: dict[str, float
             "reached": figure.reached,
             "model_error": figure.model_error,
             "counters": figure.counters,
+            "dram": figure.dram,
         }
         rows[figure.group].append({**figure.row, **extra})
     rows["model_error"] = {figure.name: figure.model_error for figure in found if figure.model_error is not None}
-    units = ROOT / "build" / "units.json"
-    rows["topk"] = json.loads(units.read_text(encoding="utf-8")).get("topk", []) if units.is_file() else []
+    rows["memory_models"] = MEMORY_MODELS
+    rows["topk"] = topk
     rows["simulation"] = simulation
     return rows
 
@@ -476,8 +507,9 @@ def write_page(page: Path, results: dict[str, Any]) -> None:
     rows = results["summarization"] + results["generation"]
     figures_table = ["| figure | channels | must be | simulated | model |", "|---|---|---|---|---|"]
     counters_table = [
-        "| figure | channels | cycles | waits for K or Q | held up by the top-k | Q x K windows | prob x V windows |",
-        "|---|---|---|---|---|---|---|",
+        "| figure | channels | cycles | waits for K or Q | held up by the top-k | Q x K windows | prob x V windows "
+        "| DRAM rows opened per 100 beats (of these for another) |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         bound = ""
@@ -491,6 +523,11 @@ def write_page(page: Path, results: dict[str, Any]) -> None:
         counters = row["counters"]
         counts = [counters[name] for name in ("stalled_memory", "stalled_topk", "qk_beats", "pv_beats")]
         cells = " | ".join(f"{count:,}" for count in (row["cycles"], *counts))
+        opened = ""
+        if row["memory_model"] == "hbm2":
+            opened, closed = (100 * row["dram"][name] / row["dram"]["beats"] for name in ("activations", "conflicts"))
+            opened = f"{opened:.1f} ({closed:.1f})"
+        cells += f" | {opened}"
         counters_table.append(f"| {row['name']} | {row['memory_model']} | {cells} |")
     useful = [row for row in results["generation"] if row["setting"].startswith("cascade")]
     lines = [f"Bytes that were needed / bytes that were read, cascade: {100 * row['useful_fraction']:.1f} % "
@@ -522,14 +559,28 @@ def _main(
     """Measure the accelerator's benchmark figures."""
     console = Console()
     groups = only.split(",")
+    for name, values, known in (
+        ("config", [config], list(NAMED)),
+        ("memory", [memory], [*MEMORY_MODELS, "both"]),
+        ("only", groups, list(GROUPS)),
+    ):
+        for value in values:
+            if value not in known:
+                raise typer.BadParameter(f"{name} must be of {', '.join(known)}, not {value!r}")
     found: list[Figure] = []
     table = Table("figure", "memory", "must be", "measured", "", "predicted", title=f"{config}", title_justify="left")
     simulated, seconds, build_seconds = 0, 0.0, 0.0
+    topk: list[dict[str, Any]] = []
     with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True) as progress:
-        task = progress.add_task("building the simulation")
+        task = progress.add_task("measuring the quick-select")
+        if "topk" in groups:
+            topk = topk_latencies(NAMED[config])
+            files.write_text(output, json.dumps(_report(NAMED[config], found, topk, {}), indent=1) + "\n")
+        progress.update(task, description="building the simulation")
         for kind in ("ideal", "hbm2") if memory == "both" else (memory,):
-            # HBM2-like channels are asked for in generation only, where the channels decide.
-            wanted = [group for group in groups if kind == "ideal" or group in ("generation", "cascade")]
+            wanted = [group for group in groups if group != "topk" and (kind == "ideal" or group in CHANNELS_DECIDE)]
+            if not wanted:
+                continue
             bench = Bench(NAMED[config], memory=kind)
             build_seconds = max(build_seconds, bench.build_seconds)
             started = time.monotonic()
@@ -544,7 +595,7 @@ def _main(
                 console.print(f"{figure.name}, {kind}: {value}  {bound}")
                 rate = (simulated + bench.machine.cycles) / (seconds + time.monotonic() - started)
                 simulation = {"cycles_per_second": rate, "build_seconds": build_seconds}
-                files.write_text(output, json.dumps(_report(bench.config, found, simulation), indent=1) + "\n")
+                files.write_text(output, json.dumps(_report(NAMED[config], found, topk, simulation), indent=1) + "\n")
             simulated += bench.machine.cycles
             seconds += time.monotonic() - started
             bench.close()

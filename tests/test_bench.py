@@ -44,16 +44,18 @@ def test_tables_go_between_their_markers(tmp_path: Path) -> None:
     counters = {"stalled_memory": 1, "stalled_topk": 2, "qk_beats": 3, "pv_beats": 4}
     row = {"name": "a layer", "memory_model": "ideal", "cycles": 1234, "measured": 1234.0, "unit": "cycles"}
     row |= {"limit": 1000.0, "at_most": True, "reached": False, "model_error": 0.012, "counters": counters}
+    row |= {"dram": {"beats": 200, "activations": 10, "conflicts": 3}}
     other = {**row, "name": "cascade", "setting": "cascade", "useful_fraction": 0.95, "measured": 0.5, "unit": "of all"}
-    other |= {"limit": 0.4, "at_most": False, "reached": True, "model_error": None}
+    other |= {"limit": 0.4, "at_most": False, "reached": True, "model_error": None, "memory_model": "hbm2"}
     simulation = {"cycles_per_second": 5000.0, "build_seconds": 60.0}
     write_page(page, {"summarization": [row], "generation": [other], "simulation": simulation})
     text = page.read_text()
     assert "old" not in text
     assert "| a layer | ideal | at most 1,000 cycles | 1,234 cycles (**missed**) | +1.2 % |" in text
-    assert "| cascade | ideal | at least 40.0 % of all | 50.0 % of all |  |" in text
-    assert "| a layer | ideal | 1,234 | 1 | 2 | 3 | 4 |" in text
-    assert "95.0 % (ideal channels)" in text
+    assert "| cascade | hbm2 | at least 40.0 % of all | 50.0 % of all |  |" in text
+    assert "| a layer | ideal | 1,234 | 1 | 2 | 3 | 4 |  |" in text
+    assert "| cascade | hbm2 | 1,234 | 1 | 2 | 3 | 4 | 5.0 (1.5) |" in text
+    assert "95.0 % (hbm2 channels)" in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     page.write_text("no markers")
