@@ -122,7 +122,7 @@ class Crossbar(wiring.Component):
             m.submodules[f"tags{channel}"] = queue = Fifo(shape=self.tag_shape, depth=self.outstanding)
             wiring.connect(m, wiring.flipped(self.i_tag[channel]), queue.i)
             tags.append(queue)
-            columns.append([_Queue(shape=sector_shape, depth=self.depth) for _ in range(BANKS)])
+            columns.append([_Queue(shape=sector_shape, depth=self.depth, lanes=self.lanes) for _ in range(BANKS)])
             ready = Signal(BANKS, name=f"column_ready{channel}")
             meets = Signal(name=f"meets{channel}")
             bank = queue.o.payload.bank
@@ -137,6 +137,7 @@ class Crossbar(wiring.Component):
                     own.i.valid.eq(queue.o.valid & self.i_data[channel].valid & chosen[column]),
                     own.i.payload.tag.eq(queue.o.payload),
                     own.i.payload.data.eq(self.i_data[channel].payload),
+                    own.lane.eq(Cat(equals(queue.o.payload.lane, lane) for lane in range(self.lanes))),
                 ]
         granted: dict[tuple[int, int], list[Value]] = {}
         for lane in range(self.lanes):
@@ -153,7 +154,7 @@ class Crossbar(wiring.Component):
                 for channel, queue in enumerate(queues):
                     payload = queue.o.payload
                     m.d.comb += [
-                        port.wants[channel].eq(queue.o.valid & equals(payload.tag.lane, lane)),
+                        port.wants[channel].eq(queue.wants[lane]),
                         port.i[channel].eq(Cat(payload.tag.ring, payload.tag.word, payload.data)),
                     ]
                     granted.setdefault((channel, bank), []).append(port.grant[channel])
@@ -269,21 +270,32 @@ class _BankPort(Shared):
 class _Queue(Shared):
     """A few entries in registers, the oldest at the output: its lane must be known early in the cycle.
 
-    i.ready comes from a register and does not depend on o.ready.
+    i.ready comes from a register and does not depend on o.ready. `lane`, in, is the lane of the entry on `i`, one-hot;
+    `wants`, out, from a register, that of the entry on `o`, and 0 if there is none.
     """
 
-    def __init__(self, *, shape: ShapeLike, depth: int) -> None:
+    def __init__(self, *, shape: ShapeLike, depth: int, lanes: int) -> None:
         self.shape = shape
         self.depth = depth
-        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+        self.lanes = lanes
+        super().__init__(
+            {
+                "i": In(stream.Signature(shape)),
+                "o": Out(stream.Signature(shape)),
+                "lane": In(lanes),
+                "wants": Out(lanes),
+            }
+        )
 
     def build(self, platform: Any) -> Module:
         m = Module()
         width = Shape.cast(self.shape).width
         entries = [Signal(width, name=f"entry{n}", reset_less=True) for n in range(self.depth)]
         valid = [Signal(name=f"valid{n}") for n in range(self.depth)]
+        lanes = [Signal(self.lanes, name=f"lane{n}") for n in range(self.depth)]
         pops = Signal()
         m.d.comb += [
+            self.wants.eq(lanes[0]),
             self.i.ready.eq(~valid[-1]),
             self.o.valid.eq(valid[0]),
             Value.cast(self.o.payload).eq(entries[0]),
@@ -294,12 +306,14 @@ class _Queue(Shared):
             behind = valid[n + 1] if n + 1 < self.depth else Const(0, 1)
             following = entries[n + 1] if n + 1 < self.depth else Value.cast(self.i.payload)
             before = valid[n - 1] if n else Const(1, 1)
+            next_lane = lanes[n + 1] if n + 1 < self.depth else Const(0, self.lanes)
             with m.If(pops):
                 # what is behind moves up; a new entry takes the place of the last one
                 m.d.sync += [
                     valid[n].eq(behind | (valid[n] & pushes)),
                     entries[n].eq(Mux(behind, following, Value.cast(self.i.payload))),
+                    lanes[n].eq(next_lane | Mux(valid[n] & pushes & ~behind, self.lane, 0)),
                 ]
             with m.Elif(pushes & before & ~valid[n]):
-                m.d.sync += [valid[n].eq(1), entries[n].eq(Value.cast(self.i.payload))]
+                m.d.sync += [valid[n].eq(1), entries[n].eq(Value.cast(self.i.payload)), lanes[n].eq(self.lane)]
         return m
