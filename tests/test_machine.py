@@ -814,8 +814,10 @@ def test_a_request_that_cannot_be_read() -> None:
 def test_an_interrupt_from_the_keyboard() -> None:
     """Ctrl-C in the middle of a run ends the machine and the program, and leaves nothing behind."""
     program = (
-        "from hw.config import TINY; from sim.machine import Machine; from sim.verilog import convert\n"
+        "import signal; from hw.config import TINY; from sim.machine import Machine; from sim.verilog import convert\n"
         "from tests.standin import StandIn\n"
+        # What runs in the background of a shell would ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "machine = Machine(convert(StandIn(TINY), name='spatten', assertions=True), TINY)\n"
         "print(machine._process.pid, flush=True)\n"
         "try:\n    machine.run(10**12)\nexcept KeyboardInterrupt:\n    print('interrupted', flush=True)\n"
