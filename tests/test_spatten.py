@@ -64,6 +64,16 @@ NARROW = TINY.replace(
     jobs_in_flight=1,
 )
 """One of everything: a 16-bit channel, a context, a job in flight."""
+HEADS = TINY.replace(
+    name="heads",
+    tokens_max=8,
+    heads_max=16,
+    key_buffer_rows=8,
+    value_buffer_rows=8,
+    buffer_dim=32,
+    jobs_in_flight=4,
+)
+"""More heads than cycles between two jobs' beginnings; and one slice, which reads several rows of a lane at once."""
 
 
 @functools.cache
@@ -124,7 +134,7 @@ def test_memories(device: Device, memory: dict[str, Any], stall: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [ODD, NARROW], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [ODD, NARROW, HEADS], ids=lambda config: config.name)
 def test_other_configurations(config: Config) -> None:
     with Device(SimulatedTransport(Machine(verilog_of(config), config))) as device:
         assert device.config == config.replace(name="device")
@@ -133,6 +143,13 @@ def test_other_configurations(config: Config) -> None:
             machine_of(device).set_memory(**memory)
             run_new(device, 1000 * seed, 40)
             check_faults(device, seed)
+
+
+@pytest.mark.slow
+def test_jobs_whose_heads_age_longer_than_they_take_to_begin() -> None:
+    with Device(SimulatedTransport(Machine(verilog_of(HEADS), HEADS))) as device:
+        for seed in range(700, 706):
+            run_new(device, seed, 40, keys=1, queries=1, query_offset=0, valid_length=None, age_shift=1)
 
 
 @pytest.mark.slow
