@@ -16,7 +16,7 @@ from golden.attention import KeyFetch, Mode
 from golden.quantize import ScoreScale
 from host.driver import Device, DeviceFailedError, DeviceTimeoutError, JobRejectedError
 from host.transport import BusError
-from hw.config import EIGHTH, LSB_BITS, TINY, Config
+from hw.config import EIGHTH, LSB_BITS, SECTOR_BYTES, TINY, Config
 from hw.job import JOB_WORDS, Flag
 from hw.register_map import DESCRIPTOR_VERSION, ErrorCode, RejectReason
 from hw.spatten import Spatten
@@ -290,6 +290,31 @@ def test_accumulators_near_their_worst_case(device: Device) -> None:
         abs(task.result.output).max() in (2047, 2048) for task in tasks
     )
     run(device, campaign, tasks)
+
+
+@pytest.mark.slow
+def test_sector_0_follows_the_last_one(device: Device) -> None:
+    """The same jobs with all of their memory moved such that it ends in the middle of something else each time."""
+    campaign, tasks = make(TINY, 402, 12)
+    limit = 1 << TINY.sector_bits
+    addresses = ("query", "key", "key_lsb", "value", "output", "has_kv", "pinned", "state")
+    for end in range(0, campaign._next, campaign._next // 40):
+        shift = (limit - end) // TINY.channels * TINY.channels
+
+        def moved(image: Any, rows: int = shift // TINY.channels) -> Any:
+            space = np.zeros((TINY.channels, limit // TINY.channels, SECTOR_BYTES), np.uint8)
+            space[:, : image.shape[1]] = image
+            return np.roll(space, rows, axis=1)
+
+        for channel, image in enumerate(moved(campaign.initial)):
+            device.transport.write_memory(channel, 0, image.tobytes())
+        for task in tasks:
+            device.submit_fields(task.fields | {name: (task.fields[name] + shift) % limit for name in addresses})
+        for task in tasks:
+            compare(device.wait(task.tag), task)
+        for channel, wanted in enumerate(moved(campaign.memory.bytes)):
+            image = np.frombuffer(device.transport.read_memory(channel, 0, wanted.size), np.uint8)
+            assert np.array_equal(image, wanted.ravel()), f"channel {channel}, moved by {shift} sectors"
 
 
 # -- What is refused, and what goes wrong -----------------------------------------------------------------------------
