@@ -324,7 +324,7 @@ class JobControl(wiring.Component):
             with m.State("LOAD"):
                 m.d.comb += loads.eq(1)
                 with m.If(self.o_load.ready):
-                    m.d.sync += self._kept_heads_of(job.context, self.i_loaded.kept)
+                    self._keep_heads(m, job.context, self.i_loaded.kept)
                     m.next = "LOADED"
             with m.State("LOADED"):
                 # What follows from the kept heads is a cycle behind them.
@@ -417,9 +417,11 @@ class JobControl(wiring.Component):
         self._age_heads(m, fsm.ongoing("SHAPE"), job)
         return slot
 
-    def _kept_heads_of(self, context: Value, heads: Value) -> list[Any]:
-        """Statements that set who is kept of a context's heads."""
-        return [register.eq(Mux(equals(context, n), heads, register)) for n, register in enumerate(self._kept_heads)]
+    def _keep_heads(self, m: Module, context: Value, heads: Value) -> None:
+        """Sets who is kept of a context's heads; of another's at the same time, if another job says so."""
+        for n, register in enumerate(self._kept_heads):
+            with m.If(equals(context, n)):
+                m.d.sync += register.eq(heads)
 
     def _age_heads(self, m: Module, begins: Value, job: Any) -> None:
         """Clears, loads or ages a context's head importance: writes, or reads and writes back what comes."""
@@ -683,7 +685,7 @@ class JobControl(wiring.Component):
             m.d.sync += ended.eq(Mux(ended == 2 * self.jobs - 1, 0, ended + 1))
             note(chosen, 1)
             note(self._gathered, 0)
-            m.d.sync += self._kept_heads_of(job.context, select(kept_heads, slot))
+            self._keep_heads(m, job.context, select(kept_heads, slot))
             with m.If(~stores):
                 m.d.sync += self._context_busy.bit_select(job.context, 1).eq(0)
         self._report(m, kept_tokens, kept_heads, lost_tokens, lost_heads, chosen)

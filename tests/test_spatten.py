@@ -292,6 +292,45 @@ def test_accumulators_near_their_worst_case(device: Device) -> None:
     run(device, campaign, tasks)
 
 
+def loading_beside_another(seeds: Iterator[int]) -> tuple[Campaign, list[Task]]:
+    """Two jobs of different contexts, and one of the first's that loads a state in which heads were pruned."""
+    for seed in seeds:
+        campaign = Campaign(TINY, seed, sectors=FEW_SECTORS)
+        everything = {"keys": TINY.tokens_max, "heads": TINY.heads_max, "valid_length": None}
+        tasks = [campaign.task(**everything, queries=1, query_offset=0) for _ in range(3)]
+        first, other, loads = tasks
+        flags = {flag for flag in Flag if loads.fields["flags"] >> flag & 1}
+        if first.context == loads.context != other.context and Flag.LOAD_STATE in flags and Flag.RESTART not in flags:
+            print(f"campaign of seed {seed}")
+            return campaign, tasks
+    raise AssertionError("no such jobs")
+
+
+@pytest.mark.slow
+def test_a_state_is_loaded_whatever_happens_meanwhile(device: Device) -> None:
+    """The job that loads comes in every cycle of another's."""
+    campaign, (first, other, loads) = loading_beside_another(itertools.count(800))
+    machine = machine_of(device)
+    machine.set_memory(model="ideal", latency=1, write_latency=1)
+    for delay in range(400):
+        fill(device, campaign)
+        submit(device, [first])
+        compare(device.wait(first.tag), first)
+        # Nothing is answered until the other's descriptor is written.
+        for channel in range(TINY.channels):
+            machine.stop_channel(channel)
+        submit(device, [other])
+        device.write_descriptor(loads.fields)
+        for channel in range(TINY.channels):
+            machine.resume_channel(channel)
+        machine.run(delay)
+        assert ring(device) is None
+        device._waiting.append(loads.tag)
+        for task in (other, loads):
+            compare(device.wait(task.tag), task)
+        compare_memory(device, campaign, [first, other, loads])
+
+
 @pytest.mark.slow
 def test_sector_0_follows_the_last_one(device: Device) -> None:
     """The same jobs with all of their memory moved such that it ends in the middle of something else each time."""
