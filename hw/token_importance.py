@@ -422,6 +422,10 @@ class TokenImportance(wiring.Component):
         wiring.connect(m, live_rows.o, wiring.flipped(self.o_live))
         m.d.sync += has_room.eq(live_rows.level <= LIVE_ROWS_WAITING)
         if asserts(platform):
+            slot = self.i_probs.payload.slot
+            is_ready = select(shared.slot_taken, slot) & ~(gathers & (job.slot == slot))
+            adds = self.i_probs.valid & self.i_probs.payload.count.any()
+            m.d.sync += Assert(~adds | is_ready, "i_probs: the slot is not gathered\n")
             m.d.sync += Assert(~packer.o.valid | live_rows.i.ready, "a row of the live list found no room\n")
             m.d.sync += Assert(~member.valid | eliminator.i.ready, "an id line found the zero eliminator stalled\n")
 
