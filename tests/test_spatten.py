@@ -58,12 +58,15 @@ NARROW = TINY.replace(
     topk_lanes=4,
     qk_multipliers=64,
     pv_multipliers=64,
+    head_dim_max=64,
+    key_buffer_rows=64,
+    value_buffer_rows=64,
     channels=1,
     channel_bits=16,
     contexts=1,
     jobs_in_flight=1,
 )
-"""One of everything: a 16-bit channel, a context, a job in flight."""
+"""One of everything: a 16-bit channel, a context, a job in flight; and a key in four beats."""
 HEADS = TINY.replace(
     name="heads",
     tokens_max=8,
