@@ -13,7 +13,7 @@ It sits on a `host.transport.Transport` alone: a simulation or a board. docs/reg
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -42,6 +42,7 @@ from hw.register_map import (
 from hw.row_format import CODE_BITS
 
 __all__ = [
+    "AddressRangeError",
     "Contexts",
     "Device",
     "DeviceError",
@@ -102,6 +103,20 @@ class OutOfMemoryError(DeviceError):
     """There is no room for a plane."""
 
 
+class AddressRangeError(DeviceError):
+    """What a job reads or writes would end beyond the memory that the accelerator can address, and go on at sector 0.
+
+    `field` is that of its first sector in the descriptor, `end` the sector behind its last.
+    """
+
+    def __init__(self, field: str, first: int, end: int, limit: int) -> None:
+        super().__init__(
+            f"{field} begins at sector {first} and would end at {end}: the accelerator can address {limit} sectors"
+        )
+        self.field = field
+        self.end = end
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """What a job reported."""
@@ -121,6 +136,30 @@ class Report:
     heads_saturated: IntArray
 
 
+def _regions(config: Config, job: Job, at: Addresses, state: int | None) -> Iterator[tuple[str, int, int]]:
+    """What a job reads and writes: the descriptor's field, first sector, and sectors from there to the last."""
+    split = job.key_fetch is not KeyFetch.STATIC
+    kv_rows = job.keys if at.kv_rows is None else at.kv_rows
+    shape = {"channels": config.channels, "base": 0, "heads": job.heads, "head_dim": job.head_dim}
+    for name, first, rows, bits in (
+        ("query", at.query, job.queries, job.query_bits),
+        ("key", at.key_msb, kv_rows, job.key_bits - LSB_BITS if split else job.key_bits),
+        ("key_lsb", at.key_lsb if split else None, kv_rows, LSB_BITS),
+        ("value", at.value, kv_rows, job.value_bits),
+    ):
+        if first is not None:
+            plane = Plane(rows=rows, bits=bits, **shape)
+            yield name, first, int(plane.row_address(plane.groups - 1, rows))
+    yield "output", at.output, job.queries * OutputRegion(**shape).row_sectors
+    for name, first, sectors in (
+        ("has_kv", at.has_kv, -(-job.keys // (8 * SECTOR_BYTES))),
+        ("pinned", at.pinned, -(-job.keys // (8 * SECTOR_BYTES))),
+        ("state", state, state_sectors(config)),
+    ):
+        if first is not None:
+            yield name, first, sectors
+
+
 def descriptor(
     config: Config,
     job: Job,
@@ -136,9 +175,16 @@ def descriptor(
 
     `heads` [job.heads] are those with K and V in this layer. `load`, `store`: first sector of the state to begin with,
     and to save at the end; the same if both are given.
+
+    Raises `AddressRangeError`: the accelerator itself checks where a region begins, and not where it ends.
     """
     if load is not None and store is not None and load != store:
         raise ValueError(f"a job loads and stores one state: load = {load!r} must be store = {store!r}")
+    state = load if store is None else store
+    limit = 1 << config.sector_bits
+    for name, first, sectors in _regions(config, job, at, state):
+        if first + sectors > limit:
+            raise AddressRangeError(name, first, first + sectors, limit)
     split = job.key_fetch is not KeyFetch.STATIC
     flags = {
         Flag.CLEAR: job.clear,
@@ -182,7 +228,7 @@ def descriptor(
         "output": at.output,
         "has_kv": at.has_kv or 0,
         "pinned": at.pinned or 0,
-        "state": store if store is not None else load or 0,
+        "state": state or 0,
     }
     for head in range(config.heads_max):
         scale = job.score_scales[head] if head < job.heads else None
@@ -448,7 +494,7 @@ class Device:
     ) -> int:
         """Queue a job; its tag. Waits for room in the queue, by taking reports. `load` and `store` as of `descriptor`.
 
-        Raises `JobRejectedError` for a job that the accelerator refuses, and `DeviceFailedError`.
+        Raises `AddressRangeError`, `JobRejectedError` for a job that the accelerator refuses, and `DeviceFailedError`.
         """
         tag = self._tag
         self._tag = (self._tag + 1) & 0xFFFF

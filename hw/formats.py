@@ -41,7 +41,7 @@ BLOCK = data.StructLayout(
 )
 """A block of keys or values: whether it serves two heads, sectors of a block row, and what fills it: for each fetch the
 plane, which heads of the block (bits) need it, first sector of the plane's row, how many, and their place."""
-READ = data.StructLayout({"log_rows": unsigned(2), "beats": unsigned(2)})
+READ = data.StructLayout({"log_rows": unsigned(2), "beats": unsigned(4)})
 """A window: log2 of the block rows that it takes of a lane, and beats for each."""
 
 

@@ -43,9 +43,10 @@ def slot_event(config: Config) -> data.StructLayout:
 class JobControl(wiring.Component):
     """Starts jobs in order, ends them in order, and keeps what outlives them.
 
-    *Start*: a job gets the next slot when it is free and no earlier job of its context is under way. Its bitmaps are
-    read, through the query ring; the context's state is gathered into the slot, and its live list comes out. Where all
-    tokens are known to be live that is not waited for. A job in which nothing is live is an error.
+    *Start*: a job gets the next slot when it is free, no earlier job of its context is under way, and the heads of the
+    job before have aged. Its bitmaps are read, through the query ring; the context's state is gathered into the slot,
+    and its live list comes out. Where all tokens are known to be live that is not waited for. A job in which nothing is
+    live is an error.
 
     *End*: after the job's last probability its importance goes back to the context, and the tokens and heads that stay
     are chosen; after the last byte of its output has been acknowledged it reports. Choosing for a job and waiting for
@@ -156,6 +157,8 @@ class JobControl(wiring.Component):
         """A job gives its slot up."""
         self._storing = Signal()
         """The heads of a state that is saved have been read."""
+        self._aging = Signal()
+        """The heads of the job that has begun last are not yet what it begins with."""
         started_slot = self._start(m)
         self._count_rows(m, started_slot)
         self._finish(m)
@@ -313,14 +316,15 @@ class JobControl(wiring.Component):
         m.d.comb += self.nothing_live.eq(empty)
         context_free = ~select([self._context_busy[n] for n in range(config.contexts)], job.context)
         with m.FSM(name="start") as fsm:
-            with m.State("IDLE"), m.If(self.i_job.valid & (used != self.jobs) & context_free):
+            # The heads of one job are aged at a time; between short jobs that takes longer than all else.
+            with m.State("IDLE"), m.If(self.i_job.valid & (used != self.jobs) & context_free & ~self._aging):
                 m.next = "SHAPE"
                 with m.If(flags[Flag.LOAD_STATE]):
                     m.next = "LOAD"
             with m.State("LOAD"):
                 m.d.comb += loads.eq(1)
                 with m.If(self.o_load.ready):
-                    m.d.sync += self._kept_heads_of(job.context, self.i_loaded.kept)
+                    self._keep_heads(m, job.context, self.i_loaded.kept)
                     m.next = "LOADED"
             with m.State("LOADED"):
                 # What follows from the kept heads is a cycle behind them.
@@ -413,9 +417,11 @@ class JobControl(wiring.Component):
         self._age_heads(m, fsm.ongoing("SHAPE"), job)
         return slot
 
-    def _kept_heads_of(self, context: Value, heads: Value) -> list[Any]:
-        """Statements that set who is kept of a context's heads."""
-        return [register.eq(Mux(equals(context, n), heads, register)) for n, register in enumerate(self._kept_heads)]
+    def _keep_heads(self, m: Module, context: Value, heads: Value) -> None:
+        """Sets who is kept of a context's heads; of another's at the same time, if another job says so."""
+        for n, register in enumerate(self._kept_heads):
+            with m.If(equals(context, n)):
+                m.d.sync += register.eq(heads)
 
     def _age_heads(self, m: Module, begins: Value, job: Any) -> None:
         """Clears, loads or ages a context's head importance: writes, or reads and writes back what comes."""
@@ -426,7 +432,6 @@ class JobControl(wiring.Component):
         loaded = Signal(config.heads_max * config.head_importance_bits, reset_less=True)
         asked = Signal(range(config.heads_max + 1), init=config.heads_max)
         written = Signal(range(config.heads_max + 1), init=config.heads_max)
-        self._aging = Signal()
         self._aging_access = Signal(self.o_access.payload.shape())
         self._aging_valid = Signal()
         self._aging_taken = Signal()
@@ -680,7 +685,7 @@ class JobControl(wiring.Component):
             m.d.sync += ended.eq(Mux(ended == 2 * self.jobs - 1, 0, ended + 1))
             note(chosen, 1)
             note(self._gathered, 0)
-            m.d.sync += self._kept_heads_of(job.context, select(kept_heads, slot))
+            self._keep_heads(m, job.context, select(kept_heads, slot))
             with m.If(~stores):
                 m.d.sync += self._context_busy.bit_select(job.context, 1).eq(0)
         self._report(m, kept_tokens, kept_heads, lost_tokens, lost_heads, chosen)

@@ -264,7 +264,9 @@ GROUPS = {
     "same moment, which the next read of any high word gives.",
     _BASES: "Where each channel's memory begins. To be changed while the machine is idle.",
     _DESCRIPTOR: "The words keep what was written, so the next job writes what differs; then the doorbell. Fields are "
-    "checked when it rings. Addresses are global 32-byte sectors, multiples of the channels.",
+    "checked when it rings. Addresses are global 32-byte sectors, multiples of the channels. Where a plane, the "
+    "output, a bitmap or a state ends is not checked: sector 0 follows the last one, 2**sector_bits - 1. "
+    "What a job writes is in memory when it reports; jobs that were queued before may have read what was there.",
 }
 """Groups of registers, and what is common to each."""
 

@@ -126,7 +126,8 @@ class StateStore(wiring.Component):
         line = Signal(range(lines + 1), reset_less=True)
         sector = Signal(range(state_sectors(config) + 1), reset_less=True)
         kept = Signal(config.tokens_max, reset_less=True)
-        size = max(SECTOR_BITS, lanes * WORD_BITS)
+        # A sector, a line where that is more, or all tokens where they are less.
+        size = max(min(SECTOR_BITS, config.tokens_max * WORD_BITS), lanes * WORD_BITS)
         words = Signal(size, reset_less=True)
         filled = Signal(range(size // WORD_BITS + 1), reset_less=True)
         answer = self.i_access.payload

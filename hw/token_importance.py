@@ -130,7 +130,8 @@ class TokenImportance(wiring.Component):
         full except the last; none if the job does not prune or nobody is live
     i_kept : in, T bits per row of candidates: who stays
     o_scattered : out, `scattered`: the context is written, its job done; how many of its tokens saturated
-    i_access : in, `access`: write `state` to, or read, id line `line` of a context; waits while the context has a job.
+    i_access : in, `access`: write `state` to, or read, id line `line` of a context; waits while the context has a job,
+        and its next job waits for it.
         A restore must write all lines. After reset a context holds nothing: it must be cleared or restored first.
     o_access : out, `state`: the answers to reads, in order
 
@@ -255,10 +256,12 @@ class TokenImportance(wiring.Component):
         lane_bits = ceil_log2(lanes)
 
         # One gather or one access at a time. The host goes first: it gets only a context that has no job, and keeps the
-        # gather for no longer than it takes to take the answer.
+        # gather for no longer than it takes to take the answer. A write that waits for a scatter keeps a gather of its
+        # context from going ahead of it.
         gathers, reports, fetches, answers = Signal(), Signal(), Signal(), Signal()
-        idle, starts, accesses = Signal(), Signal(), Signal()
+        idle, starts, accesses, is_accessed = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
+            is_accessed.eq(self.i_access.valid & (access.context == command.context)),
             idle.eq(~gathers & ~fetches & ~answers),
             self.i_access.ready.eq(
                 idle & ~select(shared.context_taken, access.context) & ~(access.write & states.job_write)
@@ -267,6 +270,7 @@ class TokenImportance(wiring.Component):
             self.i_gather.ready.eq(
                 idle
                 & ~accesses
+                & ~is_accessed
                 & ~select(shared.context_taken, command.context)
                 & ~select(shared.slot_taken, command.slot)
             ),
@@ -418,6 +422,10 @@ class TokenImportance(wiring.Component):
         wiring.connect(m, live_rows.o, wiring.flipped(self.o_live))
         m.d.sync += has_room.eq(live_rows.level <= LIVE_ROWS_WAITING)
         if asserts(platform):
+            slot = self.i_probs.payload.slot
+            is_ready = select(shared.slot_taken, slot) & ~(gathers & (job.slot == slot))
+            adds = self.i_probs.valid & self.i_probs.payload.count.any()
+            m.d.sync += Assert(~adds | is_ready, "i_probs: the slot is not gathered\n")
             m.d.sync += Assert(~packer.o.valid | live_rows.i.ready, "a row of the live list found no room\n")
             m.d.sync += Assert(~member.valid | eliminator.i.ready, "an id line found the zero eliminator stalled\n")
 

@@ -547,6 +547,46 @@ async def host_writes_beside_a_scatter(dut: HierarchyObject, seed: int) -> None:
 
 @cocotb.test
 @cocotb.parametrize(seed=SEEDS)
+async def a_gather_waits_for_what_is_restored(dut: HierarchyObject, seed: int) -> None:
+    """The last line of a restore waits for a scatter of another context, and a job of its own context comes."""
+    if CONFIG.contexts == 1 or SLOTS == 1:
+        return
+    unit = Unit(dut, seed)
+    source = np.random.default_rng(seed)
+    choices = {"keys": TOKENS, "valid_length": None, "density": 1.0, "clear": False, "restart": False}
+    for delay in range(SCATTER_LATENCY + 2):
+        await unit.bench.reset()
+        states = [restored_state(source) for _ in range(2)]
+        for context, state in enumerate(states):
+            unit.restore(context, state)
+        await unit.bench.until(lambda: unit.access.count == 2 * LINES, what="restore")
+        first = make_job(source, states[0], 0, 0, False, keys=TOKENS, row_count=1, keep_tokens=None, clear=True)
+        unit.begin([first])
+        await unit.bench.until(lambda: unit.gathered.count == 1, what="gather")
+        unit.probs.send(first.rows[0])
+        sent = len(first.rows[0])
+        await unit.bench.until(lambda sent=sent: unit.probs.count == sent, what="probabilities")
+        unit.scatter.send([{"slot": 0, "prune": 0}])
+        await unit.bench.step(delay)
+        states[1] = restored_state(source)
+        unit.restore(1, states[1])
+        await unit.bench.until(lambda: unit.access.count == 3 * LINES - 1, what="restore but for a line")
+        second = make_job(source, states[1], 1, 1, False, row_count=1, **choices)
+        unit.begin([second])
+        await unit.bench.until(lambda: unit.gathered.count == 2 and unit.scattered.count == 1, what="both")
+        unit.probs.send(second.rows[0])
+        sent += len(second.rows[0])
+        await unit.bench.until(lambda sent=sent: unit.probs.count == sent, what="probabilities")
+        unit.scatter.send([{"slot": 1, "prune": int(second.prune)}])
+        unit.kept.send(second.kept)
+        await unit.bench.until(lambda: unit.scattered.count == 2, what="scatter")
+        unit.save(1, second.state)
+        unit.save(0, first.state)
+        await unit.bench.drain()
+
+
+@cocotb.test
+@cocotb.parametrize(seed=SEEDS)
 async def nobody_live(dut: HierarchyObject, seed: int) -> None:
     """A layer that shares no token with the kept ones: one empty row, no candidates, and a context that only aged."""
     unit = Unit(dut, seed)

@@ -16,6 +16,7 @@ from golden.memory import Memory, OutputRegion, Plane
 from golden.quantize import ScoreScale
 from golden.state import state_sectors
 from host.driver import (
+    AddressRangeError,
     Contexts,
     Device,
     DeviceError,
@@ -393,6 +394,56 @@ def test_a_descriptor(device: Device) -> None:
     }  # fmt: skip
     with pytest.raises(ValueError, match="a job loads and stores one state: load = 1 must be store = 2"):
         descriptor(TINY, job, at, tag=0, context=0, heads=BOTH, load=1, store=2)
+
+
+LIMIT = 1 << TINY.sector_bits
+
+
+@pytest.mark.parametrize(
+    ("field", "changes", "sectors"),
+    [
+        # By hand, of 2 heads of dimension 16 on 2 channels: two heads of 8 bits share a sector, two of 12 bits two
+        # sectors, and each row of the output has two sectors.
+        ("query", {"query": 0}, 4),
+        ("key", {"key_msb": 0, "kv_rows": 9}, 9),
+        ("key_lsb", {"key_lsb": 0, "kv_rows": 5}, 5),
+        ("value", {"value": 0}, 8),
+        ("output", {"output": 0}, 8),
+        ("has_kv", {"has_kv": 0}, 1),
+        ("pinned", {"pinned": 0}, 1),
+        ("state", {}, 5),
+    ],
+)
+def test_what_ends_beyond_memory_is_refused(field: str, changes: dict[str, int], sectors: int) -> None:
+    job = replace(JOB, value_bits=12, key_fetch=KeyFetch.JOINED, key_bits=12)
+    place = {name: LIMIT - sectors for name in changes if name != "kv_rows"}
+
+    def ask(further: int) -> None:
+        at = replace(AT, **{"key_lsb": 30} | changes | {name: first + further for name, first in place.items()})
+        state = LIMIT - sectors + further if field == "state" else None
+        descriptor(TINY, job, at, tag=0, context=0, heads=BOTH, load=state)
+
+    ask(0)
+    with pytest.raises(AddressRangeError, match=f"^{field} begins at .* end at .* address 65536 sectors$") as caught:
+        ask(2)
+    assert (caught.value.field, caught.value.end) == (field, LIMIT + 2)
+
+
+def test_groups_of_heads_end_where_the_last_one_does() -> None:
+    """Three heads of 32 x 8 bits: a sector for each row; groups begin whole channels and a row apart."""
+    job = replace(JOB, head_dim=32, heads=3, keys=5, queries=1, score_scales=JOB.score_scales[:1] * 3)
+    heads = np.ones(3, np.bool_)
+    last = LIMIT - (2 * (6 + 1) + 5 + 1)
+    descriptor(TINY, job, replace(AT, value=last), tag=0, context=0, heads=heads)
+    with pytest.raises(AddressRangeError):
+        descriptor(TINY, job, replace(AT, value=last + 2), tag=0, context=0, heads=heads)
+
+
+def test_a_job_that_ends_beyond_memory_is_not_queued(fake: Fake, device: Device) -> None:
+    with pytest.raises(AddressRangeError):
+        device.submit(JOB, replace(AT, output=LIMIT - 2), heads=BOTH, context=1)
+    assert not [name for name, _ in fake.writes if name == "DOORBELL"]
+    assert device.wait(submit(device)).tag == 1, "the driver goes on"
 
 
 # -- Failures ---------------------------------------------------------------------------------------------------------

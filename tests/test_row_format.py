@@ -13,6 +13,7 @@ from golden import GoldenError
 from golden.convert import unpack
 from golden.converter import block_rows
 from hw.config import EIGHTH, HEAD_DIMS, LSB_BITS, NAMED, PAPER, PLANE_BITS, TINY, ULX3S
+from hw.formats import BLOCK, READ, part_layout
 from hw.row_format import (
     CODE_BITS,
     SECTOR_BITS,
@@ -91,6 +92,19 @@ def test_fetches_fill_the_block_row_once_and_take_each_sector_once() -> None:
             for sector in range(row_sectors(row.head_dim, bits))
         ]
         assert sorted(taken) == sorted(wanted)
+
+
+def test_tables_hold_every_layout() -> None:
+    for row in LAYOUTS:
+        assert READ.const({"beats": row.beats}).beats == row.beats
+        assert BLOCK.const({"stride": row.stride, "passes": len(row.fetches)}).stride == row.stride
+        for fetch in row.fetches:
+            numbers = {"first": fetch.first, "sectors": fetch.sectors, "place": fetch.place}
+            held = BLOCK.const({"fetch": [numbers]}).fetch[0]
+            assert {name: held[name] for name in numbers} == numbers
+        for part in row.parts.values():
+            held = part_layout().const({"start": part.start})
+            assert held.start == part.start
 
 
 def test_windows_are_as_short_as_the_banks_of_the_named_configurations_need() -> None:

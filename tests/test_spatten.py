@@ -17,7 +17,7 @@ from golden.attention import KeyFetch, Mode
 from golden.quantize import ScoreScale
 from host.driver import Device, DeviceFailedError, DeviceTimeoutError, JobRejectedError
 from host.transport import BusError
-from hw.config import EIGHTH, LSB_BITS, TINY, Config
+from hw.config import EIGHTH, LSB_BITS, SECTOR_BYTES, TINY, Config
 from hw.job import JOB_WORDS, Flag
 from hw.register_map import DESCRIPTOR_VERSION, ErrorCode, RejectReason
 from hw.spatten import Spatten
@@ -60,12 +60,25 @@ NARROW = TINY.replace(
     topk_lanes=4,
     qk_multipliers=64,
     pv_multipliers=64,
+    head_dim_max=64,
+    key_buffer_rows=64,
+    value_buffer_rows=64,
     channels=1,
     channel_bits=16,
     contexts=1,
     jobs_in_flight=1,
 )
-"""One of everything: a 16-bit channel, a context, a job in flight."""
+"""One of everything: a 16-bit channel, a context, a job in flight; and a key in four beats."""
+HEADS = TINY.replace(
+    name="heads",
+    tokens_max=8,
+    heads_max=16,
+    key_buffer_rows=8,
+    value_buffer_rows=8,
+    buffer_dim=32,
+    jobs_in_flight=4,
+)
+"""More heads than cycles between two jobs' beginnings; and one slice, which reads several rows of a lane at once."""
 
 
 @functools.cache
@@ -126,7 +139,7 @@ def test_memories(device: Device, memory: dict[str, Any], stall: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [ODD, NARROW], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [ODD, NARROW, HEADS], ids=lambda config: config.name)
 def test_other_configurations(config: Config) -> None:
     with Device(SimulatedTransport(Machine(verilog_of(config), config))) as device:
         assert device.config == config.replace(name="device")
@@ -136,6 +149,13 @@ def test_other_configurations(config: Config) -> None:
             machine_of(device).set_memory(**memory)
             run_new(device, 1000 * seed, 40)
             check_faults(device, seed)
+
+
+@pytest.mark.slow
+def test_jobs_whose_heads_age_longer_than_they_take_to_begin() -> None:
+    with Device(SimulatedTransport(Machine(verilog_of(HEADS), HEADS))) as device:
+        for seed in range(700, 706):
+            run_new(device, seed, 40, keys=1, queries=1, query_offset=0, valid_length=None, age_shift=1)
 
 
 @pytest.mark.slow
@@ -294,6 +314,70 @@ def test_accumulators_near_their_worst_case(device: Device) -> None:
         abs(task.result.output).max() in (2047, 2048) for task in tasks
     )
     run(device, campaign, tasks)
+
+
+def loading_beside_another(seeds: Iterator[int]) -> tuple[Campaign, list[Task]]:
+    """Two jobs of different contexts, and one of the first's that loads a state in which heads were pruned."""
+    for seed in seeds:
+        campaign = Campaign(TINY, seed, sectors=FEW_SECTORS)
+        everything = {"keys": TINY.tokens_max, "heads": TINY.heads_max, "valid_length": None}
+        tasks = [campaign.task(**everything, queries=1, query_offset=0) for _ in range(3)]
+        first, other, loads = tasks
+        flags = {flag for flag in Flag if loads.fields["flags"] >> flag & 1}
+        if first.context == loads.context != other.context and Flag.LOAD_STATE in flags and Flag.RESTART not in flags:
+            print(f"campaign of seed {seed}")
+            return campaign, tasks
+    raise AssertionError("no such jobs")
+
+
+@pytest.mark.slow
+def test_a_state_is_loaded_whatever_happens_meanwhile(device: Device) -> None:
+    """The job that loads comes in every cycle of another's."""
+    campaign, (first, other, loads) = loading_beside_another(itertools.count(800))
+    machine = machine_of(device)
+    machine.set_memory(model="ideal", latency=1, write_latency=1)
+    for delay in range(400):
+        fill(device, campaign)
+        submit(device, [first])
+        compare(device.wait(first.tag), first)
+        # Nothing is answered until the other's descriptor is written.
+        for channel in range(TINY.channels):
+            machine.stop_channel(channel)
+        submit(device, [other])
+        device.write_descriptor(loads.fields)
+        for channel in range(TINY.channels):
+            machine.resume_channel(channel)
+        machine.run(delay)
+        assert ring(device) is None
+        device._waiting.append(loads.tag)
+        for task in (other, loads):
+            compare(device.wait(task.tag), task)
+        compare_memory(device, campaign, [first, other, loads])
+
+
+@pytest.mark.slow
+def test_sector_0_follows_the_last_one(device: Device) -> None:
+    """The same jobs with all of their memory moved such that it ends in the middle of something else each time."""
+    campaign, tasks = make(TINY, 402, 12)
+    limit = 1 << TINY.sector_bits
+    addresses = ("query", "key", "key_lsb", "value", "output", "has_kv", "pinned", "state")
+    for end in range(0, campaign._next, campaign._next // 40):
+        shift = (limit - end) // TINY.channels * TINY.channels
+
+        def moved(image: Any, rows: int = shift // TINY.channels) -> Any:
+            space = np.zeros((TINY.channels, limit // TINY.channels, SECTOR_BYTES), np.uint8)
+            space[:, : image.shape[1]] = image
+            return np.roll(space, rows, axis=1)
+
+        for channel, image in enumerate(moved(campaign.initial)):
+            device.transport.write_memory(channel, 0, image.tobytes())
+        for task in tasks:
+            device.submit_fields(task.fields | {name: (task.fields[name] + shift) % limit for name in addresses})
+        for task in tasks:
+            compare(device.wait(task.tag), task)
+        for channel, wanted in enumerate(moved(campaign.memory.bytes)):
+            image = np.frombuffer(device.transport.read_memory(channel, 0, wanted.size), np.uint8)
+            assert np.array_equal(image, wanted.ravel()), f"channel {channel}, moved by {shift} sectors"
 
 
 # -- What is refused, and what goes wrong -----------------------------------------------------------------------------

@@ -22,6 +22,8 @@ CONFIGS = {
     # Rows of sectors that need several requests, heads beyond one sector, lines as wide as a row.
     "long": TINY.replace(tokens_max=256, heads_max=9, key_buffer_rows=512, value_buffer_rows=512),
     "wide": TINY.replace(tokens_max=64, topk_lanes=32, key_buffer_rows=128, value_buffer_rows=128, heads_max=3),
+    # All tokens are less than a sector.
+    "few": TINY.replace(tokens_max=4, heads_max=1),
 }
 
 
@@ -34,7 +36,9 @@ def _run(name: str, loads: bool) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", ["tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in ("long", "wide"))])
+@pytest.mark.parametrize(
+    "name", ["tiny", "few", *(pytest.param(name, marks=pytest.mark.slow) for name in ("long", "wide"))]
+)
 @pytest.mark.parametrize("loads", [False, True])
 def test_states_match_golden_without_initial_values(name: str, loads: bool) -> None:
     assert len(cosimulate(**_run(name, loads), simulator="icarus", strip_initial=True)) == 4
