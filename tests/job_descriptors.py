@@ -10,7 +10,7 @@ from golden import GoldenError
 from golden.attention import Job, KeyFetch, Mode
 from golden.quantize import ScoreScale
 from hw.config import Config
-from hw.job import JOB_WORDS, Flag, job_fields
+from hw.job import JOB_WORDS, Flag, index_bits, job_fields
 from hw.register_map import RejectReason
 
 WIDTHS = (4, 6, 8, 10, 12, 16)
@@ -18,7 +18,21 @@ WIDTHS = (4, 6, 8, 10, 12, 16)
 DIMS = (16, 32, 64, 128)
 ADDRESSES = ("query", "key", "key_lsb", "value", "output", "has_kv", "pinned", "state")
 
+BESIDE_THE_DESCRIPTOR = {RejectReason.NONE, RejectReason.DRAINING, RejectReason.FAILED, RejectReason.QUEUE_FULL}
+"""Reasons that do not depend on what the descriptor says."""
+
 Fields = dict[str, int]
+
+
+def possible_reasons(config: Config) -> set[RejectReason]:
+    """Reasons that a descriptor can meet in this configuration, and that of the doorbell itself."""
+    absent = {
+        RejectReason.ADDRESS: config.channels == 1,
+        RejectReason.ADDRESS_RANGE: config.sector_bits == 32,
+        RejectReason.CONTEXT: config.contexts == 1 << index_bits(config.contexts),
+        RejectReason.HEAD_DIM: config.head_dim_max == 128,
+    }
+    return {reason for reason in set(RejectReason) - BESIDE_THE_DESCRIPTOR if not absent.get(reason, False)}
 
 
 def pack(config: Config, values: Mapping[str, int]) -> list[int]:

@@ -46,6 +46,7 @@ def _run(component: wiring.Component, scenario: str, simulator: str, strip_initi
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("simulator", SIMULATORS)
 @pytest.mark.parametrize("scenario", ["valid falls", "payload changes"])
 def test_a_broken_rule_ends_the_simulation(scenario: str, simulator: str) -> None:
@@ -57,6 +58,7 @@ def test_a_broken_rule_ends_the_simulation(scenario: str, simulator: str) -> Non
     assert re.search(r"status \d|ended prematurely", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("simulator", SIMULATORS)
 def test_the_message_says_in_which_part(simulator: str) -> None:
     message = r"assertion failed: top\.queue: i: valid or payload changed while stalled\n"
@@ -64,6 +66,7 @@ def test_the_message_says_in_which_part(simulator: str) -> None:
         _run(Outer(), "payload changes", simulator, strip_initial=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("simulator", SIMULATORS)
 @pytest.mark.parametrize("scenario", ["reset", "taken"])
 def test_a_reset_or_a_transfer_ends_the_obligation(scenario: str, simulator: str) -> None:

@@ -49,6 +49,7 @@ def test_matches_golden_in_icarus_without_initial_values(lanes: int, width: int)
     assert len(passed) == TESTS * len(seeds())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lanes", "width"), [(16, 33), pytest.param(11, 6, marks=pytest.mark.slow)])
 def test_matches_golden_in_verilator(lanes: int, width: int) -> None:
     passed = cosimulate(**_arguments(lanes, width))

@@ -57,6 +57,7 @@ def test_skid_buffer_in_icarus_without_initial_values() -> None:
     assert len(cosimulate(**_skid_buffer(9, 2), simulator="icarus", strip_initial=True)) == 2 * TESTS
 
 
+@pytest.mark.slow
 def test_skid_buffer_in_verilator() -> None:
     assert len(cosimulate(**_skid_buffer(9, 2))) == 2 * TESTS
 

@@ -96,12 +96,12 @@ def test_matches_golden_in_icarus_without_initial_values(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "mixed", "eighth", "one lane", "many beats", "wide slices", "spare"])
 def test_matches_golden_in_verilator(name: str) -> None:
-    assert len(cosimulate(**run_arguments(ARRAYS[name], rows=50, reset_step=4))) == 10
+    assert len(cosimulate(**run_arguments(ARRAYS[name], rows=25, reset_step=8))) == 10
 
 
 @pytest.mark.slow
 def test_matches_golden_at_the_size_of_the_paper() -> None:
-    arguments = run_arguments(array_of(PAPER), rows=20, reset_step=9)
+    arguments = run_arguments(array_of(PAPER), rows=12, reset_step=20)
     assert len(cosimulate(**arguments, timeout_seconds=300)) == 10
 
 

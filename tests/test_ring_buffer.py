@@ -57,6 +57,7 @@ def value_measurement_run(config: Config) -> dict[str, Any]:
     return _run(lanes=config.slices, sectors=value_ring_sectors(config), banks=ring_banks(config), blocks=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes",
     [

@@ -113,11 +113,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # -- Wrong circuits are noticed ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["pass", "stall", "patient"])
 def test_a_right_circuit_passes(scenario: str) -> None:
     assert _pass(Passer(), scenario, strip_initial=True) == ["scenario"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "at", "scenario", "message"),
     [
@@ -173,6 +175,7 @@ def test_a_register_without_reset_starts_at_random_in_verilator() -> None:
     assert _pass(Passer(), simulator="verilator", strip_initial=True)
 
 
+@pytest.mark.slow
 def test_simulated_time_is_limited() -> None:
     with pytest.raises(CosimulationError, match="the test ran for 21 cycles, above its limit, seed 1"):
         _pass(Passer(), parameters={"max_cycles": 20})
@@ -183,6 +186,7 @@ def test_waiting_is_limited() -> None:
         _pass(Passer(), "wait")
 
 
+@pytest.mark.slow
 def test_wrong_use_of_the_bench_is_named() -> None:
     signals = "clk, full, held, i__payload, i__ready, i__valid, .*o__payload, o__ready, o__valid"
     with pytest.raises(CosimulationError, match=f"the circuit has no signal 'k__payload'; it has {signals}"):
@@ -214,6 +218,7 @@ def test_a_module_that_cannot_be_imported_is_not_a_pass() -> None:
         cosimulate(Passer(), test_module="tests.no_such_module", simulator="icarus")
 
 
+@pytest.mark.slow
 def test_wall_clock_time_is_limited() -> None:
     start = time.monotonic()
     with pytest.raises(SimulatorError, match="icarus did not finish to run top within 4 s"):
@@ -361,6 +366,7 @@ def test_lint_complains() -> None:
         lint("module top(input wire a, output reg b);\n  always @* if (a) b = 1;\nendmodule\n")
 
 
+@pytest.mark.slow
 def test_waves_are_kept_when_asked_for(cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("WAVES", "1")
     _pass(Passer())
@@ -465,6 +471,7 @@ def test_stripping_understands_every_form_or_refuses() -> None:
             strip_initial_values(f"module a(x);\n{line}\nendmodule")
 
 
+@pytest.mark.slow
 def test_a_rom_keeps_its_contents_and_a_memory_does_not() -> None:
     assert _pass(Memories(written=True), strip_initial=True)
     assert _pass(Memories(written=False))

@@ -105,6 +105,7 @@ def test_the_default_library_is_read(library: Library, tmp_path: Path) -> None:
     assert read_library(tmp_path / "cells.lib.gz") == library
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -349,6 +350,7 @@ def sums(number: int) -> Circuit:
     return Circuit(join, a=In(32), b=In(32), o=Out(32))
 
 
+@pytest.mark.slow
 def test_a_module_with_many_instances_is_mapped_once_and_counted_each_time(library: Library, tmp_path: Path) -> None:
     few, many = (convert(sums(number), name="sums") for number in (synth.REPEATED - 1, synth.REPEATED))
     assert synth._repeated(few, "sums") == []
@@ -420,6 +422,7 @@ def test_the_command_line_refuses_in_one_line(arguments: list[str], status: int,
     assert (result.returncode, result.stderr, result.stdout) == (status, message, "")
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_and_writes() -> None:
     result = _synth("expander", "packer", "--config", "tiny")
     assert result.returncode == 0, result.stderr

@@ -89,6 +89,7 @@ def test_a_run_of_another_size_is_not_taken() -> None:
     assert units.parameters(run["component"]) not in made
 
 
+@pytest.mark.slow
 def test_a_unit_is_measured_in_simulation() -> None:
     records = units.simulate("expander", TINY)
     assert records is not None
@@ -110,6 +111,7 @@ def test_what_an_fpga_must_not_do_is_refused() -> None:
             units.check_fpga("unit", words, {**counts, **change})
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_measured_again_when_it_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     library = Path("cells.lib")
     row = {"unit": "expander", "circuit": units.circuit("expander", PAPER)}

@@ -58,6 +58,7 @@ def test_matches_golden_in_icarus_without_initial_values(lanes: int, shape: Any,
     _run(lanes, shape, stages, "icarus")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lanes", "shape", "stages"),
     [pytest.param(*size, marks=pytest.mark.slow if size[0] < 16 else ()) for size in SIZES],
