@@ -659,8 +659,9 @@ class KeyReader(wiring.Component):
         self.places = places
         self.sectors = key_ring_sectors(config)
         self.beats = beats_max(config)
+        self.groups = config.tokens_max // config.topk_lanes
         entry = entry_shape(BLOCKS)
-        groups = range(config.tokens_max // config.topk_lanes + 1)
+        groups = range(self.groups + 1)
         self.header = data.StructLayout(
             {
                 "part": part_layout().members["part"],
@@ -699,95 +700,125 @@ class KeyReader(wiring.Component):
         read = read_table(m, config, dim=given.dim, bits=given.bits, joined=given.joined, name="read_entry")
         form = block_table(m, config, dim=given.dim, bits=given.bits, joined=given.joined, name="form_entry")
 
-        # A segment made ready, and the one that runs.
+        # A segment made ready, and the one whose windows are made.
         layout = data.StructLayout(
             {
                 "segment": key_segment(config),
                 "parts": data.ArrayLayout(part_layout(), self.beats),
-                "log_rows": 2,
                 "log_keys": range(ceil_log2(config.softmax_lanes) + 2),
+                "window_keys": range(config.softmax_lanes + 1),
                 "beats": range(self.beats + 1),
                 "stride": 4,
                 "step": range(8 * 8 + 1),
             }
         )
-        ready, now = Signal(layout, reset_less=True), Signal(layout, reset_less=True)
-        is_ready, runs, switches = Signal(), Signal(), Signal()
-        m.d.comb += self.i.ready.eq(~is_ready | switches)
-        with m.If(self.i.ready):
-            m.d.sync += [
-                is_ready.eq(self.i.valid),
-                ready.segment.eq(given),
-                ready.log_rows.eq(read.log_rows),
-                ready.log_keys.eq(read.log_rows + slice_bits),
-                ready.beats.eq(read.beats),
-                ready.stride.eq(form.stride),
-                ready.step.eq(form.stride << read.log_rows),
-            ]
-            m.d.sync += [ready.parts[n].eq(entry) for n, entry in enumerate(entries)]
+        m.submodules.ready = ready = SkidBuffer(shape=layout)
+        log_keys = Signal(layout["log_keys"].shape)
+        made = ready.i.payload
+        m.d.comb += [
+            ready.i.valid.eq(self.i.valid),
+            self.i.ready.eq(ready.i.ready),
+            log_keys.eq(read.log_rows + slice_bits),
+            made.segment.eq(given),
+            made.log_keys.eq(log_keys),
+            made.window_keys.eq(Const(1, 1) << log_keys),
+            made.beats.eq(read.beats),
+            made.stride.eq(form.stride),
+            made.step.eq(form.stride << read.log_rows),
+        ]
+        m.d.comb += [made.parts[n].eq(entry) for n, entry in enumerate(entries)]
+        now = Signal(layout, reset_less=True)
+        segment = now.segment
+        runs, switches = Signal(), Signal()
 
+        # Windows, one after the other, each a cycle before it may be read.
         count = range(config.tokens_max + 1)
         rows_left = Signal(range(lanes + 1), reset_less=True)
         keys = Signal(count, reset_less=True)
-        done = Signal(count, reset_less=True)
+        done = Signal(range(config.tokens_max), reset_less=True)
+        left = Signal(count, reset_less=True)
         beat = Signal(range(max(2, self.beats)), reset_less=True)
         pointer = Signal(range(self.sectors + lsb_sectors(config)), reset_less=True)
         offset = Signal(range(config.softmax_lanes), reset_less=True)
-        available = Signal(range(config.tokens_max + lanes + 1), reset_less=True)
-        free = Signal(range(self.places + 1), init=self.places)
 
-        segment = now.segment
-        after = Signal(range(config.tokens_max + config.softmax_lanes + 1))
-        left = Signal(count)
-        window_keys = Signal(range(config.softmax_lanes + 1))
-        live = Signal(range(config.softmax_lanes + 1))
-        last_beat, last_window, last_row, fills, has_keys, goes = (Signal() for _ in range(6))
+        window = Signal(
+            data.StructLayout(
+                {
+                    "request": self.o_read.payload.shape(),
+                    "entry": entry_shape(BLOCKS),
+                    "linear": 1,
+                    "group": range(self.groups),
+                    "fills": 1,
+                    "ends_row": 1,
+                    "ends_block": 1,
+                    "again_read": 1,
+                    "again_done": 1,
+                    "again_slot": KEPT_SLOTS,
+                }
+            ),
+            reset_less=True,
+        )
+        holds, steps, goes = Signal(), Signal(), Signal()
+        window_keys = now.window_keys
+        after = Signal(range(config.tokens_max + config.softmax_lanes))
+        next_keys = Signal(count)
+        last_beat, last_window, last_row, ends = (Signal() for _ in range(4))
         part = Signal(part_layout(), name="part_now")
         m.d.comb += [
-            window_keys.eq(Const(1, 1) << now.log_keys),
+            steps.eq(runs & (~holds | goes)),
             after.eq(done + window_keys),
-            left.eq(keys - done),
-            last_window.eq(after >= keys),
-            live.eq(Mux(last_window, left, window_keys)),
+            next_keys.eq(keys + segment.causal),
+            last_window.eq(left <= window_keys),
             last_beat.eq(beat + 1 == now.beats),
             last_row.eq(rows_left == 1),
+            ends.eq(last_beat & last_window & last_row),
             Value.cast(part).eq(select([Value.cast(now.parts[n]) for n in range(self.beats)], beat)),
-            fills.eq(last_beat & (last_window | (offset + window_keys == config.softmax_lanes))),
-            has_keys.eq((available >= keys) | (available >= after)),
-            goes.eq(runs & self.i_row.valid & has_keys & (free.any() | ~fills)),
-            self.waits.eq(runs & ~(self.i_row.valid & has_keys)),
-            self.i_row.ready.eq(goes & last_beat & last_window),
-            switches.eq(~runs | (goes & last_beat & last_window & last_row)),
+            switches.eq(~runs | (steps & ends)),
+            ready.o.ready.eq(switches),
         ]
-        m.d.sync += free.eq(free + self.left - (goes & fills))
-
         # How many block rows of a lane the window reads: of its last key's.
-        read_rows = (live + (config.slices - 1)) >> slice_bits
-        sector = Signal(range(self.sectors + 8))
-        span = Signal(range(BANKS + 8))
-        linear_sector = pointer + part.start
+        last_rows = ((left - 1) >> slice_bits)[:2]
+        sector = Signal(range(self.sectors + lsb_sectors(config) + 8))
+        all_sectors, last_sectors = Signal(range(BANKS + 8)), Signal(range(BANKS + 8))
+        request = window.request
+        ends_group = equals(after & (lanes - 1), 0) if lanes > 1 else Const(1)
         m.d.comb += [
-            sector.eq(linear_sector),
-            span.eq(part.sectors + product(now.stride, (read_rows - 1)[:2])),
-            self.o_read.valid.eq(goes),
-            self.o_read.payload.sector.eq(Mux(segment.linear, linear_sector, wrapped(linear_sector, self.sectors))),
-            self.o_read.payload.sectors.eq(span),
+            sector.eq(pointer + part.start),
+            all_sectors.eq(part.sectors + now.step - now.stride),
+            last_sectors.eq(part.sectors + product(now.stride, last_rows)),
         ]
-        header = self.o_read.payload.header
-        m.d.comb += [
-            header.part.eq(part.part),
-            header.count.eq(live),
-            header.group.eq(now.log_keys),
-            header.dim.eq(segment.dim),
-            header.last.eq(last_window & last_beat),
-            header.row.row.eq(segment.row),
-            header.row.row.row.eq(self.i_row.payload),
-            header.row.kind.eq(segment.kind),
-            header.row.kept_slot.eq(segment.kept_slot),
-            header.row.mantissa.eq(segment.mantissa),
-            header.row.shift.eq(segment.shift),
-            header.row.flat_limit.eq(segment.flat_limit),
-        ]
+        with m.If(steps):
+            m.d.sync += [
+                request.sector.eq(Mux(segment.linear, sector, wrapped(sector, self.sectors))),
+                request.sectors.eq(Mux(last_window, last_sectors, all_sectors)),
+                request.header.part.eq(part.part),
+                request.header.count.eq(Mux(last_window, left, window_keys)),
+                request.header.group.eq(now.log_keys),
+                request.header.dim.eq(segment.dim),
+                request.header.last.eq(last_window & last_beat),
+                request.header.row.row.eq(segment.row),
+                request.header.row.kind.eq(segment.kind),
+                request.header.row.kept_slot.eq(segment.kept_slot),
+                request.header.row.mantissa.eq(segment.mantissa),
+                request.header.row.shift.eq(segment.shift),
+                request.header.row.flat_limit.eq(segment.flat_limit),
+                window.entry.eq(segment.entry),
+                window.linear.eq(segment.linear),
+                window.group.eq(done >> lane_bits),
+                window.fills.eq(last_beat & (last_window | (offset + window_keys == config.softmax_lanes))),
+                window.ends_row.eq(last_beat & last_window),
+                window.ends_block.eq(ends & segment.ends_block & ~segment.linear),
+                window.again_read.eq(last_beat & segment.linear & (ends_group | last_window)),
+                window.again_done.eq(ends & segment.linear),
+                window.again_slot.eq(
+                    Mux(
+                        ends & segment.linear & equals(segment.kind, Kind.SINGLE),
+                        Const(1, KEPT_SLOTS) << segment.kept_slot,
+                        0,
+                    )
+                ),
+            ]
+        m.d.sync += holds.eq(runs | (holds & ~goes))
 
         stepped = pointer + now.step
         next_pointer = Mux(
@@ -795,47 +826,57 @@ class KeyReader(wiring.Component):
             Mux(stepped == segment.limit, segment.base, stepped),
             wrapped(stepped, self.sectors),
         )
-        with m.If(goes):
+        with m.If(steps):
             m.d.sync += beat.eq(Mux(last_beat, 0, beat + 1))
             with m.If(last_beat):
                 m.d.sync += [
                     done.eq(Mux(last_window, 0, after)),
+                    left.eq(Mux(last_window, next_keys, left - window_keys)),
                     pointer.eq(Mux(last_window, segment.base, next_pointer)),
                     offset.eq(Mux(last_window, 0, offset + window_keys)),
                 ]
                 with m.If(last_window):
-                    m.d.sync += [rows_left.eq(rows_left - 1), keys.eq(keys + segment.causal)]
+                    m.d.sync += [rows_left.eq(rows_left - 1), keys.eq(next_keys)]
+        following = ready.o.payload
         with m.If(switches):
             m.d.sync += [
-                runs.eq(is_ready),
-                now.eq(ready),
-                rows_left.eq(ready.segment.rows),
-                keys.eq(ready.segment.keys),
+                runs.eq(ready.o.valid),
+                now.eq(following),
+                rows_left.eq(following.segment.rows),
+                keys.eq(following.segment.keys),
+                left.eq(following.segment.keys),
                 done.eq(0),
                 beat.eq(0),
                 offset.eq(0),
-                pointer.eq(ready.segment.base),
+                pointer.eq(following.segment.base),
             ]
-        # What is there of the keys that will be read in the next cycle.
-        entry = Mux(switches, ready.segment.entry, segment.entry)
-        linear = Mux(switches, ready.segment.linear, segment.linear)
-        groups = Mux(linear, self.again_arrived, select([self.arrived[n] for n in range(BLOCKS)], entry))
-        m.d.sync += available.eq(Cat(Const(0, lane_bits), groups))
 
-        ends = goes & last_beat & last_window & last_row
-        group_mask = lanes - 1
-        ends_group = equals(after & group_mask, 0) if group_mask else Const(1)
+        # A window is read when its keys are there: all of the same group, since windows are aligned. What is there of
+        # the block of the window that waits in the next cycle is looked up in this one.
+        arrived = [self.arrived[n] for n in range(BLOCKS)]
+        groups_now, groups_next = (
+            Mux(linear, self.again_arrived, select(arrived, entry))
+            for linear, entry in ((window.linear, window.entry), (segment.linear, segment.entry))
+        )
+        available = Signal(range(self.groups + 1), reset_less=True)
+        m.d.sync += available.eq(Mux(steps, groups_next, groups_now))
+        free = Signal(range(self.places + 1), init=self.places)
+        has_keys = Signal()
         m.d.comb += [
-            self.used.valid.eq(ends & segment.ends_block & ~segment.linear),
-            self.used.entry.eq(segment.entry),
-            self.again_read.eq(goes & last_beat & segment.linear & (ends_group | last_window)),
-            self.again_done.eq(ends & segment.linear),
-            self.again_slot.eq(
-                Mux(
-                    ends & segment.linear & equals(segment.kind, Kind.SINGLE),
-                    Const(1, KEPT_SLOTS) << segment.kept_slot,
-                    0,
-                )
-            ),
+            has_keys.eq(available > window.group),
+            goes.eq(holds & self.i_row.valid & has_keys & (free.any() | ~window.fills)),
+            self.waits.eq(holds & ~(self.i_row.valid & has_keys)),
+            self.i_row.ready.eq(goes & window.ends_row),
+            self.o_read.valid.eq(goes),
+            self.o_read.payload.eq(request),
+            self.o_read.payload.header.row.row.row.eq(self.i_row.payload),
+            self.again_read.eq(goes & window.again_read),
+            self.again_done.eq(goes & window.again_done),
+            self.again_slot.eq(Mux(goes, window.again_slot, 0)),
+        ]
+        m.d.sync += [
+            free.eq(free + self.left - (goes & window.fills)),
+            self.used.valid.eq(goes & window.ends_block),
+            self.used.entry.eq(window.entry),
         ]
         return m

@@ -12,7 +12,7 @@ from amaranth.utils import ceil_log2
 from hw.blocks import entry_shape
 from hw.config import Config
 from hw.expander import select
-from hw.fifo import Fifo
+from hw.fifo import Fifo, SkidBuffer
 from hw.formats import BANKS, block_table, part_layout, read_table
 from hw.logic import product, wrapped
 from hw.pv import prob_beat
@@ -73,8 +73,9 @@ class ValueReader(wiring.Component):
         self.places = places
         self.sectors = value_ring_sectors(config)
         self.beats = beats_max(config)
+        self.groups = config.tokens_max // config.topk_lanes
         entry = entry_shape(BLOCKS)
-        groups = range(config.tokens_max // config.topk_lanes + 1)
+        groups = range(self.groups + 1)
         self.header = part_layout().members["part"]
         self.prob = prob_beat(lanes=config.softmax_lanes, prob_bits=config.prob_bits, header=row_layout(config))
         request = window_request(self.sectors, BANKS, self.header)
@@ -94,17 +95,19 @@ class ValueReader(wiring.Component):
             }
         )
 
-    def _queues(self, m: Module) -> tuple[list[Fifo], list[Fifo], Signal]:
+    def _queues(self, m: Module) -> tuple[list[Fifo], list[SkidBuffer]]:
         """Rows and beats of each kind; the beats of kept rows as wide as the others."""
         config = self.config
         lanes, wide = config.softmax_lanes, config.topk_lanes
         depth = 2 * -(-config.tokens_max // lanes)
-        rows, beats = [], []
+        rows = []
         beat_shape = data.StructLayout({k: v for k, v in prob_row(config).members.items() if k != "row"})
         for name in ("all", "kept"):
             m.submodules[f"{name}_rows"] = row_queue = Fifo(shape=row_layout(config), depth=depth)
             rows.append(row_queue)
         m.submodules.all_beats = all_beats = Fifo(shape=beat_shape, depth=depth)
+        m.submodules.next_all = next_all = SkidBuffer(shape=beat_shape)
+        wiring.connect(m, all_beats.o, next_all.i)
         kept_shape = data.StructLayout({k: v for k, v in kept_row(config).members.items() if k != "row"})
         m.submodules.kept_beats = kept_beats = Fifo(shape=kept_shape, depth=2 * -(-config.tokens_max // wide))
         for source, row_queue, beat_queue in ((self.i, rows[0], all_beats), (self.i_kept, rows[1], kept_beats)):
@@ -123,7 +126,7 @@ class ValueReader(wiring.Component):
                 m.d.sync += begins.eq(given.last)
 
         # Parts of a kept beat, one after the other.
-        m.submodules.split_beats = split = Fifo(shape=beat_shape, depth=4)
+        m.submodules.next_kept = split = SkidBuffer(shape=beat_shape)
         parts = wide // lanes
         part = Signal(range(max(2, parts)))
         packed = kept_beats.o.payload
@@ -142,8 +145,7 @@ class ValueReader(wiring.Component):
         ]
         with m.If(split.i.valid & split.i.ready):
             m.d.sync += part.eq(Mux(is_last, 0, part + 1))
-        beats = [all_beats, split]
-        return rows, beats, part
+        return rows, [next_all, split]
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -151,7 +153,7 @@ class ValueReader(wiring.Component):
         lane_bits = ceil_log2(config.topk_lanes)
         slice_bits = ceil_log2(config.slices)
         lanes = config.softmax_lanes
-        rows, beats, _ = self._queues(m)
+        rows, beats = self._queues(m)
         m.submodules.blocks = blocks = Fifo(shape=entry_shape(BLOCKS), depth=BLOCKS)
         wiring.connect(m, wiring.flipped(self.i_block), blocks.i)
 
@@ -160,7 +162,23 @@ class ValueReader(wiring.Component):
         chosen = Signal(row_layout(config), name="chosen_row", reset_less=True)
         chosen_entry = Signal(entry_shape(BLOCKS), reset_less=True)
         segment = Signal(data.StructLayout({"dim": 2, "bits": 3, "second": 1}), reset_less=True)
-        is_ready, runs, switches, moves = Signal(), Signal(), Signal(), Signal()
+        runs, switches, moves = Signal(), Signal(), Signal()
+        layout = data.StructLayout(
+            {
+                "kept": 1,
+                "row": row_layout(config),
+                "entry": entry_shape(BLOCKS),
+                "base": range(self.sectors),
+                "dim": 2,
+                "parts": data.ArrayLayout(part_layout(), self.beats),
+                "log_keys": range(ceil_log2(lanes) + 2),
+                "window_keys": range(lanes + 1),
+                "beats": range(self.beats + 1),
+                "stride": 4,
+                "step": range(8 * 8 + 1),
+            }
+        )
+        m.submodules.ready = ready = SkidBuffer(shape=layout)
         turn = Signal()
         kept_waits = rows[1].o.valid & blocks.o.valid
         takes_kept = kept_waits & (turn | ~rows[0].o.valid)
@@ -169,13 +187,13 @@ class ValueReader(wiring.Component):
         row_slot = Mux(takes_kept, rows[1].o.payload.slot, rows[0].o.payload.slot)
         m.d.comb += [
             Value.cast(job).eq(by_slot(self.slots, row_slot)),
-            moves.eq(~is_ready | switches),
-            rows[0].o.ready.eq(takes_all & (~chosen_valid | moves)),
-            rows[1].o.ready.eq(takes_kept & (~chosen_valid | moves)),
-            blocks.o.ready.eq(takes_kept & (~chosen_valid | moves)),
+            moves.eq(~chosen_valid | ready.i.ready),
+            rows[0].o.ready.eq(takes_all & moves),
+            rows[1].o.ready.eq(takes_kept & moves),
+            blocks.o.ready.eq(takes_kept & moves),
         ]
         form_now = block_table(m, config, dim=job.head_dim, bits=job.value_bits, joined=Const(0, 1), name="job_form")
-        with m.If(~chosen_valid | moves):
+        with m.If(moves):
             m.d.sync += [
                 chosen_valid.eq(takes_all | takes_kept),
                 chosen_kept.eq(takes_kept),
@@ -193,106 +211,124 @@ class ValueReader(wiring.Component):
         entries = parts_of(m, config, segment=segment, joined=no, lsb=no, name="part_entry")
         read = read_table(m, config, dim=segment.dim, bits=segment.bits, joined=no, name="read_entry")
         form = block_table(m, config, dim=segment.dim, bits=segment.bits, joined=no, name="form_entry")
-        layout = data.StructLayout(
-            {
-                "kept": 1,
-                "row": row_layout(config),
-                "entry": entry_shape(BLOCKS),
-                "base": range(self.sectors),
-                "dim": 2,
-                "parts": data.ArrayLayout(part_layout(), self.beats),
-                "log_keys": range(ceil_log2(lanes) + 2),
-                "beats": range(self.beats + 1),
-                "stride": 4,
-                "step": range(8 * 8 + 1),
-            }
-        )
-        ready, now = Signal(layout, reset_less=True), Signal(layout, reset_less=True)
-        with m.If(moves):
-            m.d.sync += [
-                is_ready.eq(chosen_valid),
-                ready.kept.eq(chosen_kept),
-                ready.row.eq(chosen),
-                ready.entry.eq(chosen_entry),
-                ready.base.eq(select([self.bases[n] for n in range(BLOCKS)], chosen_entry)),
-                ready.dim.eq(segment.dim),
-                ready.log_keys.eq(read.log_rows + slice_bits),
-                ready.beats.eq(read.beats),
-                ready.stride.eq(form.stride),
-                ready.step.eq(form.stride << read.log_rows),
-            ]
-            m.d.sync += [ready.parts[n].eq(entry) for n, entry in enumerate(entries)]
+        log_keys = Signal(layout["log_keys"].shape)
+        made = ready.i.payload
+        m.d.comb += [
+            ready.i.valid.eq(chosen_valid),
+            log_keys.eq(read.log_rows + slice_bits),
+            made.kept.eq(chosen_kept),
+            made.row.eq(chosen),
+            made.entry.eq(chosen_entry),
+            made.base.eq(select([self.bases[n] for n in range(BLOCKS)], chosen_entry)),
+            made.dim.eq(segment.dim),
+            made.log_keys.eq(log_keys),
+            made.window_keys.eq(Const(1, 1) << log_keys),
+            made.beats.eq(read.beats),
+            made.stride.eq(form.stride),
+            made.step.eq(form.stride << read.log_rows),
+        ]
+        m.d.comb += [made.parts[n].eq(entry) for n, entry in enumerate(entries)]
 
-        # The row that runs.
-        done = Signal(range(config.tokens_max + 1), reset_less=True)
+        # The row that runs: windows, one after the other, each a cycle before it may be read.
+        now = Signal(layout, reset_less=True)
+        done = Signal(range(config.tokens_max), reset_less=True)
         inside = Signal(range(lanes + 1), reset_less=True)
         beat = Signal(range(max(2, self.beats)), reset_less=True)
         pointer = Signal(range(self.sectors), reset_less=True)
-        available = Signal(range(config.tokens_max + config.topk_lanes + 1), reset_less=True)
-        free = Signal(range(self.places + 1), init=self.places)
+        window = Signal(
+            data.StructLayout(
+                {
+                    "request": self.o_read.payload.shape(),
+                    "entry": entry_shape(BLOCKS),
+                    "group": range(self.groups),
+                    "ends": 1,
+                    "ends_row": 1,
+                }
+            ),
+            reset_less=True,
+        )
+        holds, steps, goes = Signal(), Signal(), Signal()
         probs = Signal(beats[0].o.payload.shape(), name="probs_now")
         probs_valid = Signal()
-        m.d.comb += [
-            Value.cast(probs).eq(Mux(now.kept, Value.cast(beats[1].o.payload), Value.cast(beats[0].o.payload))),
-            probs_valid.eq(Mux(now.kept, beats[1].o.valid, beats[0].o.valid)),
-        ]
-        window_keys, left, live = (Signal(range(lanes + 1), name=n) for n in ("window_keys", "left_keys", "live"))
-        last_beat, last_window, has_keys, goes, first, ends = (Signal() for _ in range(6))
+        window_keys = now.window_keys
+        left = Signal(range(lanes + 1), name="left_keys")
+        last_beat, last_window, ends, first = (Signal() for _ in range(4))
         part = Signal(part_layout(), name="part_now")
         m.submodules.probs_out = out = Fifo(shape=self.prob, depth=8)
         wiring.connect(m, out.o, wiring.flipped(self.o_prob))
+        last_rows = ((left - 1) >> slice_bits)[:2]
+        all_sectors, last_sectors = Signal(range(BANKS + 8)), Signal(range(BANKS + 8))
         m.d.comb += [
-            window_keys.eq(Const(1, 1) << now.log_keys),
+            Value.cast(probs).eq(Mux(now.kept, Value.cast(beats[1].o.payload), Value.cast(beats[0].o.payload))),
+            probs_valid.eq(Mux(now.kept, beats[1].o.valid, beats[0].o.valid)),
             left.eq(probs.count - inside),
             last_window.eq(left <= window_keys),
-            live.eq(Mux(last_window, left, window_keys)),
             last_beat.eq(beat + 1 == now.beats),
             Value.cast(part).eq(select([Value.cast(now.parts[n]) for n in range(self.beats)], beat)),
-            has_keys.eq(available >= done + live),
             # Each part of a row's output takes a place of the queue behind the array.
             ends.eq(probs.last & last_window),
             first.eq(~inside.any() & ~beat.any()),
-            goes.eq(runs & probs_valid & has_keys & (free.any() | ~ends) & out.i.ready),
-            self.waits.eq(runs & probs_valid & ~has_keys),
-            switches.eq(~runs | (goes & last_beat & ends)),
-            out.i.valid.eq(goes & first),
+            steps.eq(runs & probs_valid & out.i.ready & (~holds | goes)),
+            switches.eq(~runs | (steps & last_beat & ends)),
+            ready.o.ready.eq(switches),
+            out.i.valid.eq(steps & first),
             out.i.payload.probs.eq(probs.probs),
             out.i.payload.count.eq(probs.count),
             out.i.payload.last.eq(probs.last),
             out.i.payload.dim.eq(now.dim),
             out.i.payload.group.eq(now.log_keys),
             out.i.payload.header.eq(now.row),
+            # How many block rows of a lane the window reads: of its last key's.
+            all_sectors.eq(part.sectors + now.step - now.stride),
+            last_sectors.eq(part.sectors + product(now.stride, last_rows)),
         ]
         for number, queue in enumerate(beats):
-            m.d.comb += queue.o.ready.eq(goes & last_beat & last_window & (now.kept if number else ~now.kept))
-        m.d.sync += free.eq(free + self.left - (goes & ends))
-        read_rows = (live + (config.slices - 1)) >> slice_bits
-        m.d.comb += [
-            self.o_read.valid.eq(goes),
-            self.o_read.payload.sector.eq(wrapped(pointer + part.start, self.sectors)),
-            self.o_read.payload.sectors.eq(part.sectors + product(now.stride, (read_rows - 1)[:2])),
-            self.o_read.payload.header.eq(part.part),
-            self.used.valid.eq(goes & last_beat & ends),
-            self.used.entry.eq(now.entry),
-        ]
-        with m.If(goes):
-            m.d.sync += beat.eq(Mux(last_beat, 0, beat + 1))
+            m.d.comb += queue.o.ready.eq(steps & last_beat & last_window & (now.kept if number else ~now.kept))
+        with m.If(steps):
+            m.d.sync += [
+                window.request.sector.eq(wrapped(pointer + part.start, self.sectors)),
+                window.request.sectors.eq(Mux(last_window, last_sectors, all_sectors)),
+                window.request.header.eq(part.part),
+                window.entry.eq(now.entry),
+                window.group.eq(done >> lane_bits),
+                window.ends.eq(ends),
+                window.ends_row.eq(ends & last_beat),
+                beat.eq(Mux(last_beat, 0, beat + 1)),
+            ]
             with m.If(last_beat):
                 m.d.sync += [
                     inside.eq(Mux(last_window, 0, inside + window_keys)),
-                    done.eq(done + live),
+                    done.eq(done + window_keys),
                     pointer.eq(wrapped(pointer + now.step, self.sectors)),
                 ]
+        m.d.sync += holds.eq(steps | (holds & ~goes))
         with m.If(switches):
             m.d.sync += [
-                runs.eq(is_ready),
-                now.eq(ready),
+                runs.eq(ready.o.valid),
+                now.eq(ready.o.payload),
                 done.eq(0),
                 inside.eq(0),
                 beat.eq(0),
-                pointer.eq(ready.base),
+                pointer.eq(ready.o.payload.base),
             ]
-        entry = Mux(switches, ready.entry, now.entry)
-        groups = select([self.arrived[n] for n in range(BLOCKS)], entry)
-        m.d.sync += available.eq(Cat(Const(0, lane_bits), groups))
+
+        # A window is read when its values are there: all of the same group, since windows are aligned. What is there of
+        # the block of the window that waits in the next cycle is looked up in this one.
+        arrived = [self.arrived[n] for n in range(BLOCKS)]
+        available = Signal(range(self.groups + 1), reset_less=True)
+        m.d.sync += available.eq(Mux(steps, select(arrived, now.entry), select(arrived, window.entry)))
+        free = Signal(range(self.places + 1), init=self.places)
+        has_keys = Signal()
+        m.d.comb += [
+            has_keys.eq(available > window.group),
+            goes.eq(holds & has_keys & (free.any() | ~window.ends)),
+            self.waits.eq(holds & ~has_keys),
+            self.o_read.valid.eq(goes),
+            self.o_read.payload.eq(window.request),
+        ]
+        m.d.sync += [
+            free.eq(free + self.left - (goes & window.ends)),
+            self.used.valid.eq(goes & window.ends_row),
+            self.used.entry.eq(window.entry),
+        ]
         return m
