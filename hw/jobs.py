@@ -14,7 +14,7 @@ from hw.expander import select
 from hw.formats import BANKS, plane_table
 from hw.head_importance import entry_access, entry_value
 from hw.job import Flag, Mode, job_layout, report_layout
-from hw.logic import equals, product
+from hw.logic import count_ones, equals, product
 from hw.planner import members_request
 from hw.quick_select import value_beat
 from hw.ring_buffer import SECTOR_BITS
@@ -159,18 +159,23 @@ class JobControl(wiring.Component):
         """The heads of a state that is saved have been read."""
         self._aging = Signal()
         """The heads of the job that has begun last are not yet what it begins with."""
-        started_slot = self._start(m)
-        self._count_rows(m, started_slot)
+        started_slot, context = self._start(m)
+        self._count_rows(m, started_slot, context)
         self._finish(m)
         return m
 
     # -- The start ----------------------------------------------------------------------------------------------------
 
-    def _start(self, m: Module) -> Signal:
+    def _start(self, m: Module) -> tuple[Signal, Value]:
+        """The slot of the job that starts, and its context."""
         config = self.config
         lanes = config.topk_lanes
         lane_bits = ceil_log2(lanes)
-        job = self.i_job.payload
+        given_job = self.i_job.payload
+        # What is computed with comes from a register: the queue's memory takes a third of the cycle.
+        job = Signal.like(given_job, name="job", reset_less=True)
+        job_valid = Signal()
+        m.d.sync += [job.eq(given_job), job_valid.eq(self.i_job.valid & ~self.i_job.ready)]
         flags = job.flags
         slot = Signal(self.slot_bits)
         next_slot = Signal(range(2 * self.jobs))
@@ -192,9 +197,9 @@ class JobControl(wiring.Component):
             sizes[name] = Signal(step_bits(config), name=f"{name}_plane_sectors", reset_less=True)
             sectors[name] = Signal(4, name=f"{name}_row_sectors", reset_less=True)
             m.d.sync += [sizes[name].eq(product(rows, plane.sectors)), sectors[name].eq(plane.sectors)]
-        origin = Signal(config.sector_bits, reset_less=True)
+        before_queries = Signal(config.sector_bits, reset_less=True)
         query_plane = plane_table(m, dim=job.head_dim, bits=job.query_bits, name="origin_plane")
-        m.d.sync += origin.eq(job.query - product(job.query_offset, query_plane.sectors))
+        m.d.sync += before_queries.eq(product(job.query_offset, query_plane.sectors))
         everything = flags[Flag.CLEAR] | flags[Flag.RESTART]
         generates = Signal()
         m.d.comb += generates.eq(equals(job.mode, Mode.GENERATION))
@@ -208,8 +213,9 @@ class JobControl(wiring.Component):
             rest.eq(Mux(job.valid_length > job.query_offset, job.valid_length - job.query_offset, 0)),
         ]
         order = Signal(8)
-        heads_count = Signal(range(config.heads_max + 1))
-        m.d.comb += heads_count.eq(sum(live_heads[h] for h in range(config.heads_max)))
+        # Of the live heads a cycle ago.
+        heads_count = Signal(range(config.heads_max + 1), reset_less=True)
+        m.d.sync += heads_count.eq(count_ones(list(live_heads)))
 
         def step(name: str) -> Value:
             """Sectors from one group of heads to the next: whole channels, and a row."""
@@ -237,14 +243,14 @@ class JobControl(wiring.Component):
         m.d.comb += [
             lines.eq((job.keys + (lanes - 1)) >> lane_bits),
             own_rows.sectors.eq((job.keys + (SECTOR_BITS - 1)) >> ceil_log2(SECTOR_BITS)),
-            own_rows.sector.eq(Mux(wants_pinned, job.pinned, job.has_kv)),
+            own_rows.sector.eq(Mux(wants_pinned, given_job.pinned, given_job.has_kv)),
             own_rows.rows.eq(1),
             self.o_rows.valid.eq(Mux(loads, self.load_rows.valid, asks)),
             Value.cast(self.o_rows.payload).eq(Mux(loads, Value.cast(self.load_rows.payload), Value.cast(own_rows))),
             self.load_rows.ready.eq(loads & self.o_rows.ready),
             self.o_load.valid.eq(loads),
             self.o_load.payload.context.eq(job.context),
-            self.o_load.payload.sector.eq(job.state),
+            self.o_load.payload.sector.eq(given_job.state),
             self.o_gather.payload.context.eq(job.context),
             self.o_gather.payload.slot.eq(slot),
             self.o_gather.payload.clear.eq(flags[Flag.CLEAR]),
@@ -255,9 +261,12 @@ class JobControl(wiring.Component):
             self.o_gather.payload.own.eq(job.query_offset),
             self.i_live.ready.eq(1),
         ]
-        valid_lanes = [Cat(Const(n, lane_bits), line) < job.valid_length for n in range(lanes)]
+        # Tokens of the sequence that are in this line or behind it.
+        unlisted = Signal(range(config.tokens_max + 1), reset_less=True)
+        whole_line = unlisted[lane_bits:].any()
+        valid_lanes = Cat(whole_line | (unlisted[:lane_bits] > n) for n in range(lanes))
         m.d.comb += [
-            self.o_lines.payload.live.eq(Mux(flags[Flag.HAS_KV], has_kv[:lanes], -1) & Cat(valid_lanes)),
+            self.o_lines.payload.live.eq(Mux(flags[Flag.HAS_KV], has_kv[:lanes], -1) & valid_lanes),
             self.o_lines.payload.pinned.eq(Mux(flags[Flag.PINNED], pinned[:lanes], 0)),
         ]
 
@@ -271,20 +280,28 @@ class JobControl(wiring.Component):
             self.live_write.row.eq(live_row),
             self.live_write.ids.eq(given.ids),
         ]
-        listed = Signal()
+        # Of each line the ids before the first query row, and those of query rows; a cycle later both are counted.
+        listed, comes, ends = Signal(), Signal(), Signal()
+        ids_before, ids_within = Signal(lanes, reset_less=True), Signal(lanes, reset_less=True)
+        here = [n < given.count for n in range(lanes)]
+        m.d.sync += [
+            comes.eq(self.i_live.valid),
+            ends.eq(self.i_live.valid & given.last),
+            ids_before.eq(Cat(h & (given.ids[n] < job.query_offset) for n, h in enumerate(here))),
+            ids_within.eq(
+                Cat(h & (given.ids[n] >= job.query_offset) & (given.ids[n] < end) for n, h in enumerate(here))
+            ),
+        ]
         with m.If(self._begins):
             m.d.sync += listed.eq(0)
-        with m.Elif(self.i_live.valid & given.last):
+        with m.Elif(ends):
             m.d.sync += listed.eq(1)
         with m.If(self.i_live.valid):
-            here = [n < given.count for n in range(lanes)]
+            m.d.sync += live_row.eq(live_row + 1)
+        with m.If(comes):
             m.d.sync += [
-                live_row.eq(live_row + 1),
-                before.eq(before + sum(h & (given.ids[n] < job.query_offset) for n, h in enumerate(here))),
-                within.eq(
-                    within
-                    + sum(h & (given.ids[n] >= job.query_offset) & (given.ids[n] < end) for n, h in enumerate(here))
-                ),
+                before.eq(before + count_ones(list(ids_before))),
+                within.eq(within + count_ones(list(ids_within))),
             ]
 
         # Score scales of the live heads, one a cycle: each is in place when the rows of its head are looked at.
@@ -295,7 +312,9 @@ class JobControl(wiring.Component):
                 m.d.comb += scale_head.eq(head)
         scale = Signal(job.scales[0].shape(), name="scale_now")
         m.d.comb += [
-            Value.cast(scale).eq(select([Value.cast(job.scales[h]) for h in range(config.heads_max)], scale_head)),
+            Value.cast(scale).eq(
+                select([Value.cast(given_job.scales[h]) for h in range(config.heads_max)], scale_head)
+            ),
             self.scale.enable.eq(scales_left.any()),
             self.scale.slot.eq(slot),
             self.scale.head.eq(scale_head),
@@ -317,7 +336,7 @@ class JobControl(wiring.Component):
         context_free = ~select([self._context_busy[n] for n in range(config.contexts)], job.context)
         with m.FSM(name="start") as fsm:
             # The heads of one job are aged at a time; between short jobs that takes longer than all else.
-            with m.State("IDLE"), m.If(self.i_job.valid & (used != self.jobs) & context_free & ~self._aging):
+            with m.State("IDLE"), m.If(job_valid & (used != self.jobs) & context_free & ~self._aging):
                 m.next = "SHAPE"
                 with m.If(flags[Flag.LOAD_STATE]):
                     m.next = "LOAD"
@@ -331,19 +350,19 @@ class JobControl(wiring.Component):
                 m.next = "SHAPE"
             with m.State("SHAPE"):
                 m.d.comb += self._begins.eq(1)
-                m.d.sync += [scales_left.eq(live_heads), order.eq(order + heads_count), wants_pinned.eq(0)]
+                m.d.sync += [scales_left.eq(live_heads), wants_pinned.eq(0), unlisted.eq(job.valid_length)]
                 m.d.sync += [line.eq(0), live_row.eq(0), before.eq(0), within.eq(0), known_rows.eq(dense_rows)]
                 m.d.sync += [self._context_busy.bit_select(job.context, 1).eq(1)]
                 names = [name for name in self.slot.members if name in job_layout(config).members]
                 record(
-                    **{name: job[name] for name in names},
+                    **{name: given_job[name] for name in names},
                     live_heads=live_heads,
                     live=job.valid_length,
                     first_rank=job.query_offset,
                     rows=dense_rows,
                     reach=dense_reach,
                     dense=dense,
-                    query_origin=origin,
+                    query_origin=given_job.query - before_queries,
                     query_step=step("query"),
                     key_step=step("key"),
                     lsb_step=step("lsb"),
@@ -382,6 +401,7 @@ class JobControl(wiring.Component):
                 m.d.comb += self.o_lines.valid.eq(line != lines)
                 with m.If(self.o_lines.valid & self.o_lines.ready):
                     m.d.sync += [line.eq(line + 1), has_kv.eq(has_kv >> lanes), pinned.eq(pinned >> lanes)]
+                    m.d.sync += unlisted.eq(Mux(whole_line, unlisted - lanes, 0))
                 with m.If(self.i_gathered.valid & listed & ~scales_left.any()):
                     m.next = "GATHERED"
             with m.State("GATHERED"):
@@ -406,7 +426,10 @@ class JobControl(wiring.Component):
                 # Nothing more happens until the machine is reset.
                 m.d.comb += empty.eq(1)
             shaped = Signal()
-            m.d.sync += shaped.eq(fsm.ongoing("SHAPE") | fsm.ongoing("GATHERED"))
+            begun = Signal()
+            m.d.sync += [shaped.eq(fsm.ongoing("SHAPE") | fsm.ongoing("GATHERED")), begun.eq(self._begins)]
+        with m.If(begun):
+            m.d.sync += order.eq(order + heads_count)
         rows_total = Signal(range(config.tokens_max * config.heads_max + 1))
         m.d.comb += rows_total.eq(product(known_rows, heads_count))
         with m.If(shaped):
@@ -415,7 +438,7 @@ class JobControl(wiring.Component):
                     m.d.sync += self._total[n].eq(rows_total)
         # A job's heads stand until the next job begins: `live_heads` follows the descriptor at the queue's end.
         self._age_heads(m, fsm.ongoing("SHAPE"), job)
-        return slot
+        return slot, job.context
 
     def _keep_heads(self, m: Module, context: Value, heads: Value) -> None:
         """Sets who is kept of a context's heads; of another's at the same time, if another job says so."""
@@ -466,7 +489,7 @@ class JobControl(wiring.Component):
 
     # -- Rows on their way --------------------------------------------------------------------------------------------
 
-    def _count_rows(self, m: Module, slot: Signal) -> None:
+    def _count_rows(self, m: Module, slot: Signal, context: Value) -> None:
         """Of each job in flight, how many rows have come how far."""
         config = self.config
         count = range(config.tokens_max * config.heads_max + 1)
@@ -475,6 +498,10 @@ class JobControl(wiring.Component):
         self._recomputed = [Signal(16, name=f"recomputed{n}", reset_less=True) for n in range(self.jobs)]
         self._saturated = [Signal(32, name=f"saturated{n}", reset_less=True) for n in range(self.jobs)]
         self._heads = [Signal(count, name=f"heads{n}", reset_less=True) for n in range(config.contexts)]
+        # Elements of every part of a row, of which only the last one is an event.
+        lost = Signal.like(self.saturated, name="saturated_elements", reset_less=True)
+        lost_slot = Signal.like(self.row_written.slot, name="saturated_slot", reset_less=True)
+        m.d.sync += [lost.eq(self.saturated), lost_slot.eq(self.row_written.slot)]
         for n in range(self.jobs):
             begins = self._begins & equals(slot, n)
             for counter, event in (
@@ -484,11 +511,10 @@ class JobControl(wiring.Component):
             ):
                 happens = event.valid & equals(event.slot, n)
                 m.d.sync += counter.eq(Mux(begins, 0, counter + happens))
-            # Elements of every part of a row, of which only the last one is an event.
-            saturated = Mux(equals(self.row_written.slot, n), self.saturated, 0)
+            saturated = Mux(equals(lost_slot, n), lost, 0)
             m.d.sync += self._saturated[n].eq(Mux(begins, 0, self._saturated[n] + saturated))
         for n in range(config.contexts):
-            begins = self._begins & equals(self.i_job.payload.context, n)
+            begins = self._begins & equals(context, n)
             happens = self.heads_done.valid & equals(self.heads_done.slot, n)
             m.d.sync += self._heads[n].eq(Mux(begins, 0, self._heads[n] + happens))
 
@@ -551,12 +577,13 @@ class JobControl(wiring.Component):
         ]
         offset = Signal(range(config.heads_max + lanes + 1), name="head_rank", reset_less=True)
         heads_count = Signal(range(config.heads_max + 1), name="ending_heads", reset_less=True)
-        m.d.sync += heads_count.eq(sum(job.live_heads[h] for h in range(config.heads_max)))
+        m.d.sync += heads_count.eq(count_ones(list(job.live_heads)))
         unsent = Signal(range(config.heads_max + 1), name="heads_unsent", reset_less=True)
         sends = Signal(name="sends_heads")
         tokens = Signal(name="sends_tokens")
         width = config.head_importance_bits
-        pinned_count = select(self._pinned, slot)
+        pinned_count = Signal(range(config.tokens_max + 1), reset_less=True)
+        m.d.sync += pinned_count.eq(select(self._pinned, slot))
         k = Signal(range(config.tokens_max + 1), name="keep_now", reset_less=True)
         m.d.sync += k.eq(Mux(job.keep_tokens > pinned_count, job.keep_tokens, pinned_count))
         topk = self.o_topk.payload
@@ -588,22 +615,22 @@ class JobControl(wiring.Component):
             m.d.sync += [ranks.eq(ranks | (answer.mask << offset)[: config.heads_max]), offset.eq(offset + lanes)]
         by_head = Signal(config.heads_max, name="kept_by_head")
         for h in range(config.heads_max):
-            rank = sum((job.live_heads[i] for i in range(h)), Const(0, 1))
-            m.d.comb += by_head[h].eq(job.live_heads[h] & ranks.bit_select(rank[: len(head)], 1))
+            rank = Signal(len(head), name=f"rank_of_head{h}", reset_less=True)
+            m.d.sync += rank.eq(count_ones([job.live_heads[i] for i in range(h)]))
+            m.d.comb += by_head[h].eq(job.live_heads[h] & ranks.bit_select(rank, 1))
 
-        ready_probs, ready_heads = Signal(), Signal()
+        all_probs, ready_probs, ready_heads = Signal(), Signal(), Signal()
+        m.d.comb += all_probs.eq(select(self._gathered, slot) & (select(self._probs, slot) == total))
+        m.d.sync += ready_heads.eq(select(self._heads, job.context) == total)
         m.d.comb += [
-            ready_probs.eq(select(self._gathered, slot) & (select(self._probs, slot) == total)),
-            ready_heads.eq(select(self._heads, job.context) == total),
             self.o_scatter.payload.slot.eq(slot),
             self.o_scatter.payload.prune.eq(job.flags[Flag.PRUNE_TOKENS]),
         ]
         scattered = Signal()
-        with m.FSM(name="finish"):
-            # The record of the slot is a cycle behind its number, and what follows from it another.
+        with m.FSM(name="finish") as fsm:
+            # The record of the slot is a cycle behind its number, as is `ready_probs`; what follows from it, another.
+            m.d.sync += ready_probs.eq(all_probs & fsm.ongoing("IDLE"))
             with m.State("IDLE"), m.If((ended != self.started) & ready_probs):
-                m.next = "LOAD"
-            with m.State("LOAD"):
                 m.next = "SCATTER"
             with m.State("SCATTER"):
                 m.d.comb += self.o_scatter.valid.eq(1)
@@ -710,8 +737,8 @@ class JobControl(wiring.Component):
         m.d.comb += [
             self.o_store.payload.context.eq(job.context),
             self.o_store.payload.sector.eq(job.state),
-            self.store_heads.kept.eq(select(kept_heads, slot)),
         ]
+        m.d.sync += self.store_heads.kept.eq(select(kept_heads, slot))
         snapshot = Signal(data.ArrayLayout(16, config.channels), reset_less=True)
         written = Signal(config.channels, reset_less=True)
         m.d.comb += passed.eq(~(self.beats_done - beats)[7])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Const, Mux, Value
 
-__all__ = ["choose", "equals", "gather_or", "one_of", "product", "wrapped"]
+__all__ = ["choose", "count_ones", "equals", "gather_or", "one_of", "product", "wrapped"]
 
 
 def equals(value: Value, constant: int) -> Value:
@@ -20,6 +20,14 @@ def choose(values: Sequence[Value], index: Value) -> Value:
     for n, value in reversed(list(enumerate(values[:-1]))):
         result = Mux(equals(index, n), value, result)
     return result
+
+
+def count_ones(bits: Sequence[Value]) -> Value:
+    """How many of them are set, as a balanced tree of sums."""
+    if len(bits) < 2:
+        return bits[0] if bits else Const(0, 1)
+    half = len(bits) // 2
+    return count_ones(bits[:half]) + count_ones(bits[half:])
 
 
 def gather_or(values: Sequence[Value]) -> Value:

@@ -15,7 +15,7 @@ from hw.config import Config
 from hw.fifo import Fifo, SkidBuffer
 from hw.formats import PASSES_MAX, block_table, plane_table
 from hw.job import Fetch, Flag
-from hw.logic import choose, equals, one_of, product
+from hw.logic import choose, count_ones, equals, one_of, product
 from hw.progressive import Kind, row_header
 from hw.ram import Ram
 from hw.row_format import SECTORS_MAX, key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
@@ -576,7 +576,7 @@ class Planner(wiring.Component):
 
         started = Signal.like(self.started, name="started_before")
         m.d.sync += started.eq(self.started)
-        heads_of = [sum(self.slots[n].live_heads[h] for h in range(config.heads_max)) for n in range(self.jobs)]
+        heads_of = [count_ones(list(self.slots[n].live_heads)) for n in range(self.jobs)]
         for n, left in enumerate(blocks_left):
             starts = (started != self.started) & equals(
                 (started[: self.slot_bits] if self.jobs > 1 else Const(0, 1)), n
