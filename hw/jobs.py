@@ -14,7 +14,7 @@ from hw.expander import select
 from hw.formats import BANKS, plane_table
 from hw.head_importance import entry_access, entry_value
 from hw.job import Flag, Mode, job_layout, report_layout
-from hw.logic import count_ones, equals, product
+from hw.logic import count_ones, equals, first_set, product
 from hw.planner import members_request
 from hw.quick_select import value_beat
 from hw.ring_buffer import SECTOR_BITS
@@ -307,11 +307,9 @@ class JobControl(wiring.Component):
         # Score scales of the live heads, one a cycle: each is in place when the rows of its head are looked at.
         scales_left = Signal(config.heads_max)
         scale_head = Signal(max(1, ceil_log2(config.heads_max)))
-        for head in reversed(range(config.heads_max)):
-            with m.If(scales_left[head]):
-                m.d.comb += scale_head.eq(head)
         scale = Signal(job.scales[0].shape(), name="scale_now")
         m.d.comb += [
+            scale_head.eq(first_set(scales_left)),
             Value.cast(scale).eq(
                 select([Value.cast(given_job.scales[h]) for h in range(config.heads_max)], scale_head)
             ),
@@ -548,9 +546,7 @@ class JobControl(wiring.Component):
         values = Signal(config.heads_max * config.head_importance_bits, name="head_values", reset_less=True)
         marks = Signal(config.heads_max, name="head_marks", reset_less=True)
         head = Signal(max(1, ceil_log2(config.heads_max)), name="asked_head")
-        for number in reversed(range(config.heads_max)):
-            with m.If(left[number]):
-                m.d.comb += head.eq(number)
+        m.d.comb += head.eq(first_set(left))
         reads = Signal(name="reads_heads")
         # Answers come to whoever asked: the two never ask at the same time. Ageing may wait, since the rows of a job
         # that begins come much later.

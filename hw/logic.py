@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Const, Mux, Value
 
-__all__ = ["choose", "count_ones", "equals", "gather_or", "one_of", "product", "wrapped"]
+__all__ = ["choose", "count_ones", "equals", "first_set", "gather_or", "one_of", "product", "wrapped"]
 
 
 def equals(value: Value, constant: int) -> Value:
@@ -28,6 +28,14 @@ def count_ones(bits: Sequence[Value]) -> Value:
         return bits[0] if bits else Const(0, 1)
     half = len(bits) // 2
     return count_ones(bits[:half]) + count_ones(bits[half:])
+
+
+def first_set(bits: Value) -> Value:
+    """Number of the lowest bit that is set; 0 if none is."""
+    result: Value = Const(0, 1)
+    for n in reversed(range(len(bits))):
+        result = Mux(bits[n], n, result)
+    return result
 
 
 def gather_or(values: Sequence[Value]) -> Value:

@@ -15,7 +15,7 @@ from hw.config import Config
 from hw.fifo import Fifo, SkidBuffer
 from hw.formats import PASSES_MAX, block_table, plane_table
 from hw.job import Fetch, Flag
-from hw.logic import choose, count_ones, equals, one_of, product
+from hw.logic import choose, count_ones, equals, first_set, one_of, product
 from hw.progressive import Kind, row_header
 from hw.ram import Ram
 from hw.row_format import SECTORS_MAX, key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
@@ -252,14 +252,6 @@ class Planner(wiring.Component):
         m.d.sync += Value.cast(job).eq(by_slot(self.slots, slot))
         return taken != self.started, job, slot
 
-    def _lowest(self, m: Module, heads: Value, name: str) -> Signal:
-        """Number of the first head that is set."""
-        number = Signal(max(1, ceil_log2(self.config.heads_max)), name=name)
-        for head in reversed(range(self.config.heads_max)):
-            with m.If(heads[head]):
-                m.d.comb += number.eq(head)
-        return number
-
     def _after(self, m: Module, taken: Signal) -> None:
         """The walker's job is done."""
         m.d.sync += taken.eq(Mux(taken == 2 * self.jobs - 1, 0, taken + 1))
@@ -274,7 +266,6 @@ class Planner(wiring.Component):
         form = Signal.like(plane, name="query_plane", reset_less=True)
         heads = Signal(self.config.heads_max, name="query_heads", reset_less=True)
         head = Signal(max(1, ceil_log2(self.config.heads_max)), name="query_head", reset_less=True)
-        lowest = self._lowest(m, heads, "query_lowest")
         order = Signal(8, name="query_order", reset_less=True)
         sector = Signal(self.config.sector_bits, name="query_sector", reset_less=True)
         rank = Signal(range(2 * self.config.tokens_max), name="query_rank", reset_less=True)
@@ -340,7 +331,7 @@ class Planner(wiring.Component):
                 m.d.sync += [form.eq(plane), heads.eq(job.live_heads), order.eq(job.order)]
                 m.next = "HEAD"
             with m.State("HEAD"):
-                m.d.sync += [head.eq(lowest), rank.eq(job.first_rank), left.eq(job.rows)]
+                m.d.sync += [head.eq(first_set(heads)), rank.eq(job.first_rank), left.eq(job.rows)]
                 m.next = "ADDRESS"
             with m.State("ADDRESS"):
                 group = Mux(form.paired, head >> 1, head)
@@ -418,7 +409,6 @@ class Planner(wiring.Component):
         form = Signal.like(entry, name="key_block", reset_less=True)
         heads = Signal(config.heads_max, name="key_heads", reset_less=True)
         head = Signal(max(1, ceil_log2(config.heads_max)), name="key_head", reset_less=True)
-        lowest = self._lowest(m, heads, "key_lowest")
         order = Signal(8, name="key_order", reset_less=True)
         fetches, passes = self._blocks_of(
             m, form=form, job=job, head=head, live=job.live_heads, msb_step=job.key_step, lsb=True, name="key"
@@ -450,7 +440,7 @@ class Planner(wiring.Component):
                 m.d.sync += [form.eq(entry), heads.eq(job.live_heads), order.eq(job.order)]
                 m.next = "HEAD"
             with m.State("HEAD"):
-                m.d.sync += head.eq(lowest)
+                m.d.sync += head.eq(first_set(heads))
                 m.next = "ADDRESS"
             with m.State("ADDRESS"):
                 m.next = "ASK"
@@ -475,7 +465,6 @@ class Planner(wiring.Component):
         form = Signal.like(entry, name="value_block", reset_less=True)
         heads = Signal(config.heads_max, name="value_heads", reset_less=True)
         head = Signal(max(1, ceil_log2(config.heads_max)), name="value_head", reset_less=True)
-        lowest = self._lowest(m, heads, "value_lowest")
         order = Signal(8, name="value_order", reset_less=True)
         fetches, passes = self._blocks_of(
             m, form=form, job=job, head=head, live=job.live_heads, msb_step=job.value_step, lsb=False, name="value"
@@ -554,7 +543,7 @@ class Planner(wiring.Component):
                 with m.If(prunes):
                     m.next = "PRUNED"
             with m.State("HEAD"):
-                m.d.sync += head.eq(lowest)
+                m.d.sync += head.eq(first_set(heads))
                 m.next = "ADDRESS"
             with m.State("ADDRESS"):
                 m.next = "ASK"
@@ -574,13 +563,13 @@ class Planner(wiring.Component):
                 self._after(m, taken)
                 m.next = "IDLE"
 
-        started = Signal.like(self.started, name="started_before")
-        m.d.sync += started.eq(self.started)
-        heads_of = [count_ones(list(self.slots[n].live_heads)) for n in range(self.jobs)]
+        # The heads of a job that has started are counted first.
+        started, counted = (Signal.like(self.started, name=name) for name in ("started_before", "counted_before"))
+        m.d.sync += [started.eq(self.started), counted.eq(started)]
+        heads_of = [Signal(range(config.heads_max + 1), name=f"heads_of{n}") for n in range(self.jobs)]
+        m.d.sync += [count.eq(count_ones(list(self.slots[n].live_heads))) for n, count in enumerate(heads_of)]
         for n, left in enumerate(blocks_left):
-            starts = (started != self.started) & equals(
-                (started[: self.slot_bits] if self.jobs > 1 else Const(0, 1)), n
-            )
+            starts = (counted != started) & equals((counted[: self.slot_bits] if self.jobs > 1 else Const(0, 1)), n)
             with m.If(starts):
                 m.d.sync += left.eq(heads_of[n])
             with m.Elif(grants & is_kept & equals(kept_slot, n)):
@@ -852,7 +841,7 @@ class Planner(wiring.Component):
         lanes = config.topk_lanes
         lane_bits = ceil_log2(lanes)
         *rings, again = bids
-        takes, takes_second = Signal(), Signal()
+        takes = Signal()
         # Of two bids the one whose order comes first, in numbers modulo 256.
         better = {(a, b): (rings[a]["order"] - rings[b]["order"])[7] for a in range(3) for b in range(3) if a != b}
         value_urgent = rings[VALUE]["wants"] & rings[VALUE]["urgent"]
@@ -878,10 +867,14 @@ class Planner(wiring.Component):
         )
         any_wins = Cat([bid["wins"] for bid in bids]).any()
 
-        # First register, beside the live list's memory; second register: the row group.
-        first_valid, second_valid = Signal(), Signal()
+        # First a register beside the live list's memory, then the row group in a buffer that cuts the ready path.
+        first_valid = Signal()
         first = Signal(self._bid(), name="first_bid", reset_less=True)
         first_kept = Signal.like(kept.ids, name="first_kept", reset_less=True)
+        outgoing = data.StructLayout(
+            {"group": self.o.payload.shape(), "entry": entry_shape(BLOCKS), "kind": 3, "counts": 1}
+        )
+        m.submodules.second = second = SkidBuffer(shape=outgoing)
         m.submodules.live = live = Ram(
             shape=lanes * self.id_bits, depth=self.jobs << len(Value.cast(self.live_write.row))
         )
@@ -891,12 +884,10 @@ class Planner(wiring.Component):
             live.write_data.eq(Value.cast(self.live_write.ids)),
             live.read_enable.eq(any_wins),
             live.read_address.eq(self._live_address(chosen.slot, chosen.row)),
-            takes.eq(~first_valid | takes_second),
+            takes.eq(~first_valid | second.i.ready),
         ]
         with m.If(takes):
             m.d.sync += [first_valid.eq(any_wins), first.eq(chosen), first_kept.eq(kept.ids)]
-        group = Signal(self.o.payload.shape(), name="group", reset_less=True)
-        second = Signal(self._bid(), name="second_bid", reset_less=True)
         ids: list[Value] = [live.read_data.word_select(lane, self.id_bits) for lane in range(lanes)]
         ranks = [Cat(Const(lane, lane_bits), first.row)[: self.id_bits] for lane in range(lanes)]
         ids = [Mux(first.dense, rank, one) for rank, one in zip(ranks, ids, strict=True)]
@@ -909,40 +900,36 @@ class Planner(wiring.Component):
             shape=data.StructLayout({"ring": 2, "entry": entry_shape(BLOCKS), "counts": 1}),
             depth=(1 << (self.sequence_bits - 1)) + 4,
         )
+        made, leaving = second.i.payload, second.o.payload
+        group = leaving.group
         m.d.comb += [
-            takes_second.eq(~second_valid | (self.o.ready & arrivals.i.ready)),
-            self.o.valid.eq(second_valid & arrivals.i.ready),
+            second.i.valid.eq(first_valid),
+            made.entry.eq(first.entry),
+            made.kind.eq(first.kind),
+            made.counts.eq(first.counts),
+            second.o.ready.eq(self.o.ready & arrivals.i.ready),
+            self.o.valid.eq(second.o.valid & arrivals.i.ready),
             self.o.payload.eq(group),
         ]
-        with m.If(takes_second):
-            m.d.sync += [
-                second_valid.eq(first_valid),
-                second.eq(first),
-                group.count.eq(first.count),
-                group.sector.eq(first.sector),
-                group.pitch.eq(first.pitch),
-                group.sectors.eq(first.sectors),
-                group.ring.eq(first.ring),
-                group.place.eq(first.place),
-                group.stride.eq(first.stride),
-            ]
-            for lane in range(lanes):
-                m.d.sync += group.ids[lane].eq(Mux(first.kept, first_kept[lane], ids[lane]))
+        for name in ("count", "sector", "pitch", "sectors", "ring", "place", "stride"):
+            m.d.comb += made.group[name].eq(first[name])
+        for lane in range(lanes):
+            m.d.comb += made.group.ids[lane].eq(Mux(first.kept, first_kept[lane], ids[lane]))
         leaves = Signal()
         amount = Signal(self.group_sectors)
         m.d.comb += [
             leaves.eq(self.o.valid & self.o.ready),
-            self.chunk.valid.eq(leaves & ~second.ring.any()),
-            self.chunk.entry.eq(second.entry),
+            self.chunk.valid.eq(leaves & ~group.ring.any()),
+            self.chunk.entry.eq(leaving.entry),
             self.chunk.ids.eq(group.ids),
-            arrivals.i.valid.eq(second_valid & self.o.ready),
-            arrivals.i.payload.ring.eq(second.ring),
-            arrivals.i.payload.entry.eq(second.entry),
-            arrivals.i.payload.counts.eq(second.counts),
-            amount.eq(product(second.count, second.sectors)),
+            arrivals.i.valid.eq(second.o.valid & self.o.ready),
+            arrivals.i.payload.ring.eq(group.ring),
+            arrivals.i.payload.entry.eq(leaving.entry),
+            arrivals.i.payload.counts.eq(leaving.counts),
+            amount.eq(product(group.count, group.sectors)),
         ]
         for kind in range(5):
-            m.d.comb += self.sectors[kind].eq(Mux(leaves & equals(second.kind, kind), amount, 0))
+            m.d.comb += self.sectors[kind].eq(Mux(leaves & equals(leaving.kind, kind), amount, 0))
 
         # Row groups complete in order; each is told to its block.
         told = Signal(self.sequence_bits)

@@ -17,7 +17,7 @@ from hw.expander import select
 from hw.fifo import Fifo, SkidBuffer
 from hw.formats import BANKS, block_table, part_layout, part_table, plane_table, read_table
 from hw.job import Fetch, Flag, Mode
-from hw.logic import equals, product, wrapped
+from hw.logic import equals, first_set, product, wrapped
 from hw.planner import again_segment
 from hw.progressive import Kind, slot_shape
 from hw.qk import query_row
@@ -196,9 +196,7 @@ class RowControl(wiring.Component):
         heads = Signal(config.heads_max, reset_less=True)
         lowest = Signal(max(1, ceil_log2(config.heads_max)))
         head = Signal.like(lowest, reset_less=True)
-        for number in reversed(range(config.heads_max)):
-            with m.If(heads[number]):
-                m.d.comb += lowest.eq(number)
+        m.d.comb += lowest.eq(first_set(heads))
         scales = []
         scale_shape = data.StructLayout({"mantissa": SCALE_MANTISSA_BITS, "shift": SHIFT_BITS})
         for name in ("scales", "again_scales"):
@@ -215,10 +213,8 @@ class RowControl(wiring.Component):
         # Places for scores and queries of rows that may turn out flat.
         busy = Signal(KEPT_SLOTS)
         free_slot = Signal(slot_shape(KEPT_SLOTS))
-        for number in reversed(range(KEPT_SLOTS)):
-            with m.If(~busy[number]):
-                m.d.comb += free_slot.eq(number)
         takes_slot = Signal()
+        m.d.comb += free_slot.eq(first_set(~busy))
         m.d.sync += busy.eq((busy & ~self.freed) | Mux(takes_slot, Const(1, KEPT_SLOTS) << free_slot, 0))
 
         again = self._prepare_again(m, scales[1])
