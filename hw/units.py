@@ -1,4 +1,4 @@
-"""The units of the datapath, each at the size that a configuration gives it.
+"""The units of the datapath and of its control, each at the size that a configuration gives it.
 
 The one list that `make verilog`, `make synth` and `make units` go by. What stands here beside a constructor is only how
 its parameters follow from the configuration.
@@ -20,9 +20,10 @@ from hw.converter import Converter
 from hw.expander import Expander
 from hw.fetch import Fetch
 from hw.head_importance import HeadImportance
-from hw.jobs import topk_sizes
+from hw.jobs import JobControl, topk_sizes
 from hw.output_packer import OutputPacker
 from hw.packer import Packer
+from hw.planner import Planner
 from hw.progressive import Progressive
 from hw.pv import PvArray
 from hw.qk import QkArray
@@ -30,11 +31,15 @@ from hw.quick_select import QuickSelect
 from hw.registers import Registers
 from hw.ring_buffer import RingBuffer
 from hw.row_format import key_ring_sectors, lsb_sectors, query_ring_sectors, ring_banks, value_ring_sectors
+from hw.rows import KeyReader, QueryReader, RowControl
+from hw.sector_reader import SectorReader
 from hw.slots import KEPT_SLOTS
 from hw.softmax import Softmax
 from hw.spatten import AXI_ADDRESS_BITS
+from hw.state import StateLoad, StateStore
 from hw.token_importance import TokenImportance
 from hw.topk import PackedTopK, TopK
+from hw.values import ValueReader
 from hw.zero_eliminator import ZeroEliminator
 
 __all__ = ["UNITS", "Unit"]
@@ -42,7 +47,7 @@ __all__ = ["UNITS", "Unit"]
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """A unit of the datapath."""
+    """A unit of the datapath or of its control."""
 
     name: str
     what: str
@@ -55,6 +60,8 @@ class Unit:
     """The unit at the size that a configuration gives it."""
     count: Callable[[Config], int] = lambda config: 1
     """How many of it the machine has."""
+    simulated: bool = True
+    """Whether a testbench measures it by itself; the others run in that of the whole machine."""
 
 
 def _row(config: Config) -> data.StructLayout:
@@ -118,14 +125,7 @@ _UNITS = (
         what="Q x K array: exact scores",
         rate="min(softmax_lanes, qk_multipliers / D) keys per cycle",
         block="Q x K",
-        make=lambda config: QkArray(
-            multipliers=config.qk_multipliers,
-            lanes=config.softmax_lanes,
-            slice_width=config.slice_width,
-            operand_bits=config.operand_bits,
-            head_dim_max=config.head_dim_max,
-            header=_row(config),
-        ),
+        make=lambda config: _qk(config),
     ),
     Unit(
         name="progressive",
@@ -183,15 +183,7 @@ _UNITS = (
         what="prob x V array: rows of a head's output",
         rate="min(softmax_lanes, pv_multipliers / D) keys per cycle",
         block="prob x V",
-        make=lambda config: PvArray(
-            multipliers=config.pv_multipliers,
-            lanes=config.softmax_lanes,
-            slice_width=config.slice_width,
-            operand_bits=config.operand_bits,
-            prob_bits=config.prob_bits,
-            head_dim_max=config.head_dim_max,
-            header=_row(config),
-        ),
+        make=lambda config: _pv(config),
     ),
     Unit(
         name="output_packer",
@@ -293,9 +285,81 @@ _UNITS = (
         block="rest",
         make=lambda config: Registers(config=config),
     ),
+    Unit(
+        name="job_control",
+        what="a job's beginning and its end: who is live, who stays, its report",
+        rate="a line of topk_lanes tokens per cycle",
+        block="rest",
+        make=lambda config: JobControl(config=config),
+        simulated=False,
+    ),
+    Unit(
+        name="planner",
+        what="blocks of queries, keys and values into their rings, ahead of the rows that need them",
+        rate="a group of topk_lanes rows per cycle",
+        block="rest",
+        make=lambda config: Planner(config=config),
+        simulated=False,
+    ),
+    Unit(
+        name="row_control",
+        what="which query rows meet which keys, as segments of rows",
+        rate="a segment per cycle within a head",
+        block="rest",
+        make=lambda config: RowControl(config=config),
+        simulated=False,
+    ),
+    Unit(
+        name="query_reader",
+        what="query rows from their ring to the array, as operands",
+        rate="a beat of slice_width operands per cycle within a segment",
+        block="rest",
+        make=lambda config: QueryReader(config=config),
+        simulated=False,
+    ),
+    Unit(
+        name="key_reader",
+        what="windows of the key ring, as their keys arrive",
+        rate="a window per cycle, across rows and segments",
+        block="rest",
+        make=lambda config: KeyReader(config=config, places=_qk(config).places - 2),
+        simulated=False,
+    ),
+    Unit(
+        name="value_reader",
+        what="windows of the value ring, as their values and probabilities arrive",
+        rate="a window per cycle, across rows",
+        block="rest",
+        make=lambda config: ValueReader(config=config, places=_pv(config).latency + 1),
+        simulated=False,
+    ),
+    Unit(
+        name="sector_reader",
+        what="bitmaps and saved states from memory",
+        rate="one request at a time",
+        block="rest",
+        make=lambda config: SectorReader(config=config),
+        simulated=False,
+    ),
+    Unit(
+        name="state_store",
+        what="writes a context's state",
+        rate="about 4 cycles for each line of topk_lanes tokens and each sector",
+        block="rest",
+        make=lambda config: StateStore(config=config),
+        simulated=False,
+    ),
+    Unit(
+        name="state_load",
+        what="reads a context's state back",
+        rate="about 2 cycles for each line of topk_lanes tokens",
+        block="rest",
+        make=lambda config: StateLoad(config=config),
+        simulated=False,
+    ),
 )
 UNITS = {unit.name: unit for unit in _UNITS}
-"""By name, along the data's way."""
+"""By name: the datapath along the data's way, then its control."""
 
 
 def _addresses(config: Config) -> dict[str, Any]:
@@ -316,6 +380,29 @@ def _channel(config: Config) -> dict[str, int]:
         "local_bits": config.local_sector_bits,
         "channel_bits": config.channel_bits,
     }
+
+
+def _qk(config: Config) -> QkArray:
+    return QkArray(
+        multipliers=config.qk_multipliers,
+        lanes=config.softmax_lanes,
+        slice_width=config.slice_width,
+        operand_bits=config.operand_bits,
+        head_dim_max=config.head_dim_max,
+        header=_row(config),
+    )
+
+
+def _pv(config: Config) -> PvArray:
+    return PvArray(
+        multipliers=config.pv_multipliers,
+        lanes=config.softmax_lanes,
+        slice_width=config.slice_width,
+        operand_bits=config.operand_bits,
+        prob_bits=config.prob_bits,
+        head_dim_max=config.head_dim_max,
+        header=_row(config),
+    )
 
 
 def _converter(config: Config, tensor: str) -> Converter:

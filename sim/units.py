@@ -64,6 +64,8 @@ def find_run(unit: str, config: Config) -> dict[str, Any] | None:
     They are what a function `measurement_run` or `..._measurement_run` of `tests/test_<module>.py` returns, where
     <module> is the one in `hw/` that the unit comes from, if its component has the unit's parameters.
     """
+    if not UNITS[unit].simulated:
+        return None
     component = UNITS[unit].make(config)
     tests = importlib.import_module(f"tests.test_{type(component).__module__.rpartition('.')[2]}")
     for name, function in vars(tests).items():

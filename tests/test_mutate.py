@@ -57,7 +57,7 @@ def test_units_are_found() -> None:
 
 def test_every_unit_of_the_datapath_has_mutants() -> None:
     for unit in UNITS.values():
-        assert type(unit.make(TINY)).__module__.rpartition(".")[2] in units()
+        assert not unit.simulated or type(unit.make(TINY)).__module__.rpartition(".")[2] in units()
 
 
 def test_the_page_lists_the_explained_survivors() -> None:
