@@ -10,7 +10,7 @@ from hw.checks import asserts, check_stream
 from hw.packer import Compactor
 from hw.ram import Ram
 
-__all__ = ["DigitCounter", "QuickSelect", "first_digit", "selection", "value_beat"]
+__all__ = ["DigitCounter", "QuickSelect", "default_digit_bits", "first_digit", "selection", "value_beat"]
 
 ROWS_INSIDE = 4
 """Rows that a QuickSelect works on at most: two that enter or wait in a buffer, others on their way out."""
@@ -27,6 +27,11 @@ def selection(width: int, n_max: int, header: ShapeLike | None = None) -> data.S
     """What a row's top-k is: the k-th largest value as `threshold`, and of its `equals` how many to keep."""
     extra = {} if header is None else {"header": header}
     return data.StructLayout({"threshold": unsigned(width), "equals": range(n_max + 1), **extra})
+
+
+def default_digit_bits(width: int) -> int:
+    """Bits of a digit where nothing else is asked for: 6, or 5 of values wider than 12 bits, but not all of a value."""
+    return min(5 if width > 12 else 6, width - 1)
 
 
 def first_digit(width: int, digit_bits: int) -> list[tuple[int, int]]:
@@ -151,8 +156,8 @@ class QuickSelect(wiring.Component):
     n_max : int
         Values of a row, at least 1; need not be a multiple of `lanes`.
     digit_bits : int or None
-        Bits that a pass fixes, 1 to 8 and below `width`; a digit costs 2**digit_bits - 1 counters. By default 6, or
-        5 where values are wider than 12 bits, or all but one of the bits of a narrow value.
+        Bits that a pass fixes, 1 to 8 and below `width`; a digit costs 2**digit_bits - 1 counters. None:
+        `default_digit_bits`.
     header : ShapeLike or None
         Shape of what travels with a row unread; None for none.
 
@@ -193,7 +198,7 @@ class QuickSelect(wiring.Component):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value!r}")
         if digit_bits is None:
-            digit_bits = min(5 if width > 12 else 6, width - 1)
+            digit_bits = default_digit_bits(width)
         if not isinstance(digit_bits, int) or isinstance(digit_bits, bool):
             raise TypeError(f"digit_bits must be an integer or None, not {digit_bits!r}")
         if not 1 <= digit_bits <= min(8, width - 1):

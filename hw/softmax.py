@@ -6,7 +6,7 @@ from math import floor, isqrt
 from typing import Any
 
 from amaranth.hdl import Assert, Const, Module, Mux, Shape, ShapeLike, Signal, Value, signed, unsigned
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
@@ -521,7 +521,7 @@ class _Scaler(wiring.Component):
 class _Chord(wiring.Component):
     """A falling function by chords: table[index] - round((table[index] - table[index + 1]) x low / 2**low_bits).
 
-    0 where not `live`. `delay` cycles. A line of the ROM has an entry of the table and the step down to the next one.
+    0 where not `live`. `delay` cycles. A line has an entry of the table and the step down to the next one.
     """
 
     def __init__(self, *, table: list[int], low_bits: int) -> None:
@@ -544,16 +544,19 @@ class _Chord(wiring.Component):
         low_bits = len(self.low)
         line = data.StructLayout({"start": len(self.o), "step": len(self._multiplier.b)})
         lines = [{"start": start, "step": step} for start, step in zip(self._starts, self._steps, strict=True)]
-        m.submodules.rom = rom = memory.Memory(shape=line, depth=len(lines), init=lines)
-        read = rom.read_port()
+        # Logic, not a memory with contents: standard cells have none at power-up.
+        read = Signal(line, reset_less=True)
+        with m.Switch(self.index):
+            for index, each in enumerate(lines):
+                with m.Case(index):
+                    m.d.sync += read.eq(Const(each, line))
         m.submodules.multiplier = multiplier = self._multiplier
-        start = _after(m, read.data.start, multiplier.delay, "start")
+        start = _after(m, read.start, multiplier.delay, "start")
         live = _after(m, self.live, 1 + multiplier.delay, "chord_live")
         falling = Signal.like(self.o, name="falling")
         m.d.comb += [
-            read.addr.eq(self.index),
             multiplier.a.eq(_register(m, self.low, "chord_low")),
-            multiplier.b.eq(read.data.step),
+            multiplier.b.eq(read.step),
             # Less the rounded product: less its upper bits, and its half unit as a borrow.
             falling.eq(start - multiplier.o[low_bits:] - multiplier.o[low_bits - 1]),
         ]

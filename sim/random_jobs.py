@@ -27,7 +27,7 @@ from host.driver import descriptor
 from hw.config import LSB_BITS, MULTIPLIER_FRACTION, SECTOR_BYTES, Config
 from hw.formats import rows_per_read
 from hw.jobs import topk_sizes
-from hw.quick_select import QuickSelect
+from hw.quick_select import default_digit_bits
 from hw.row_format import row_format
 
 
@@ -81,14 +81,13 @@ def counters(config: Config, job: Job, at: Addresses, context: Context, result: 
 
     passed = 0
     if job.keep_values is not None:
-        engine = QuickSelect(width=config.prob_bits, lanes=config.topk_lanes, n_max=config.tokens_max)
-        passed += sum(_passes(engine, row, job.keep_values) for row in result.prob[:, 0])
-    engine = QuickSelect(**topk_sizes(config))
+        passed += sum(_passes(row, job.keep_values, config.prob_bits) for row in result.prob[:, 0])
+    width = topk_sizes(config)["width"]
     if job.keep_tokens is not None:
         keys = context.token_keys(result.tokens, result.pinned)
-        passed += _passes(engine, keys, max(job.keep_tokens, int(result.pinned[result.tokens].sum())))
+        passed += _passes(keys, max(job.keep_tokens, int(result.pinned[result.tokens].sum())), width)
     if job.keep_heads is not None:
-        passed += _passes(engine, context.head_importance[result.heads], job.keep_heads)
+        passed += _passes(context.head_importance[result.heads], job.keep_heads, width)
     bitmaps = sum(-(-job.keys // (8 * SECTOR_BYTES)) for base in (at.has_kv, at.pinned) if base is not None)
     return {
         "qk_beats": len(result.heads) * first + recomputed * again,
@@ -113,8 +112,8 @@ def _beats(config: Config, head_dim: int, bits: int, joined: bool, lengths: IntA
     return int((-(-lengths // together)).sum()) * row.beats
 
 
-def _passes(engine: QuickSelect, values: IntArray, k: int) -> int:
-    return passes(values, k, width=engine.width, digit_bits=engine.digit_bits)
+def _passes(values: IntArray, k: int, width: int) -> int:
+    return passes(values, k, width=width, digit_bits=default_digit_bits(width))
 
 
 class Campaign:

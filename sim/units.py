@@ -51,6 +51,10 @@ PAPER_AREA = {
     "rest": 0.43,
 }
 """mm2 at 40 nm, SpAtten (HPCA 2021) section V; "rest" is what is left of 18.71."""
+ECP5_85F = {
+    "lut4": 83_640, "carry": None, "flip_flops": 83_640, "multipliers": 156, "block_rams": 208, "lut_rams": None
+}  # fmt: skip
+"""What an LFE5U-85F has of each kind of cell; carry chains and LUT memories stand in the place of LUT4."""
 PAPER_TOPK = "256 to 262"
 """Mean cycles at n = 1,024, k = 512 and 16 lanes, in the latency model that its authors released."""
 
@@ -256,6 +260,14 @@ def fpga_table(rows: list[Facts]) -> str:
     """Cells of an ECP5, a row per unit."""
     found = {row["unit"]: [f"{count:,}" for count in row["ecp5"].values()] for row in _of(rows, "ecp5")}
     cells = [[f"`{unit}`", *found.get(unit, "------")] for unit in UNITS]
+    # Of the machine, without units that are part of others.
+    units = [unit for unit in UNITS.values() if unit.block is not None]
+    facts = {row["unit"]: row["ecp5"] for row in _of(rows, "ecp5")}
+    total = ["-"] * len(ECP5_85F)
+    if facts.keys() >= {unit.name for unit in units}:
+        total = [f"{sum(unit.count(ULX3S) * facts[unit.name][kind] for unit in units):,}" for kind in ECP5_85F]
+    cells.append(["all", *total])
+    cells.append(["LFE5U-85F", *("-" if there is None else f"{there:,}" for there in ECP5_85F.values())])
     return _markdown("| unit | LUT4 | CCU2C | flip-flops | MULT18X18D | DP16KD | DPR16X4 |", cells)
 
 

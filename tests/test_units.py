@@ -163,6 +163,10 @@ def test_tables_of_known_figures() -> None:
     first = {"unit": "fetch", "configuration": "paper", "block": "fetcher", "records": RECORDS, "asic": ASIC}
     assert units.area_table([first]).splitlines()[2] == "| `fetch` | 0.0190 | 0 | 0.0000 | +0.12 | 39.3 |"
     assert units.fpga_table(rows()).splitlines()[2] == "| `fetch` | 1,015 | 0 | 499 | 0 | 0 | 16 |"
+    assert units.fpga_table([first]).splitlines()[-2:] == [
+        "| all | - | - | - | - | - | - |",
+        "| LFE5U-85F | 83,640 | - | 83,640 | 156 | 208 | - |",
+    ]
     blocks = units.blocks_table([first]).splitlines()
     fetcher = "`fetch`, `key_converter`, `value_converter`, 16 x `axi_reader`"
     assert blocks[4] == f"| fetcher | {fetcher} | - | 2.65 |", "three are missing"
