@@ -21,7 +21,8 @@ export TEXT
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
-CHANGES := $(foreach change,$(SET),--set $(change))
+# quoted: a change is data, whatever the shell would make of it
+CHANGES := $(foreach change,$(SET),--set '$(subst ','\'',$(change))')
 
 .PHONY: help verilog test check formal mutate lint format demo run fidelity soak synth bench units train clean \
   system

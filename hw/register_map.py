@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Self
 
-from hw.config import Config
-from hw.job import JOB_WORDS, events_layout, job_fields, report_layout
+from hw.config import HEAD_DIMS, Config
+from hw.job import JOB_WORDS, Fetch, Flag, Mode, events_layout, job_fields, report_layout
+from hw.row_format import CODE_BITS
 
 __all__ = [
     "ADDRESS_BITS",
@@ -335,7 +336,7 @@ def _control(config: Config) -> Iterator[tuple[str, Access, tuple[BitField, ...]
         "ERROR",
         Access.W1C,
         (
-            BitField(name="code", bit=0, width=8, what="of the first error; see below"),
+            BitField(name="code", bit=0, width=8, what="of the first error: ERROR_IS_..."),
             BitField(name="channel", bit=8, width=8, what="that answered with the error"),
             BitField(name="is_write", bit=16, width=1, what="it answered a write"),
             BitField(name="valid", bit=31, width=1, what="there was an error; writing 1 clears the register"),
@@ -345,7 +346,7 @@ def _control(config: Config) -> Iterator[tuple[str, Access, tuple[BitField, ...]
         "REJECT",
         Access.RO,
         (
-            BitField(name="reason", bit=0, width=8, what="why the last doorbell was refused; see below"),
+            BitField(name="reason", bit=0, width=8, what="why the last doorbell was refused: REJECT_IS_..."),
             BitField(
                 name="word", bit=8, width=8, what=f"of the descriptor, {NO_WORD} if the reason is in none of them"
             ),
@@ -420,7 +421,7 @@ def _declare(config: Config) -> list[Register]:
     pop = BitField(name="pop", bit=0, width=1, what="1: drop the oldest report; nothing happens if there is none")
     add(_REPORTS, _CONFIGURATION_OFFSET - 4, "REPORT_POP", Access.WO, (pop,))
     sizes = [field for field in dataclasses.fields(config) if field.name != "name"]
-    docs = _field_docs()
+    docs = _member_docs(Config)
     for number, field in enumerate(sizes):
         value = getattr(config, field.name)
         add(
@@ -460,15 +461,18 @@ def _declare(config: Config) -> list[Register]:
     return declared
 
 
-def _field_docs() -> dict[str, str]:
-    """What the parameters of a configuration mean, from where they are declared."""
-    (declaration,) = ast.parse(textwrap.dedent(inspect.getsource(Config))).body
+def _member_docs(declared: type) -> dict[str, str]:
+    """What the fields of a dataclass or the members of an enum mean, from the text under each."""
+    (declaration,) = ast.parse(textwrap.dedent(inspect.getsource(declared))).body
     assert isinstance(declaration, ast.ClassDef)
     docs = {}
-    for field, text in itertools.pairwise(declaration.body):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-            assert isinstance(text.value, ast.Constant)
-            docs[field.target.id] = " ".join(str(text.value.value).rstrip(".").split())
+    for member, text in itertools.pairwise(declaration.body):
+        match member, text:
+            case (
+                (ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)])),
+                ast.Expr(value=ast.Constant(value=str(meaning))),
+            ):
+                docs[name] = " ".join(meaning.rstrip(".").split())
     return docs
 
 
@@ -487,6 +491,68 @@ def _check(declared: list[Register]) -> None:
 # -- What is generated from it ----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Codes:
+    """What the numbers in a field mean."""
+
+    title: str
+    where: str
+    """The fields that have them."""
+    prefix: str
+    """Of the names of their constants."""
+    entries: tuple[tuple[int, str, str], ...]
+    """Number, name and meaning."""
+    intro: str = ""
+    are_bits: bool = False
+    """The numbers are those of bits, and a constant has its bit set."""
+
+
+def _codes(config: Config) -> Iterator[_Codes]:
+    """Of the descriptor, and then of what answers; of sizes those that the configuration has."""
+    words = {field.name: f"JOB{field.word}.{field.name}" for field in job_fields(config)}
+
+    def documented(members: type[IntEnum]) -> tuple[tuple[int, str, str], ...]:
+        docs = _member_docs(members)
+        return tuple((member.value, member.name, docs[member.name]) for member in members)
+
+    def explained(members: type[_Explained]) -> tuple[tuple[int, str, str], ...]:
+        return tuple((member.value, member.name, member.what) for member in members)
+
+    yield _Codes(title="Modes", where=words["mode"], prefix="MODE_IS", entries=documented(Mode))
+    yield _Codes(title="Planes of K that are read", where=words["fetch"], prefix="FETCH_IS", entries=documented(Fetch))
+    yield _Codes(
+        title="Flags",
+        where=f"bit of {words['flags']}",
+        prefix="FLAG",
+        entries=documented(Flag),
+        intro="A constant has its bit set: flags is the sum of those that hold.",
+        are_bits=True,
+    )
+    yield _Codes(
+        title="Head dimensions",
+        where=words["head_dim"],
+        prefix="HEAD_DIM_IS",
+        entries=tuple((HEAD_DIMS.index(dim), str(dim), f"{dim} elements of each head") for dim in config.head_dims),
+    )
+    yield _Codes(
+        title="Widths of codes",
+        where=", ".join(words[name] for name in ("query_bits", "key_bits", "value_bits")),
+        prefix="WIDTH_IS",
+        entries=tuple(
+            (CODE_BITS.index(bits), str(bits), f"{bits} bits" + ("" if bits in config.plane_bits else "; only Q"))
+            for bits in config.query_bits
+        ),
+    )
+    yield _Codes(title="Errors", where="ERROR.code", prefix="ERROR_IS", entries=explained(ErrorCode))
+    yield _Codes(
+        title="Reasons to refuse a job",
+        where="REJECT.reason",
+        prefix="REJECT_IS",
+        entries=explained(RejectReason),
+        intro="Of several reasons the one with the lowest number is given, and of its words the lowest.",
+    )
+
+
 def markdown(config: Config) -> str:
     """docs/registers.md."""
     registers = RegisterMap(config)
@@ -501,6 +567,10 @@ def markdown(config: Config) -> str:
         "Bytes without their write strobe keep their value; in WO and W1C registers they count as zero, and a write "
         "without any strobe does nothing. A write to an RO register and any access to an offset that is not listed "
         f"are answered with SLVERR. Map version {MAP_VERSION}, descriptor version {DESCRIPTOR_VERSION}.",
+        "",
+        "`python -m hw verilog` writes all of this as constants, too: into `spatten.h`, where each name begins with "
+        "`SPATTEN_`, and into `spatten.py`. A register's constant is its offset; "
+        "a field of fewer than 32 bits has `_SHIFT` and `_MASK`.",
     ]
     for group, what in GROUPS.items():
         lines += ["", f"## {group}", "", what, ""]
@@ -514,15 +584,12 @@ def markdown(config: Config) -> str:
                 lines.append(
                     f"| {start if field is run.fields[0] else '| | |'} | {field.bits} | {field.name} | {field.what} |"
                 )
-    for title, codes, where in (
-        ("Errors", ErrorCode, "ERROR.code"),
-        ("Reasons to refuse a job", RejectReason, "REJECT.reason"),
-    ):
-        lines += ["", f"## {title}", ""]
-        if codes is RejectReason:
-            lines += ["Of several reasons the one with the lowest number is given, and of its words the lowest.", ""]
-        lines += [f"| {where} | | |", "|---|---|---|"]
-        lines += [f"| {code.value} | {code.name} | {code.what} |" for code in codes]
+    for codes in _codes(config):
+        lines += ["", f"## {codes.title}", ""]
+        if codes.intro:
+            lines += [codes.intro, ""]
+        lines += [f"| {codes.where} | | |", "|---|---|---|"]
+        lines += [f"| {number} | {codes.prefix}_{name} | {what} |" for number, name, what in codes.entries]
     return "\n".join(lines) + "\n"
 
 
@@ -552,9 +619,9 @@ def _constants(config: Config) -> Iterator[tuple[str, int, str]]:
             if field.width < 32:
                 yield f"{register.name}_{field.name.upper()}_SHIFT", field.bit, field.what
                 yield f"{register.name}_{field.name.upper()}_MASK", field.mask, "in place"
-    for prefix, codes in (("ERROR", ErrorCode), ("REJECT", RejectReason)):
-        for code in codes:
-            yield f"{prefix}_IS_{code.name}", code.value, code.what
+    for codes in _codes(config):
+        for number, name, what in codes.entries:
+            yield f"{codes.prefix}_{name}", 1 << number if codes.are_bits else number, what
 
 
 def c_header(config: Config) -> str:

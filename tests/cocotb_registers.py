@@ -33,6 +33,7 @@ from sim.payload import Payload
 from sim.stream import Bench, StreamDriver, StreamMonitor
 from tests import job_descriptors
 from tests.axi_lite import AxiLiteAgent
+from tests.waveforms import drawings, levels
 
 PARAMETERS = parameters()
 CONFIG = Config(**PARAMETERS["config"])
@@ -973,3 +974,47 @@ async def a_reset_ends_an_access(dut: HierarchyObject) -> None:
         await front.bench.step(cycles)
     await front.end(400)
     assert await front.read("TIMEOUT") == 7
+
+
+class _Drawn:
+    """Drives what the master drives in a drawing, and compares the rest."""
+
+    def __init__(self, front: Front, waves: dict[str, list[int | None]]) -> None:
+        self._front = front
+        self._waves = waves
+        self._start = front.bench.cycle
+
+    def clear(self) -> None:
+        pass
+
+    def drive(self) -> None:
+        cycle = self._front.bench.cycle - self._start
+        for name in ("awvalid", "wvalid", "bready", "arvalid", "rready"):
+            self._front.set(f"s_axi__{name}", self._waves[name][cycle] or 0)
+
+    def sample(self, cycle: int) -> None:
+        for name in ("awready", "wready", "bvalid", "arready", "rvalid"):
+            seen = self._front.get(f"s_axi__{name}")
+            assert seen == self._waves[name][cycle - self._start], f"{name} is {seen} in cycle {cycle - self._start}"
+        if self._front.get("s_axi__rvalid"):
+            assert self._front.get("s_axi__rdata") == MAP["ID"].reset
+            assert self._waves["rdata"][cycle - self._start] is None
+
+
+@cocotb.test
+@cocotb.parametrize(register=["TIMEOUT", "DOORBELL"])
+async def the_bus_does_what_is_drawn(dut: HierarchyObject, register: str) -> None:
+    """In docs/integration.md; the answer of the doorbell two cycles later."""
+    front = Front(dut, SEEDS[0])
+    waves = {name: levels(line) for name, line in drawings()[0].items()}
+    cycles = len(waves["clk"])
+    if register == "DOORBELL":
+        waves["bvalid"] = [0, 0, *waves["bvalid"][:-2]]
+    await front.reset()
+    front.bench.agents.remove(front.bus)
+    front.set("s_axi__awaddr", MAP[register].offset)
+    front.set("s_axi__wdata", DESCRIPTOR_VERSION)
+    front.set("s_axi__wstrb", 15)
+    front.set("s_axi__araddr", MAP["ID"].offset)
+    front.bench.agents.append(_Drawn(front, waves))
+    await front.bench.step(cycles)

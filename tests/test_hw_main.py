@@ -145,3 +145,20 @@ def test_show_lists_every_parameter_and_derived_size() -> None:
     assert rows["topk_lanes"] == "4"
     assert rows["head_dims"] == "16, 32"
     assert "configuration tiny" in result.stdout
+
+
+def test_make_passes_changes_as_they_are(tmp_path: Path) -> None:
+    """Whatever the shell would make of them."""
+    made = tmp_path / "made"
+    command = ["make", "--no-print-directory", "verilog", "CONFIG=tiny", "ARGS=", "-o", ".venv/.ready"]
+    result = subprocess.run(
+        [*command, f"SET=name=a';>{made};`>{made}`&*\" topk_lanes=x", f"RUN={sys.executable}"],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.stderr.startswith("error: topk_lanes must be an integer, not 'x'\n")
+    assert not made.exists()

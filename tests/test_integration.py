@@ -5,12 +5,12 @@ import re
 import pytest
 
 from hw.config import TINY
+from hw.ram import Ram
 from hw.register_map import RegisterMap
 from hw.spatten import Spatten
-from sim.build import ROOT, lint
+from sim.build import lint
 from sim.verilog import convert
-
-PAGE = ROOT / "docs" / "integration.md"
+from tests.waveforms import CYCLE, PAGE, drawings
 
 
 @pytest.mark.slow
@@ -29,6 +29,37 @@ def test_the_minimal_instance_compiles() -> None:
 
 def test_the_registers_that_it_names_exist() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    for name in ("ID", "VERSION", "DOORBELL", "REJECT", "REPORT_POP", "CONTROL", "INTERRUPT_ENABLE"):
+    registers = RegisterMap(TINY)
+    for name in (
+        *("ID", "VERSION", "DOORBELL", "REJECT", "REPORT_POP", "CONTROL", "INTERRUPT_ENABLE", "STATUS", "ERROR"),
+        *("CHANNELS_STUCK", "TIMEOUT"),
+    ):
         assert name in text
-        assert name in RegisterMap(TINY)
+        assert name in registers
+    for name, field in re.findall(r"\b([A-Z][A-Z_]+)\.`?([a-z_]+)`?", text):
+        assert registers[name].field(field)
+
+
+def test_waveforms_change_at_clock_edges() -> None:
+    """tests/cocotb_registers.py runs the first of them."""
+    waves = drawings()
+    assert [len(wave) for wave in waves] == [12, 7]
+    for wave in waves:
+        for name, line in wave.items():
+            assert len(line) == len(wave["clk"]), name
+            if name == "clk":
+                assert line == "_/~\\" * (len(line) // CYCLE) + "_"
+            else:
+                assert all(place % CYCLE == 1 for place, mark in enumerate(line) if mark in "/\\<"), name
+                assert all(place % CYCLE == 0 for place, mark in enumerate(line) if mark == ">"), name
+                levels = line.replace("/", "~").replace("\\", "_")
+                runs = re.finditer(r"~+|_+", levels)
+                assert all(run.start() == 0 or run.start() % CYCLE == 1 for run in runs), name
+
+
+def test_a_memory_is_gated_as_described() -> None:
+    text = convert(Ram(shape=8, depth=16), name="ram")
+    assert "`words`" in PAGE.read_text(encoding="utf-8")
+    assert re.search(r"reg \[7:0\] words \[15:0\];", text)
+    assert re.search(r"assign read__en = read_enable & ", text)
+    assert re.search(r"if \(read__en\)", text)

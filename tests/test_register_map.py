@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from hw.axi_lite import AxiLite
-from hw.config import EIGHTH, NAMED, PAPER, TINY, Config
-from hw.job import JOB_WORDS, events_layout, job_fields, report_layout
+from hw.config import EIGHTH, HEAD_DIMS, NAMED, PAPER, TINY, Config
+from hw.job import JOB_WORDS, Fetch, Flag, Mode, events_layout, job_fields, report_layout
 from hw.register_map import (
     ADDRESS_BITS,
     CORE_ERROR_BITS,
@@ -28,6 +28,7 @@ from hw.register_map import (
     markdown,
     python_constants,
 )
+from hw.row_format import CODE_BITS
 from sim.build import ROOT
 
 CONFIGS = [*NAMED.values(), TINY.replace(name="wide", channels=32, heads_max=16, sector_bits=32)]
@@ -154,8 +155,20 @@ def test_the_header_compiles_and_says_the_same(config: Config, tmp_path: Path) -
             if field.width < 32:
                 assert constants[f"{name}_{field.name.upper()}_SHIFT"] == field.bit
                 assert constants[f"{name}_{field.name.upper()}_MASK"] == field.mask
-    assert constants["ERROR_IS_TIMEOUT"] == ErrorCode.TIMEOUT
-    assert constants["REJECT_IS_SHIFT"] == RejectReason.SHIFT
+    others = {name: value for name, value in constants.items() if not name.startswith("ERROR_IS_WRITE_")}
+    codes = {
+        prefix: {name.removeprefix(prefix): value for name, value in others.items() if name.startswith(prefix)}
+        for prefix in ("ERROR_IS_", "REJECT_IS_", "MODE_IS_", "FETCH_IS_", "FLAG_", "HEAD_DIM_IS_", "WIDTH_IS_")
+    }
+    assert codes == {
+        "ERROR_IS_": {code.name: code for code in ErrorCode},
+        "REJECT_IS_": {reason.name: reason for reason in RejectReason},
+        "MODE_IS_": {mode.name: mode for mode in Mode},
+        "FETCH_IS_": {fetch.name: fetch for fetch in Fetch},
+        "FLAG_": {flag.name: 1 << flag for flag in Flag},
+        "HEAD_DIM_IS_": {str(dim): HEAD_DIMS.index(dim) for dim in config.head_dims},
+        "WIDTH_IS_": {str(bits): CODE_BITS.index(bits) for bits in config.query_bits},
+    }
     header = c_header(config)
     assert len(re.findall(r"^#define SPATTEN_(?!H$)", header, re.MULTILINE)) == len(constants)
     (tmp_path / "spatten.h").write_text(header, encoding="utf-8")
@@ -167,6 +180,31 @@ def test_the_header_compiles_and_says_the_same(config: Config, tmp_path: Path) -
     command = ["g++", "-x", "c", "-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only", str(source)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_page_and_the_header_say_what_each_code_means() -> None:
+    """In the words of the declaration; and every constant that a text points to is there."""
+    wide = TINY.replace(operand_bits=16)
+    page, header = markdown(wide), c_header(wide)
+    for number, name, value, what in (
+        (1, "MODE_IS_CAUSAL", 1, "Every live token attends to the live tokens up to itself"),
+        (2, "FETCH_IS_PROGRESSIVE", 2, "The MSB plane, and the LSB plane where a row is flat. Generation only"),
+        (7, "FLAG_PINNED", 0x80, "Read the bitmap of the tokens that are never pruned; else none is"),
+        (1, "HEAD_DIM_IS_32", 1, "32 elements of each head"),
+        (5, "WIDTH_IS_16", 5, "16 bits; only Q"),
+        (4, "REJECT_IS_QUEUE_FULL", 4, "the job queue is full"),
+    ):
+        assert f"| {number} | {name} | {what} |\n" in page
+        assert f"#define SPATTEN_{name} {value:#x}u /* {what} */\n" in header
+    assert "WIDTH_IS_16" not in markdown(TINY)
+    for text in (page, header):
+        assert "see below" not in text
+        pointers = set(re.findall(r"([A-Z_]+_)\.\.\.", text))
+        assert pointers == {
+            "ERROR_IS_", "FETCH_IS_", "FLAG_", "HEAD_DIM_IS_", "MODE_IS_", "REJECT_IS_", "WIDTH_IS_",
+        }  # fmt: skip
+        for pointer in pointers:
+            assert re.search(rf"(SPATTEN_|\| ){pointer}[A-Z0-9]", text)
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,9 @@ ODD = TINY.replace(
 )
 """What `tiny` is not: contexts and heads that are no power of two, 16-bit operands, addresses without spare bits."""
 CONFIGS = {"tiny": TINY, "odd": ODD}
-TESTS = 39
+TESTS = 41
 """With one seed: some run once only."""
-WITHOUT_SEEDS = 1
+WITHOUT_SEEDS = 3
 
 
 def _run(config: Config, *, count: int = 1, rounds: int = 40, deposit: bool = True) -> dict[str, Any]:
