@@ -146,7 +146,7 @@ class Result:
     output_saturated: int
     """Output elements that saturated."""
     pinned: BoolArray = field(repr=False)
-    """[tokens_max] tokens that could not be pruned."""
+    """[n] which of the live tokens could not be pruned."""
     prob: IntArray = field(repr=False)
     """[h, r, n] probabilities, before local V pruning; 0 where a query does not look."""
 
@@ -273,7 +273,7 @@ def attend(job: Job, context: Context, live: Live, query: IntArray, key: IntArra
         keys_fetched=reach,
         values_fetched=fetched.astype(np.int64),
         output_saturated=saturated,
-        pinned=live.pinned,
+        pinned=live.pinned[live.tokens],
         prob=prob,
     )
 

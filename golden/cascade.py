@@ -86,8 +86,8 @@ class Context:
         self.saturated += saturated
 
     def token_keys(self, live: IntArray, pinned: BoolArray) -> IntArray:
-        """[n] what the `live` tokens are compared by: importance, with the pinned ones ([tokens_max]) above all."""
-        return self.token_importance[live] + (pinned[live].astype(np.int64) << self.config.token_importance_bits)
+        """[n] what the `live` tokens [n] are compared by: importance, with those that are `pinned` [n] above all."""
+        return self.token_importance[live] + (pinned.astype(np.int64) << self.config.token_importance_bits)
 
     def prune_tokens(self, live: IntArray, keep: int, pinned: BoolArray) -> IntArray:
         """Keep the `keep` most important of the `live` tokens, pinned ones ([tokens_max]) before all others.
@@ -95,7 +95,7 @@ class Context:
         Pinned tokens count towards `keep`; if they are more, they all stay and nothing else does. `keep` at or above
         the number of live tokens keeps all.
         """
-        key = self.token_keys(live, pinned)
+        key = self.token_keys(live, pinned[live])
         count = min(len(live), max(keep, int(pinned[live].sum())))
         # among the pinned the order does not matter: all of them are within the count
         kept = live[keep_mask(key, count)]

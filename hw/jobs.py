@@ -264,7 +264,7 @@ class JobControl(wiring.Component):
         # Tokens of the sequence that are in this line or behind it.
         unlisted = Signal(range(config.tokens_max + 1), reset_less=True)
         whole_line = unlisted[lane_bits:].any()
-        valid_lanes = Cat(whole_line | (unlisted[:lane_bits] > n) for n in range(lanes))
+        valid_lanes = Cat(*(whole_line | (unlisted[:lane_bits] > n) for n in range(lanes - 1)), whole_line)
         m.d.comb += [
             self.o_lines.payload.live.eq(Mux(flags[Flag.HAS_KV], has_kv[:lanes], -1) & valid_lanes),
             self.o_lines.payload.pinned.eq(Mux(flags[Flag.PINNED], pinned[:lanes], 0)),

@@ -874,7 +874,7 @@ class Planner(wiring.Component):
         outgoing = data.StructLayout(
             {"group": self.o.payload.shape(), "entry": entry_shape(BLOCKS), "kind": 3, "counts": 1}
         )
-        m.submodules.second = second = SkidBuffer(shape=outgoing)
+        m.submodules.leaving = second = SkidBuffer(shape=outgoing)
         m.submodules.live = live = Ram(
             shape=lanes * self.id_bits, depth=self.jobs << len(Value.cast(self.live_write.row))
         )

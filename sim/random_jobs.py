@@ -85,7 +85,7 @@ def counters(config: Config, job: Job, at: Addresses, context: Context, result: 
     width = topk_sizes(config)["width"]
     if job.keep_tokens is not None:
         keys = context.token_keys(result.tokens, result.pinned)
-        passed += _passes(keys, max(job.keep_tokens, int(result.pinned[result.tokens].sum())), width)
+        passed += _passes(keys, max(job.keep_tokens, int(result.pinned.sum())), width)
     if job.keep_heads is not None:
         passed += _passes(context.head_importance[result.heads], job.keep_heads, width)
     bitmaps = sum(-(-job.keys // (8 * SECTOR_BYTES)) for base in (at.has_kv, at.pinned) if base is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -501,22 +502,19 @@ async def lines_beyond_the_job(dut: HierarchyObject, seed: int) -> None:
     unit = Unit(dut, seed)
     source = np.random.default_rng(seed)
     await unit.bench.reset()
-    for changes in (
-        {"clear": False, "age_shift": 0},
-        {"clear": True, "age_shift": 0},
-        {"clear": False, "age_shift": 1},
-    ):
+    beginnings = ({"clear": False, "age_shift": 0}, {"clear": True, "age_shift": 0}, {"clear": False, "age_shift": 1})
+    for context, changes in itertools.product(range(CONFIG.contexts), beginnings):
         state = restored_state(source)
-        unit.restore(0, state)
+        unit.restore(context, state)
         done = unit.access.count + LINES
         await unit.bench.until(lambda done=done: unit.access.count == done, what="restore")
-        one_line = make_job(source, state, 0, 0, False, restart=True, keys=T, lines=1, row_count=1, **changes)
+        one_line = make_job(source, state, context, 0, False, restart=True, keys=T, lines=1, row_count=1, **changes)
         await unit.run([one_line])
         # The next layer's command comes with the first of these reads, which go first.
-        unit.save(0, state_lines(state))
-        more = make_job(source, state, 0, SLOTS - 1, False, keys=TOKENS, clear=False, restart=False, density=1.0)
+        unit.save(context, state_lines(state))
+        more = make_job(source, state, context, SLOTS - 1, False, keys=TOKENS, clear=False, restart=False, density=1.0)
         await unit.run([more])
-        unit.save(0, state_lines(state))
+        unit.save(context, state_lines(state))
         await unit.bench.drain()
 
 

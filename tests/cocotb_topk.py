@@ -13,7 +13,7 @@ from golden import IntArray
 from golden.packer import pack
 from golden.topk import keep_mask
 from hw.packer import packed_row
-from hw.quick_select import value_beat
+from hw.quick_select import ROWS_INSIDE, value_beat
 from hw.topk import element, kept_beat
 from sim.cosim import parameters
 from sim.measure import record
@@ -177,6 +177,22 @@ async def valid_does_not_wait_for_ready(dut: HierarchyObject, seed: int) -> None
     bench, source, sink = make_bench(dut, seed, patient=True)
     await bench.reset()
     send(source, sink, make_rows(seed)[:15])
+    await bench.drain(limit=LIMIT)
+
+
+@cocotb.test(skip=MEASURES)
+@cocotb.parametrize(seed=SEEDS)
+async def stalled_output_holds_rows_inside(dut: HierarchyObject, seed: int) -> None:
+    """Of the longest rows as many enter as there is room for, and all come out."""
+    bench, source, sink = make_bench(dut, seed)
+    generator = np.random.default_rng(seed)
+    await bench.reset()
+    sink.stop()
+    rows = [Row(KINDS["uniform"](generator, N_MAX, WIDTH), (N_MAX + 1) // 2) for _ in range(2 * ROWS_INSIDE)]
+    send(source, sink, rows)
+    await bench.step(ROWS_INSIDE * LIMIT)
+    assert 2 <= source.count // len(rows[0].sent()) <= ROWS_INSIDE + 1 + PACKED
+    sink.start()
     await bench.drain(limit=LIMIT)
 
 

@@ -136,7 +136,7 @@ def _arguments(
 
 
 def mutation_run() -> dict[str, Any]:
-    return _arguments(False, 4, 2, 11, 2, 2, rows=1)
+    return _arguments(False, 4, 2, 15, 2, 2, rows=1)
 
 
 def measurement_run(config: Config) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def value_measurement_run(config: Config) -> dict[str, Any]:
 def _tests(size: Any) -> int:
     _, width, lanes, n_max, digit_bits, _ = size
     passes = QuickSelect(width=width, lanes=lanes, n_max=n_max, digit_bits=digit_bits).passes_max
-    return 7 + (passes == 1 and n_max >= 4 * lanes)
+    return 8 + (passes == 1 and n_max >= 4 * lanes)
 
 
 @pytest.mark.parametrize("size", SIZES)
