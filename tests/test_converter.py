@@ -129,6 +129,7 @@ def test_matches_golden_in_verilator(config: Config, tensor: str) -> None:
     assert len(cosimulate(**run, simulator="verilator", strip_initial=True)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tensor", ["key", "value"])
 @pytest.mark.parametrize(("slice_width", "lanes", "operand_bits"), [(16, 1, 4), (64, 4, 12), (32, 4, 5)])
 def test_verilog_is_lint_clean(tensor: str, slice_width: int, lanes: int, operand_bits: int) -> None:

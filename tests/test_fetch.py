@@ -79,6 +79,7 @@ def test_matches_golden_in_verilator(name: str) -> None:
     _run(name, "verilator", 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_verilog_is_lint_clean(name: str) -> None:
     lint(convert(Fetch(**SIZES[name])))

@@ -91,6 +91,7 @@ def test_other_sizes_match_golden(size: dict[str, int]) -> None:
     cosimulate(**_arguments(size, 100, 1), simulator="icarus", strip_initial=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [PAPER_SIZE, SMALL, *SIZES], ids=lambda size: "-".join(map(str, size.values())))
 def test_verilog_is_lint_clean(size: dict[str, int]) -> None:
     lint(convert(OutputPacker(**size)))

@@ -96,6 +96,7 @@ def test_every_reason_is_met_by_a_configuration() -> None:
         assert spoilt == possible_reasons(config) - {RejectReason.VERSION}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [*CONFIGS.values(), PAPER, ULX3S], ids=lambda config: config.name)
 def test_what_is_accepted_is_what_golden_runs(config: Config) -> None:
     """The testbench's definition of a good descriptor against golden's, for descriptors with one or two odd fields."""
@@ -124,6 +125,7 @@ def test_what_is_accepted_is_what_golden_runs(config: Config) -> None:
     assert min(counts.values()) > 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [TINY, ODD, ULX3S, PAPER], ids=lambda config: config.name)
 def test_verilog_is_lint_clean(config: Config) -> None:
     lint(convert(Registers(config=config)))

@@ -44,6 +44,7 @@ def test_states_match_golden_without_initial_values(name: str, loads: bool) -> N
     assert len(cosimulate(**_run(name, loads), simulator="icarus", strip_initial=True)) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [*CONFIGS.values(), EIGHTH, ULX3S], ids=lambda config: str(config.tokens_max))
 def test_verilog_is_lint_clean(config: Config) -> None:
     lint(convert(StateStore(config=config)))

@@ -95,6 +95,7 @@ def test_matches_golden_in_verilator() -> None:
     assert len(cosimulate(**arguments)) == TESTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tokens", "prob_lanes", "lanes", "contexts", "slots"),
     [(2, 1, 1, 1, 1), (8, 8, 8, 1, 2), (16, 2, 4, 3, 5), (32, 8, 2, 4, 4)],

@@ -174,6 +174,7 @@ def test_engine_matches_golden_in_verilator() -> None:
     assert len(cosimulate(**_arguments(*size))) == _tests(size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [SIZES[1], (True, 4, 3, 7, 1, 2), (True, 4, 1, 7, 1, None), (True, 2, 1, 1, 1, None)])
 def test_verilog_of_the_engine_is_lint_clean(size: Any) -> None:
     lint(convert(_arguments(*size)["component"]))

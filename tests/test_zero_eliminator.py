@@ -73,6 +73,7 @@ def test_other_sizes_match_golden(lanes: int, shape: Any, stages: int | None) ->
     _run(lanes, shape, stages, "icarus")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lanes", "stages"), [(1, None), (1, 0), (3, None), (16, None), (16, 0), (16, 2)])
 def test_verilog_is_lint_clean(lanes: int, stages: int | None) -> None:
     lint(convert(ZeroEliminator(shape=42, lanes=lanes, stages=stages)))
