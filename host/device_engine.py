@@ -8,7 +8,7 @@ the state there, which tells what was kept, and lets more sequences live than th
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -197,15 +197,7 @@ class DeviceSequence(QuantizedSequence):
 
     def _query_plane(self, job: Job) -> Plane:
         """Q as a job numbers its rows; no job has more than the prompt."""
-        plane = self._query
-        return Plane(
-            channels=plane.channels,
-            base=plane.base,
-            rows=job.queries,
-            heads=plane.heads,
-            head_dim=plane.head_dim,
-            bits=plane.bits,
-        )
+        return replace(self._query, rows=job.queries)
 
     def _traffic(self, counters: dict[str, int]) -> Traffic:
         """Bytes by class; of what was written, the state is not the output's."""
