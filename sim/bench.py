@@ -580,11 +580,15 @@ def _main(
     simulated, seconds, build_seconds = 0, 0.0, 0.0
     topk: list[dict[str, Any]] = []
     simulation: dict[str, float] = {}
+
+    def save() -> None:
+        files.write_text(output, json.dumps(_report(NAMED[config], found, topk, simulation), indent=1) + "\n")
+
     with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True) as progress:
         task = progress.add_task("measuring the quick-select")
         if "topk" in groups:
             topk = topk_latencies(NAMED[config])
-            files.write_text(output, json.dumps(_report(NAMED[config], found, topk, simulation), indent=1) + "\n")
+            save()
         progress.update(task, description="building the simulation")
         for kind in ("ideal", "hbm2") if memory == "both" else (memory,):
             wanted = [group for group in groups if group != "topk" and (kind == "ideal" or group in CHANNELS_DECIDE)]
@@ -602,12 +606,12 @@ def _main(
                 error = "" if figure.model_error is None else f"{figure.model_error:+.1%}"
                 table.add_row(figure.name, kind, bound, value, verdict, error)
                 console.print(f"{figure.name}, {kind}: {value}  {bound}")
-                files.write_text(output, json.dumps(_report(NAMED[config], found, topk, simulation), indent=1) + "\n")
+                save()
             simulated += bench.machine.cycles
             bench.close()
             seconds += _processor_seconds() - used
             simulation = {"cycles_per_second": simulated / seconds, "build_seconds": build_seconds}
-            files.write_text(output, json.dumps(_report(NAMED[config], found, topk, simulation), indent=1) + "\n")
+            save()
     console.print(table)
     console.print(f"{output}", highlight=False)
     if config == "paper" and memory == "both" and set(groups) == set(GROUPS):
