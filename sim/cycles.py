@@ -56,8 +56,8 @@ class Latencies:
     """Score read again to its exponential, summed, and the decision."""
     normalise: int = 9
     """Sum to reciprocal to probability."""
-    value: int = 16
-    """Probability to accumulator: ring 2, converter 2, prob x V 11, row control (1, assumed)."""
+    value: int = 15
+    """Probability to accumulator: ring 2, converter 2, prob x V 10, row control (1, assumed)."""
     output: int = 8
     """Last accumulation of a row to its first write request: packer 4, write queue (4, assumed)."""
     finish: int = 6
