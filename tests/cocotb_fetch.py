@@ -229,11 +229,12 @@ def random_groups(seed: int, count: int) -> list[RowGroup]:
     """Row groups of every ring, width, fill and place."""
     source = np.random.default_rng(seed)
     groups = []
-    for _ in range(count):
+    for number in range(count):
         ring = RINGS[source.integers(len(RINGS))]
-        pitch = int(source.integers(1, 9))
+        sectors = 1 + number % 8
+        pitch = int(source.integers(sectors, 9))
         rows = int(source.integers(1, ROWS + 1))
-        sectors, stride = int(source.integers(1, pitch + 1)), int(source.integers(1, 9))
+        stride = int(source.integers(1, 9))
         place = int(source.integers(GENERATOR.ring_sectors[min(ring, VALUE)]))
         if ring == LINEAR:
             # Behind the key ring nothing wraps.

@@ -16,7 +16,7 @@ from hw.quick_select import ROWS_INSIDE, first_digit, selection, value_beat
 from sim.cosim import parameters
 from sim.measure import record
 from sim.stream import Bench, PulseCounter, StreamDriver, StreamMonitor
-from tests.topk_rows import KINDS
+from tests.topk_rows import KINDS, at_edge, behind
 
 PARAMETERS = parameters()
 WIDTH: int = PARAMETERS["width"]
@@ -50,7 +50,7 @@ class Row:
         source = np.random.default_rng(len(self.values))
         count = -(-len(self.values) // LANES)
         # What is behind the live values must not matter.
-        padded = source.integers(0, 1 << WIDTH, count * LANES)
+        padded = behind(source, count * LANES, WIDTH)
         padded[: len(self.values)] = self.values
         live = [LANES] * (count - 1) + [len(self.values) - (count - 1) * LANES]
         header = {} if HEADER is None else {"header": self.header}
@@ -110,6 +110,8 @@ def make_rows(seed: int) -> list[Row]:
         for k in {1, n, min(n + 1, N_MAX), N_MAX, (n + 1) // 2}:
             make = list(KINDS.values())[int(source.integers(len(KINDS)))]
             rows.append(Row(make(source, n, WIDTH), k))
+    part = N_MAX - (N_MAX % LANES == 0)
+    rows += [Row(*at_edge(source, part, WIDTH, edge)) for edge, _ in BINS if edge]
     source.shuffle(rows)  # type: ignore[arg-type]
     for number, row in enumerate(rows):
         row.header = (number + seed) % (1 << (HEADER or 1))

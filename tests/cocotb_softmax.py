@@ -311,6 +311,22 @@ async def a_stalled_unit_holds_what_it_says(dut: HierarchyObject, longer: int) -
 
 
 @cocotb.test
+async def queues_hold_any_number_of_rows_at_full_rate(dut: HierarchyObject) -> None:
+    """A stall leaves rows in the queues by its length; as many go on to enter and leave while others are under way."""
+    unit = Softmaxed(dut, SEEDS[0])
+    maker = RowMaker(SEEDS[0])
+    await unit.bench.reset()
+    for cycles in range(2 * DELAY):
+        count = 2 * DELAY + int(maker.source.integers(DELAY))
+        unit.send([maker.row(maker.scores(LANES), limit=STEEP, progressive=True) for _ in range(count)])
+        await unit.bench.step(2 * DELAY)
+        unit.sink.stop()
+        await unit.bench.step(cycles)
+        unit.sink.start()
+        await unit.bench.drain()
+
+
+@cocotb.test
 @cocotb.parametrize(seed=SEEDS)
 async def reset_drops_the_rows_inside(dut: HierarchyObject, seed: int) -> None:
     unit = Softmaxed(dut, seed, stall=0.3)

@@ -13,12 +13,12 @@ from golden import IntArray
 from golden.packer import pack
 from golden.topk import keep_mask
 from hw.packer import packed_row
-from hw.quick_select import ROWS_INSIDE, value_beat
+from hw.quick_select import ROWS_INSIDE, first_digit, value_beat
 from hw.topk import element, kept_beat
 from sim.cosim import parameters
 from sim.measure import record
 from sim.stream import Bench, StreamDriver, StreamMonitor
-from tests.topk_rows import KINDS
+from tests.topk_rows import KINDS, at_edge, behind
 
 PARAMETERS = parameters()
 PACKED: bool = PARAMETERS["packed"]
@@ -30,6 +30,7 @@ FILTER_STAGES: int = PARAMETERS["filter_stages"]
 COMPACTION: int = PARAMETERS["compaction"]
 HEADER: int | None = PARAMETERS["header"]
 SEEDS: list[int] = PARAMETERS["seeds"]
+BINS = first_digit(WIDTH, PARAMETERS["digit_bits"])
 ROWS: int = PARAMETERS["rows"]
 """Rows of each kind."""
 MEASURES: bool = PARAMETERS["measures"]
@@ -46,7 +47,7 @@ class Row:
     def _padded(self) -> tuple[IntArray, list[int]]:
         """Beats with what must not matter behind the live values, and the live values of each."""
         count = -(-len(self.values) // LANES)
-        padded = np.random.default_rng(len(self.values)).integers(0, 1 << WIDTH, count * LANES)
+        padded = behind(np.random.default_rng(len(self.values)), count * LANES, WIDTH)
         padded[: len(self.values)] = self.values
         return padded.reshape(count, LANES), [LANES] * (count - 1) + [len(self.values) - (count - 1) * LANES]
 
@@ -102,6 +103,8 @@ def make_rows(seed: int) -> list[Row]:
         for k in {1, n, min(n + 1, N_MAX), N_MAX, (n + 1) // 2}:
             make = list(KINDS.values())[int(source.integers(len(KINDS)))]
             rows.append(Row(make(source, n, WIDTH), k))
+    part = N_MAX - (N_MAX % LANES == 0)
+    rows += [Row(*at_edge(source, part, WIDTH, edge)) for edge, _ in BINS if edge]
     source.shuffle(rows)  # type: ignore[arg-type]
     for number, row in enumerate(rows):
         row.header = (number + seed) % (1 << (HEADER or 1))

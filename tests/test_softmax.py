@@ -392,7 +392,7 @@ def measurement_run(config: Config) -> dict[str, Any]:
 @pytest.mark.parametrize("size", ["small", pytest.param("uneven", marks=pytest.mark.slow)])
 def test_circuit_matches_golden_in_icarus_without_initial_values(size: str) -> None:
     passed = cosimulate(**run_arguments(SIZES[size], rows=60, count=1), simulator="icarus", strip_initial=True)
-    assert len(passed) == 30
+    assert len(passed) == 31
 
 
 @pytest.mark.slow
@@ -405,7 +405,7 @@ def test_circuit_matches_golden_at_other_sizes(size: str) -> None:
 @pytest.mark.slow
 def test_circuit_matches_golden_at_the_papers_size() -> None:
     passed = cosimulate(**run_arguments(unit_of(PAPER), rows=50, count=1))
-    assert len(passed) == 30
+    assert len(passed) == 31
 
 
 @pytest.mark.parametrize(

@@ -114,14 +114,16 @@ def _arguments(
     measures: bool = False,
 ) -> dict[str, Any]:
     sizes = {"width": width, "lanes": lanes, "n_max": n_max, "digit_bits": digit_bits}
+    component = PackedTopK(**sizes, header=header) if packed else TopK(**sizes, header=header)
     return {
-        "component": PackedTopK(**sizes, header=header) if packed else TopK(**sizes, header=header),
+        "component": component,
         "test_module": "tests.cocotb_topk",
         "parameters": {
             "packed": packed,
             "width": width,
             "lanes": lanes,
             "n_max": n_max,
+            "digit_bits": component.digit_bits,
             "passes_max": QuickSelect(**sizes).passes_max,
             "filter_stages": TopK.FILTER_STAGES,
             "compaction": Compactor(shape=width, lanes=lanes).delay,

@@ -58,6 +58,18 @@ def few_leave(source: np.random.Generator, n: int, width: int) -> IntArray:
     return np.where(source.random(n) < 0.3, (1 << width) - (1 << width - steps), (1 << width) - 1 - (steps > 2))
 
 
+def at_edge(source: np.random.Generator, n: int, width: int, edge: int) -> tuple[IntArray, int]:
+    """A row whose k-th largest is the first below `edge`, and k: one more at or above it would change the result."""
+    k = int(source.integers(1, n + 1))
+    row = np.concatenate([source.integers(edge, 1 << width, k - 1), source.integers(0, edge, n - k + 1)])
+    return source.permutation(row), k
+
+
+def behind(source: np.random.Generator, count: int, width: int) -> IntArray:
+    """What lanes hold that are not live: anything, often the most."""
+    return source.integers(0, 1 << width, count) | ((1 << width) - 1) * source.integers(0, 2, count)
+
+
 KINDS = {
     "uniform": uniform,
     "softmax-like": softmax_like,
