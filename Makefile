@@ -33,11 +33,11 @@ help: ## List the targets
 	@awk -F ' ## ' '/^[a-z]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  CONFIG=paper|eighth|ulx3s|tiny|FILE.toml   SET=\"topk_lanes=8 channels=4\"   for verilog, run, synth"
-	@echo "  UNIT=qk  LIBERTY=cells.lib.gz  CLOCK_NS=1      for synth; UNIT also for mutate, LIBERTY for units"
+	@echo "  UNIT=qk  LIBERTY=cells.lib.gz  CLOCK_NS=1      for synth; UNIT also for verilog and mutate, LIBERTY for units"
 	@echo "  TEXT=\"a sentence\"   for demo, run   ARGS=\"...\"   further options, for any command line"
 
-verilog: $(READY) ## Generate the Verilog of a configuration into build/<config>/
-	$(RUN) -m hw verilog --config "$(CONFIG)" $(CHANGES) $(ARGS)
+verilog: $(READY) ## Generate the Verilog of a configuration, or of UNIT="qk softmax", into build/<config>/
+	$(RUN) -m hw verilog --config "$(CONFIG)" $(CHANGES) $(foreach unit,$(UNIT),--unit "$(unit)") $(ARGS)
 
 test: $(READY) system lint ## Run every test: golden, cosimulation in Verilator and Icarus, models
 	$(RUN) -m pytest -n auto --dist worksteal $(ARGS)

@@ -28,9 +28,11 @@ SIMULATORS = ("verilator", "icarus")
 WAIVERS = Path(__file__).resolve().with_name("lint.vlt")
 _VERILATOR_RUNTIME = ("verilated", "verilated_dpi", "verilated_vpi", "verilated_threads", "verilated_vcd_c")
 
-_MAKE_VARIABLES = "CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O1"
-"""The packaged makefile lost the first flag, without which a design of more than one C++ file does not link. Its -Os
-takes ten times as long as -O1 for the long functions of wide circuits, more than their simulation gains."""
+_MAKE_VARIABLES = "CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O0"
+"""The packaged makefile lost the first flag, without which a design of more than one C++ file does not link. Most of a
+test's time is the compiler's: at -O0, and with everything in one file, a third of what -O1 takes, while the simulation
+is waiting for its testbench anyway."""
+_VERILATOR_ARGUMENTS = ("-Wno-fatal", "--no-timing", "--x-initial", "unique", "--output-split", "0")
 
 _FAR_FUTURE = 4_000_000_000
 
@@ -66,8 +68,7 @@ def build(verilog: str, *, simulator: str, top: str = "top", build_args: Sequenc
         verilog = schedule_at_time_0(verilog)
     waves = waves_wanted()
     tools = toolchain(simulator)
-    arguments = ["-Wno-fatal", "--no-timing", "--x-initial", "unique"] if simulator == "verilator" else []
-    arguments += build_args
+    arguments = [*(_VERILATOR_ARGUMENTS if simulator == "verilator" else ()), *build_args]
     key = digest(verilog, top, tools, arguments, waves, _MAKE_VARIABLES)
     done = Build(folder=CACHE / key, simulator=simulator, top=top, waves=waves)
     if done.folder.is_dir():

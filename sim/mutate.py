@@ -206,15 +206,20 @@ class Netlist:
         # Both start from the initial values, so that what is never reset is the same in both.
         prepared = self._prepared(initial_values=True)
         for name, change in (("unit", ""), ("mutant", mutant.command)):
-            self._yosys(
-                *prepared,
-                change,
-                "flatten",
-                "opt_expr",
-                "opt_clean -purge",
-                f"rename top {name}",
-                f"write_rtlil {name}_flat.il",
-            )
+            try:
+                self._yosys(
+                    *prepared,
+                    change,
+                    "flatten",
+                    "opt_expr",
+                    "opt_clean -purge",
+                    f"rename top {name}",
+                    f"write_rtlil {name}_flat.il",
+                )
+            except MutationError:
+                if not change:
+                    raise
+                return False  # such as a register stuck at another value than it starts with: Yosys takes neither
         flat = {name: (self._folder / f"{name}_flat.il").read_text(encoding="utf-8") for name in ("unit", "mutant")}
         unit, changed = (
             re.sub(r"^(?:autoidx .*|module .*|#.*|attribute \\src .*)$", "", flat[name], flags=re.MULTILINE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -107,27 +106,6 @@ def test_design_figures() -> None:
     assert EIGHTH.beats_per_key(128) == 2, "D = 128 on small machines takes two beats per key"
     assert PAPER.key_buffer_rows // PAPER.buffer_rows_per_token(128) == 1024
     assert ULX3S.sector_beats() == 16
-
-
-def test_ulx3s_fits_an_ecp5_85f() -> None:
-    """156 multipliers of 18 x 18 and 208 block RAMs of 18 kbit, counted from the numeric contract's cost table."""
-    softmax = ULX3S.softmax_lanes * 3 + 1  # scale, interpolation and product a lane; one reciprocal
-    importance = 1
-    assert ULX3S.qk_multipliers + ULX3S.pv_multipliers + softmax + importance <= 156
-    row_bits = ULX3S.buffer_dim * ULX3S.operand_bits
-
-    def blocks(depth: int, width: int) -> int:
-        return ceil(width / 36) * ceil(depth / 512)
-
-    buffers = blocks(ULX3S.key_buffer_rows, row_bits) + blocks(ULX3S.value_buffer_rows, row_bits)
-    assert buffers == 88
-    tokens = ULX3S.tokens_max * ULX3S.contexts
-    importances = ULX3S.softmax_lanes * blocks(ceil(tokens / ULX3S.softmax_lanes), ULX3S.token_importance_bits)
-    # scores and exponentials of two rows in flight, two top-k engines with two rows each
-    rows = 2 * blocks(ULX3S.tokens_max // ULX3S.softmax_lanes, ULX3S.softmax_lanes * ULX3S.score_bits)
-    rows += 2 * blocks(ULX3S.tokens_max // ULX3S.softmax_lanes, ULX3S.softmax_lanes * 22)
-    rows += 2 * 2 * blocks(ULX3S.tokens_max // ULX3S.topk_lanes, ULX3S.topk_lanes * (32 + 10))
-    assert buffers + importances + rows <= 208
 
 
 # -- Refusals ---------------------------------------------------------------------------------------------------------

@@ -18,10 +18,9 @@ from host.engine import FloatArray, LayerResult, ModelShape
 from host.golden_engine import GoldenEngine
 from host.quantized_engine import Computed, Settings, Work
 from hw.config import TINY
-from hw.spatten import Spatten
+from sim.device import accelerator_verilog
 from sim.machine import Machine
 from sim.transport import SimulatedTransport
-from sim.verilog import convert
 
 BERT = ModelShape(layers=3, heads=4, head_dim=32, causal=False)
 GPT2 = ModelShape(layers=4, heads=3, head_dim=16, causal=True)
@@ -40,7 +39,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
-    with Machine(convert(Spatten(config=TINY), name="spatten", assertions=True), TINY) as machine:
+    with Machine(accelerator_verilog(TINY, assertions=True), TINY) as machine:
         yield machine
 
 

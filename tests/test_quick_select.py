@@ -56,7 +56,7 @@ def _arguments(
             "seeds": seeds(seed_count),
             "rows": rows,
             "checks": checks,
-            "lengths": [n for n in lengths if n <= n_max],
+            "lengths": lengths,
             "shares": shares,
             "measured_rows": measured_rows,
         },
@@ -69,20 +69,23 @@ def mutation_run() -> dict[str, Any]:
     return _arguments(4, 2, 9, 1, 2, rows=1)
 
 
-LENGTHS = (64, 98, 256, 512, 1024)
+def _lengths(n_max: int) -> tuple[int, ...]:
+    """Of the rows to measure."""
+    return tuple(n for n in (64, 98, 256, 512, 1024) if n <= n_max) or (n_max,)
 
 
 def measurement_run(config: Config) -> dict[str, Any]:
     """The engine for tokens and heads."""
     width = max(config.token_importance_bits, config.head_importance_bits) + 1
     n_max = max(config.tokens_max, config.heads_max)
-    return _arguments(width, config.topk_lanes, n_max, lengths=LENGTHS, measured_rows=25, checks=False)
+    return _arguments(width, config.topk_lanes, n_max, lengths=_lengths(n_max), measured_rows=25, checks=False)
 
 
 def value_measurement_run(config: Config) -> dict[str, Any]:
     """The engine for local V pruning."""
+    n_max = config.tokens_max
     return _arguments(
-        config.prob_bits, config.topk_lanes, config.tokens_max, lengths=LENGTHS, measured_rows=5, checks=False
+        config.prob_bits, config.topk_lanes, n_max, lengths=_lengths(n_max), measured_rows=5, checks=False
     )
 
 

@@ -31,12 +31,12 @@ ODD = TINY.replace(
 )
 """What `tiny` is not: contexts and heads that are no power of two, 16-bit operands, addresses without spare bits."""
 CONFIGS = {"tiny": TINY, "odd": ODD}
-TESTS = 41
+TESTS = 43
 """With one seed: some run once only."""
 WITHOUT_SEEDS = 3
 
 
-def _run(config: Config, *, count: int = 1, rounds: int = 40, deposit: bool = True) -> dict[str, Any]:
+def _run(config: Config, *, count: int = 1, rounds: int = 40) -> dict[str, Any]:
     return {
         "component": Registers(config=config),
         "test_module": "tests.cocotb_registers",
@@ -45,15 +45,14 @@ def _run(config: Config, *, count: int = 1, rounds: int = 40, deposit: bool = Tr
             "seeds": seeds(count),
             "rounds": rounds,
             "reasons": sorted(reason.name for reason in possible_reasons(config)),
-            "deposit": deposit,
         },
         "timeout_seconds": 900,
     }
 
 
 def mutation_run() -> dict[str, Any]:
-    """The front end of the small configuration; a netlist of cells has no registers to put numbers into."""
-    return _run(TINY, rounds=4, deposit=False)
+    """The front end of the small configuration."""
+    return _run(TINY, rounds=4)
 
 
 def measurement_run(config: Config) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,11 +23,11 @@ from hw.spatten import Spatten
 from sim.build import lint
 from sim.campaigns import DifferenceError, compare, compare_memory, fill, machine_of, run, submit, written_regions
 from sim.cosim import cosimulate
+from sim.device import accelerator_verilog
 from sim.machine import Machine
 from sim.random_jobs import Campaign, Task
 from sim.synth import _yosys
 from sim.transport import SimulatedTransport
-from sim.verilog import convert
 from tests import job_descriptors
 
 SECTORS = 40_000
@@ -81,10 +80,9 @@ HEADS = TINY.replace(
 """More heads than cycles between two jobs' beginnings; and one slice, which reads several rows of a lane at once."""
 
 
-@functools.cache
 def verilog_of(config: Config, *, assertions: bool = True) -> str:
     """Of the accelerator; with assertions about what every unit's neighbours must keep to, or as it is delivered."""
-    return convert(Spatten(config=config), name="spatten", assertions=assertions)
+    return accelerator_verilog(config, assertions=assertions)
 
 
 @pytest.fixture
@@ -141,7 +139,7 @@ def test_memories(device: Device, memory: dict[str, Any], stall: float) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [ODD, NARROW, HEADS], ids=lambda config: config.name)
 def test_other_configurations(config: Config) -> None:
-    with Device(SimulatedTransport(Machine(verilog_of(config), config))) as device:
+    with Device(SimulatedTransport(Machine(verilog_of(config), config, optimize=0))) as device:
         assert device.config == config.replace(name="device")
         check_refusals(device)
         for seed, (stall, memory) in enumerate(itertools.product([0.0, 0.3], MEMORIES), start=1):
@@ -153,7 +151,7 @@ def test_other_configurations(config: Config) -> None:
 
 @pytest.mark.slow
 def test_jobs_whose_heads_age_longer_than_they_take_to_begin() -> None:
-    with Device(SimulatedTransport(Machine(verilog_of(HEADS), HEADS))) as device:
+    with Device(SimulatedTransport(Machine(verilog_of(HEADS), HEADS, optimize=0))) as device:
         for seed in range(700, 706):
             run_new(device, seed, 40, keys=1, queries=1, query_offset=0, valid_length=None, age_shift=1)
 
@@ -174,6 +172,8 @@ def test_bus_models_of_others_making() -> None:
     """In Icarus, with X in every register and memory word until the reset: none may reach a port that is valid."""
     cosimulate(
         component=Spatten(config=TINY),
+        verilog=verilog_of(TINY),
+        top="spatten",
         test_module="tests.cocotb_spatten",
         simulator="icarus",
         parameters={"config": dataclasses.asdict(TINY), "jobs": 8},

@@ -236,7 +236,9 @@ def test_every_unit_is_clean_and_fits_an_fpga(unit: str) -> None:
     """
     component = UNITS[unit].make(TINY)
     facts = structure(component, name=unit)
-    counts = ecp5(component, name=unit)
+    if not facts["memories"] and not facts["multipliers"]:
+        return  # only what any FPGA has
+    counts = ecp5(component, name=unit, luts=False)
     # A memory of LUTs has its read register outside.
     assert counts["flip_flops"] <= facts["flip_flops"] + sum(width for _, width in facts["memories"])
     assert counts["multipliers"] >= len(facts["multipliers"])
