@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from hw.checks import check_stream
 from hw.fifo import Fifo, SkidBuffer
 from hw.logic import product
+from hw.parameters import check_integer, check_power_of_two
 from hw.shared import Shared
 
 __all__ = [
@@ -146,10 +147,7 @@ class AddressGenerator(wiring.Component):
         sequence_bits: int = 9,
     ) -> None:
         for name, value in (("channels", channels), ("rows", rows), ("lanes", lanes)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
-            if value < 1 or value & (value - 1):
-                raise ValueError(f"{name} must be a power of two, not {value!r}")
+            check_power_of_two(name, value)
         if rows % lanes:
             raise ValueError(f"rows must be a multiple of lanes = {lanes}, not {rows!r}")
         for name, value, least in (
@@ -158,18 +156,14 @@ class AddressGenerator(wiring.Component):
             ("groups", groups, 2),
             ("sequence_bits", sequence_bits, 5),
         ):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value!r}")
+            check_integer(name, value, least)
         if len(ring_sectors) != 3:
             raise ValueError(f"ring_sectors must be those of the query, key and value ring, not {ring_sectors!r}")
         for ring, sectors in enumerate(ring_sectors):
             least = SECTORS_MAX * (rows // (1 if ring == QUERY else lanes) + 1)
             if sectors % BANKS or sectors < least:
                 raise ValueError(f"ring_sectors must be multiples of {BANKS}, at least {least}, not {sectors!r}")
-        if not isinstance(linear_sectors, int) or isinstance(linear_sectors, bool):
-            raise TypeError(f"linear_sectors must be an integer, not {linear_sectors!r}")
+        check_integer("linear_sectors", linear_sectors)
         if linear_sectors < 0 or linear_sectors % BANKS:
             raise ValueError(f"linear_sectors must be a multiple of {BANKS}, not {linear_sectors!r}")
         self.channels = channels

@@ -7,6 +7,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.checks import check_stream
+from hw.parameters import check_integer, check_shape
 
 __all__ = ["RoundRobin"]
 
@@ -41,16 +42,8 @@ class RoundRobin(wiring.Component):
     """
 
     def __init__(self, *, shape: ShapeLike, inputs: int) -> None:
-        try:
-            width = Shape.cast(shape).width
-        except TypeError as error:
-            raise TypeError(f"shape must be an Amaranth shape, not {shape!r}") from error
-        if width < 1:
-            raise ValueError(f"shape must be at least 1 bit wide, not {shape!r}")
-        if not isinstance(inputs, int) or isinstance(inputs, bool):
-            raise TypeError(f"inputs must be an integer, not {inputs!r}")
-        if inputs < 1:
-            raise ValueError(f"inputs must be at least 1, not {inputs!r}")
+        check_shape("shape", shape)
+        check_integer("inputs", inputs, 1)
         self.shape = shape
         self.inputs = inputs
         super().__init__(

@@ -8,6 +8,7 @@ from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from hw.parameters import check_integer, check_shape
 from hw.shared import Shared
 
 __all__ = ["AdderTree", "Multiplier", "sum_shape"]
@@ -18,23 +19,6 @@ def sum_shape(shape: ShapeLike, terms: int) -> Shape:
     term = Shape.cast(shape)
     width = term.width + ceil_log2(terms)
     return signed(width) if term.signed else unsigned(width)
-
-
-def _operand_shape(name: str, shape: ShapeLike) -> Shape:
-    try:
-        cast = Shape.cast(shape)
-    except TypeError as error:
-        raise TypeError(f"{name} must be an Amaranth shape, not {shape!r}") from error
-    if cast.width < 1:
-        raise ValueError(f"{name} must be at least 1 bit wide, not {shape!r}")
-    return cast
-
-
-def _check_integer(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value!r}")
 
 
 def _register(m: Module, value: Value, name: str, shape: Shape | None = None) -> Signal:
@@ -73,11 +57,9 @@ class Multiplier(Shared):
     SLICE_BITS = 6
 
     def __init__(self, *, a_shape: ShapeLike, b_shape: ShapeLike, stages: int) -> None:
-        a = _operand_shape("a_shape", a_shape)
-        b = _operand_shape("b_shape", b_shape)
-        _check_integer("stages", stages, 1)
-        if stages > 3:
-            raise ValueError(f"stages must be at most 3, not {stages!r}")
+        a = check_shape("a_shape", a_shape)
+        b = check_shape("b_shape", b_shape)
+        check_integer("stages", stages, 1, 3)
         self.stages = stages
         width = a.width + b.width
         super().__init__({"a": In(a), "b": In(b), "o": Out(signed(width) if a.signed or b.signed else unsigned(width))})
@@ -142,15 +124,15 @@ class AdderTree(Shared):
     def __init__(
         self, *, shape: ShapeLike, inputs: int, levels_per_stage: int = 1, taps: Mapping[int, int] | None = None
     ) -> None:
-        self._shape = _operand_shape("shape", shape)
-        _check_integer("inputs", inputs, 1)
-        _check_integer("levels_per_stage", levels_per_stage, 1)
+        self._shape = check_shape("shape", shape)
+        check_integer("inputs", inputs, 1)
+        check_integer("levels_per_stage", levels_per_stage, 1)
         self.inputs = inputs
         self.levels_per_stage = levels_per_stage
         self.taps = dict(taps or {})
         for size, count in self.taps.items():
-            _check_integer("size of a tap", size, 1)
-            _check_integer("groups of a tap", count, 1)
+            check_integer("size of a tap", size, 1)
+            check_integer("groups of a tap", count, 1)
             if size & (size - 1) or size >= inputs:
                 raise ValueError(f"size of a tap must be a power of two below {inputs}, not {size!r}")
             if size * count > inputs:

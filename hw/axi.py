@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.checks import check_stream
 from hw.config import SECTOR_BYTES
+from hw.parameters import check_integer
 from hw.shared import Shared
 
 __all__ = [
@@ -18,7 +19,6 @@ __all__ = [
     "axi4_read",
     "axi4_write",
     "bus_error",
-    "check_least",
     "check_sizes",
     "drive_address",
 ]
@@ -37,12 +37,8 @@ _CACHE = 0b0011
 
 def _check(address_bits: int, data_bits: int, id_bits: int) -> None:
     for name, value, low, high in (("address_bits", address_bits, 12, 64), ("id_bits", id_bits, 1, 32)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name} must be an integer, not {value!r}")
-        if not low <= value <= high:
-            raise ValueError(f"{name} must be {low} to {high}, not {value!r}")
-    if not isinstance(data_bits, int) or isinstance(data_bits, bool):
-        raise TypeError(f"data_bits must be an integer, not {data_bits!r}")
+        check_integer(name, value, low, high)
+    check_integer("data_bits", data_bits)
     if data_bits not in (8, 16, 32, 64, 128, 256, 512, 1024):
         raise ValueError(f"data_bits must be 8 to 1024 and a power of two, not {data_bits!r}")
 
@@ -116,22 +112,10 @@ def check_sizes(address_bits: int, local_bits: int, channel_bits: int) -> None:
         ("address_bits", address_bits, 13, 64),
         ("local_bits", local_bits, 1, address_bits - _SECTOR_SHIFT if isinstance(address_bits, int) else 0),
     ):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name} must be an integer, not {value!r}")
-        if not low <= value <= high:
-            raise ValueError(f"{name} must be {low} to {high}, not {value!r}")
-    if not isinstance(channel_bits, int) or isinstance(channel_bits, bool):
-        raise TypeError(f"channel_bits must be an integer, not {channel_bits!r}")
+        check_integer(name, value, low, high)
+    check_integer("channel_bits", channel_bits)
     if channel_bits not in (16, 32, 64, 128, 256):
         raise ValueError(f"channel_bits must be 16, 32, 64, 128 or 256, not {channel_bits!r}")
-
-
-def check_least(name: str, value: int, least: int) -> None:
-    """Refuse a number below `least`."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value!r}")
 
 
 def drive_address(m: Module, axi: Any, prefix: str, bursts: Any, channel_bits: int) -> None:
@@ -197,7 +181,7 @@ class BurstMerger(Shared):
     ) -> None:
         check_sizes(address_bits, local_bits, 256)
         for name, value, least in (("burst", burst, 1), ("room_bits", room_bits, 1), ("page_bits", page_bits, 1)):
-            check_least(name, value, least)
+            check_integer(name, value, least)
         if burst > BURST_SECTORS or burst & (burst - 1):
             raise ValueError(f"burst must be a power of two up to {BURST_SECTORS}, not {burst!r}")
         self.address_bits = address_bits

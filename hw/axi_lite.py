@@ -7,6 +7,8 @@ from enum import IntEnum
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.parameters import check_integer
+
 __all__ = ["AxiLite", "Response"]
 
 
@@ -33,8 +35,7 @@ class AxiLite(wiring.Signature):
 
     def __init__(self, *, address_bits: int, data_bits: int = 32) -> None:
         for name, value in (("address_bits", address_bits), ("data_bits", data_bits)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
+            check_integer(name, value)
         if address_bits < 2:
             raise ValueError(f"address_bits must be at least 2, not {address_bits!r}")
         if data_bits not in (32, 64):

@@ -6,9 +6,10 @@ from amaranth.hdl import Assert, Module, Signal, unsigned
 from amaranth.lib import stream
 from amaranth.lib.wiring import In, Out
 
-from hw.axi import BASE_BITS, BURST_SECTORS, BurstMerger, axi4_read, bus_error, check_least, check_sizes, drive_address
+from hw.axi import BASE_BITS, BURST_SECTORS, BurstMerger, axi4_read, bus_error, check_sizes, drive_address
 from hw.checks import asserts
 from hw.config import SECTOR_BYTES
+from hw.parameters import check_integer
 from hw.shared import Shared
 
 __all__ = ["AxiReader"]
@@ -55,7 +56,7 @@ class AxiReader(Shared):
 
     def __init__(self, *, address_bits: int = 40, local_bits: int, channel_bits: int, outstanding: int = 128) -> None:
         check_sizes(address_bits, local_bits, channel_bits)
-        check_least("outstanding", outstanding, 1)
+        check_integer("outstanding", outstanding, 1)
         self.address_bits = address_bits
         self.local_bits = local_bits
         self.channel_bits = channel_bits

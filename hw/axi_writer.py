@@ -6,11 +6,12 @@ from amaranth.hdl import Array, Assert, Module, Mux, Signal, unsigned
 from amaranth.lib import stream
 from amaranth.lib.wiring import In, Out
 
-from hw.axi import BASE_BITS, BURST_SECTORS, BurstMerger, axi4_write, bus_error, check_least, check_sizes, drive_address
+from hw.axi import BASE_BITS, BURST_SECTORS, BurstMerger, axi4_write, bus_error, check_sizes, drive_address
 from hw.checks import asserts, check_stream
 from hw.config import SECTOR_BYTES
 from hw.fifo import Fifo
 from hw.output_packer import sector_write
+from hw.parameters import check_integer
 from hw.shared import Shared
 
 __all__ = ["COUNT_BITS", "AxiWriter"]
@@ -67,8 +68,8 @@ class AxiWriter(Shared):
         self, *, address_bits: int = 40, local_bits: int, channel_bits: int, depth: int = 32, outstanding: int = 64
     ) -> None:
         check_sizes(address_bits, local_bits, channel_bits)
-        check_least("depth", depth, 2)
-        check_least("outstanding", outstanding, 3)
+        check_integer("depth", depth, 2)
+        check_integer("outstanding", outstanding, 3)
         self.address_bits = address_bits
         self.local_bits = local_bits
         self.channel_bits = channel_bits

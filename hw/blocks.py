@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.checks import check_stream
 from hw.logic import equals
+from hw.parameters import check_integer, check_power_of_two
 
 __all__ = ["BlockTable", "block_request", "entry_shape", "granted_block"]
 
@@ -65,12 +66,8 @@ class BlockTable(wiring.Component):
             ("uses_max", uses_max, 1),
             ("groups_max", groups_max, 1),
         ):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value!r}")
-        if entries & (entries - 1):
-            raise ValueError(f"entries must be a power of two, not {entries!r}")
+            check_integer(name, value, least)
+        check_power_of_two("entries", entries)
         self.sectors = sectors
         self.entries = entries
         self.uses_max = uses_max

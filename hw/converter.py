@@ -1,10 +1,11 @@
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import HEAD_DIMS, LSB_BITS, PLANE_BITS
+from hw.parameters import check_integer, check_power_of_two, check_shape
 from hw.row_format import CODE_BITS, SECTOR_BITS, RowFormat, row_format
 from hw.shared import Shared
 
@@ -128,10 +129,8 @@ class Converter(wiring.Component):
             raise ValueError(f"tensor must be 'key' or 'value', not {tensor!r}")
         numbers = {"slices": slices, "slice_width": slice_width, "lanes": lanes, "operand_bits": operand_bits}
         for name, value in (numbers | {"banks": banks}).items():
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
-        if slices < 1 or slices & (slices - 1):
-            raise ValueError(f"slices must be a power of two, not {slices!r}")
+            check_integer(name, value)
+        check_power_of_two("slices", slices)
         if slice_width < HEAD_DIMS[0] or slice_width & (slice_width - 1):
             raise ValueError(f"slice_width must be a power of two of at least {HEAD_DIMS[0]}, not {slice_width!r}")
         if lanes < slices or lanes & (lanes - 1):
@@ -143,12 +142,7 @@ class Converter(wiring.Component):
             raise ValueError(
                 f"banks must be a power of two of at least {1 << (longest - 1).bit_length()}, not {banks!r}"
             )
-        try:
-            header_bits = Shape.cast(header).width
-        except TypeError as error:
-            raise TypeError(f"header must be an Amaranth shape, not {header!r}") from error
-        if header_bits < 1:
-            raise ValueError(f"header must be at least 1 bit wide, not {header!r}")
+        check_shape("header", header)
         self.tensor = tensor
         self.slices = slices
         self.slice_width = slice_width

@@ -10,6 +10,7 @@ from hw.address_generator import BANKS, pending, tag
 from hw.checks import check_stream
 from hw.fifo import Fifo
 from hw.logic import equals
+from hw.parameters import check_integer, check_power_of_two
 from hw.shared import Shared
 
 __all__ = ["Crossbar", "write_port"]
@@ -78,20 +79,14 @@ class Crossbar(wiring.Component):
         depth: int = 4,
     ) -> None:
         for name, value in (("channels", channels), ("lanes", lanes)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
-            if value < 1 or value & (value - 1):
-                raise ValueError(f"{name} must be a power of two, not {value!r}")
+            check_power_of_two(name, value)
         for name, value, least in (
             ("words", words, 2),
             ("sequence_bits", sequence_bits, 5),
             ("outstanding", outstanding, 2),
             ("depth", depth, 1),
         ):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value!r}")
+            check_integer(name, value, least)
         self.channels = channels
         self.lanes = lanes
         self.words = words

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from hw.checks import check_stream
+from hw.parameters import check_integer, check_shape
 from hw.zero_eliminator import masked_row
 
 __all__ = ["Expander", "mask_line", "select"]
@@ -55,16 +56,8 @@ class Expander(wiring.Component):
     """
 
     def __init__(self, *, shape: ShapeLike, lanes: int) -> None:
-        try:
-            self._width = Shape.cast(shape).width
-        except TypeError as error:
-            raise TypeError(f"shape must be an Amaranth shape, not {shape!r}") from error
-        if self._width < 1:
-            raise ValueError(f"shape must be at least 1 bit wide, not {shape!r}")
-        if not isinstance(lanes, int) or isinstance(lanes, bool):
-            raise TypeError(f"lanes must be an integer, not {lanes!r}")
-        if lanes < 1:
-            raise ValueError(f"lanes must be at least 1, not {lanes!r}")
+        self._width = check_shape("shape", shape).width
+        check_integer("lanes", lanes, 1)
         self.shape = shape
         self.lanes = lanes
         super().__init__(

@@ -7,6 +7,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.checks import check_stream
+from hw.parameters import check_integer, check_shape
 from hw.ram import Ram
 from hw.shared import Shared
 
@@ -33,16 +34,8 @@ class Fifo(Shared):
     """
 
     def __init__(self, *, shape: ShapeLike, depth: int) -> None:
-        if not isinstance(depth, int) or isinstance(depth, bool):
-            raise TypeError(f"depth must be an integer, not {depth!r}")
-        if depth < 2:
-            raise ValueError(f"depth must be at least 2, not {depth!r}")
-        try:
-            width = Shape.cast(shape).width
-        except TypeError as error:
-            raise TypeError(f"shape must be an Amaranth shape, not {shape!r}") from error
-        if width < 1:
-            raise ValueError(f"shape must be at least 1 bit wide, not {shape!r}")
+        check_integer("depth", depth, 2)
+        width = check_shape("shape", shape).width
         self.shape = shape
         self.depth = depth
         self.identity = ("Fifo", f"{depth} entries of {width} bits")
@@ -111,12 +104,7 @@ class SkidBuffer(wiring.Component):
     """
 
     def __init__(self, *, shape: ShapeLike) -> None:
-        try:
-            width = Shape.cast(shape).width
-        except TypeError as error:
-            raise TypeError(f"shape must be an Amaranth shape, not {shape!r}") from error
-        if width < 1:
-            raise ValueError(f"shape must be at least 1 bit wide, not {shape!r}")
+        check_shape("shape", shape)
         self.shape = shape
         super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
 

@@ -12,6 +12,7 @@ from hw.arithmetic import AdderTree, Multiplier
 from hw.checks import asserts, check_stream
 from hw.config import HEAD_DIMS, MULTIPLIER_FRACTION
 from hw.fifo import Fifo
+from hw.parameters import check_integer, check_power_of_two
 from hw.ram import Ram
 
 __all__ = ["HeadImportance", "entry_access", "entry_value", "weighted_beat"]
@@ -120,12 +121,8 @@ class HeadImportance(wiring.Component):
             ("slots", slots, 1),
             ("bits", bits, _ADDEND_BITS),
         ):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value!r}")
-        if lanes & (lanes - 1):
-            raise ValueError(f"lanes must be a power of two, not {lanes!r}")
+            check_integer(name, value, least)
+        check_power_of_two("lanes", lanes)
         if head_dim_max not in HEAD_DIMS:
             raise ValueError(f"head_dim_max must be one of {HEAD_DIMS}, not {head_dim_max!r}")
         self.lanes = lanes

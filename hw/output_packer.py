@@ -10,6 +10,7 @@ from amaranth.utils import ceil_log2
 from hw.checks import asserts, check_stream
 from hw.config import HEAD_DIMS, SECTOR_BYTES
 from hw.fifo import Fifo
+from hw.parameters import check_integer, check_power_of_two
 
 __all__ = ["OutputPacker", "placed_beat", "sector_write"]
 
@@ -120,15 +121,9 @@ class OutputPacker(wiring.Component):
             ("address_bits", address_bits, 1, None),
             ("depth", depth, 2, None),
         ):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
-            if high is not None and not low <= value <= high:
-                raise ValueError(f"{name} must be {low} to {high}, not {value!r}")
-            if value < low:
-                raise ValueError(f"{name} must be at least {low}, not {value!r}")
+            check_integer(name, value, low, high)
         for name, value in (("lanes", lanes), ("channels", channels)):
-            if value & (value - 1):
-                raise ValueError(f"{name} must be a power of two, not {value!r}")
+            check_power_of_two(name, value)
         if head_dim_max not in HEAD_DIMS:
             raise ValueError(f"head_dim_max must be one of {HEAD_DIMS}, not {head_dim_max!r}")
         self.lanes = lanes

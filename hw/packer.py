@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Assert, Cat, Module, Mux, Shape, ShapeLike, Signal, Value, unsigned
+from amaranth.hdl import Assert, Cat, Module, Mux, ShapeLike, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from hw.checks import asserts, check_stream
+from hw.parameters import check_integer, check_optional_shape, check_shape
 from hw.zero_eliminator import ZeroEliminator
 
 __all__ = ["Compactor", "Packer", "masked_beat", "packed_row"]
@@ -71,21 +72,10 @@ class Packer(wiring.Component):
     """
 
     def __init__(self, *, shape: ShapeLike, lanes: int, layers_per_stage: int = 2, header: ShapeLike | None = None):
-        try:
-            self._width = Shape.cast(shape).width
-        except TypeError as error:
-            raise TypeError(f"shape must be an Amaranth shape, not {shape!r}") from error
-        if self._width < 1:
-            raise ValueError(f"shape must be at least 1 bit wide, not {shape!r}")
+        self._width = check_shape("shape", shape).width
         for name, value in (("lanes", lanes), ("layers_per_stage", layers_per_stage)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value!r}")
-        try:
-            self._header_width = 0 if header is None else Shape.cast(header).width
-        except TypeError as error:
-            raise TypeError(f"header must be an Amaranth shape or None, not {header!r}") from error
+            check_integer(name, value, 1)
+        self._header_width = check_optional_shape("header", header)
         self.shape = shape
         self.lanes = lanes
         self.layers_per_stage = layers_per_stage

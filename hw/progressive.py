@@ -10,6 +10,7 @@ from amaranth.utils import ceil_log2
 
 from hw.checks import check_stream
 from hw.config import LSB_BITS, SCALE_MANTISSA_BITS
+from hw.parameters import check_integer, check_shape
 from hw.ram import Ram
 from hw.softmax import FLAT_LIMIT_BITS, SHIFT_BITS, decision, score_beat
 
@@ -121,21 +122,11 @@ class Progressive(wiring.Component):
             ("score_bits", score_bits, 8, 48),
             ("row_max", row_max, 2, 1024),
         ):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
-            if value < low or (high is not None and value > high):
-                limits = f"at least {low}" if high is None else f"{low} to {high}"
-                raise ValueError(f"{name} must be {limits}, not {value!r}")
-        if not isinstance(slots, int) or isinstance(slots, bool):
-            raise TypeError(f"slots must be an integer, not {slots!r}")
+            check_integer(name, value, low, high)
+        check_integer("slots", slots)
         if slots not in (1, 2, 4):
             raise ValueError(f"slots must be 1, 2 or 4, not {slots!r}")
-        try:
-            width = Shape.cast(header).width
-        except TypeError as error:
-            raise TypeError(f"header must be an Amaranth shape, not {header!r}") from error
-        if width < 1:
-            raise ValueError(f"header must be at least 1 bit wide, not {header!r}")
+        check_shape("header", header)
         self.lanes = lanes
         self.score_bits = score_bits
         self.row_max = row_max

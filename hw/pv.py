@@ -12,6 +12,7 @@ from hw.arithmetic import AdderTree, Multiplier, sum_shape
 from hw.checks import asserts, check_stream
 from hw.config import HEAD_DIMS
 from hw.fifo import Fifo, SkidBuffer
+from hw.parameters import check_integer, check_power_of_two, check_shape
 from hw.shared import Shared
 
 __all__ = ["PvArray", "output_beat", "prob_beat", "value_beat"]
@@ -211,18 +212,12 @@ class PvArray(wiring.Component):
             ("operand_bits", operand_bits, 2),
             ("prob_bits", prob_bits, 1),
             ("head_dim_max", head_dim_max, 1),
-            ("multiplier_stages", multiplier_stages, 1),
             ("levels_per_stage", levels_per_stage, 1),
         ):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value!r}")
-        if multiplier_stages > 3:
-            raise ValueError(f"multiplier_stages must be 1 to 3, not {multiplier_stages!r}")
+            check_integer(name, value, least)
+        check_integer("multiplier_stages", multiplier_stages, 1, 3)
         for name, value in (("multipliers", multipliers), ("lanes", lanes), ("slice_width", slice_width)):
-            if value & (value - 1):
-                raise ValueError(f"{name} must be a power of two, not {value!r}")
+            check_power_of_two(name, value)
         if not slice_width <= multipliers <= lanes * slice_width:
             raise ValueError(
                 f"multipliers must be slice_width to lanes x slice_width = {slice_width} to {lanes * slice_width}, "
@@ -230,12 +225,7 @@ class PvArray(wiring.Component):
             )
         if head_dim_max not in HEAD_DIMS:
             raise ValueError(f"head_dim_max must be one of {HEAD_DIMS}, not {head_dim_max!r}")
-        try:
-            header_width = Shape.cast(header).width
-        except TypeError as error:
-            raise TypeError(f"header must be an Amaranth shape, not {header!r}") from error
-        if header_width < 1:
-            raise ValueError(f"header must be at least 1 bit wide, not {header!r}")
+        check_shape("header", header)
         self.multipliers = multipliers
         self.lanes = lanes
         self.slice_width = slice_width

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Assert, Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value, signed, unsigned
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, ShapeLike, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -12,6 +12,7 @@ from hw.checks import asserts, check_stream
 from hw.config import HEAD_DIMS
 from hw.fifo import Fifo
 from hw.logic import equals
+from hw.parameters import check_integer, check_power_of_two, check_shape
 from hw.shared import Shared
 
 __all__ = ["QkArray", "QkSlice", "dim_code", "key_beat", "query_row", "score_beat"]
@@ -200,13 +201,9 @@ class QkArray(wiring.Component):
         levels_per_stage: int = 2,
     ) -> None:
         for name, value in (("multipliers", multipliers), ("lanes", lanes), ("slice_width", slice_width)):
-            _check_integer(name, value)
-            if value < 1 or value & (value - 1):
-                raise ValueError(f"{name} must be a power of two, not {value!r}")
-        _check_integer("operand_bits", operand_bits)
-        if operand_bits < 2:
-            raise ValueError(f"operand_bits must be at least 2, not {operand_bits!r}")
-        _check_integer("head_dim_max", head_dim_max)
+            check_power_of_two(name, value)
+        check_integer("operand_bits", operand_bits, 2)
+        check_integer("head_dim_max", head_dim_max)
         if head_dim_max not in HEAD_DIMS:
             raise ValueError(f"head_dim_max must be one of {HEAD_DIMS}, not {head_dim_max!r}")
         if not HEAD_DIMS[0] <= slice_width <= multipliers:
@@ -215,19 +212,10 @@ class QkArray(wiring.Component):
             raise ValueError(
                 f"lanes must be at least multipliers / slice_width = {multipliers // slice_width}, not {lanes!r}"
             )
-        _check_integer("spare", spare)
-        if spare < 0:
-            raise ValueError(f"spare must be at least 0, not {spare!r}")
-        _check_integer("multiplier_stages", multiplier_stages)
-        if not 1 <= multiplier_stages <= 3:
-            raise ValueError(f"multiplier_stages must be 1 to 3, not {multiplier_stages!r}")
-        _check_integer("levels_per_stage", levels_per_stage)
-        if levels_per_stage < 1:
-            raise ValueError(f"levels_per_stage must be at least 1, not {levels_per_stage!r}")
-        try:
-            Shape.cast(header)
-        except TypeError as error:
-            raise TypeError(f"header must be an Amaranth shape, not {header!r}") from error
+        check_integer("spare", spare, 0)
+        check_integer("multiplier_stages", multiplier_stages, 1, 3)
+        check_integer("levels_per_stage", levels_per_stage, 1)
+        check_shape("header", header)
         self.multipliers = multipliers
         self.lanes = lanes
         self.slice_width = slice_width
@@ -490,8 +478,3 @@ def _by_dim(code: Value, values: dict[int, Value]) -> Value:
     for dim, value in others:
         chosen = Mux(equals(code, dim_code(dim)), value, chosen)
     return chosen
-
-
-def _check_integer(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, not {value!r}")

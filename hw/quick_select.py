@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Assert, Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value, signed, unsigned
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, ShapeLike, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.checks import asserts, check_stream
 from hw.packer import Compactor
+from hw.parameters import check_integer, check_optional_shape
 from hw.ram import Ram
 
 __all__ = ["DigitCounter", "QuickSelect", "default_digit_bits", "first_digit", "selection", "value_beat"]
@@ -193,10 +194,7 @@ class QuickSelect(wiring.Component):
         header: ShapeLike | None = None,
     ) -> None:
         for name, value, least in (("width", width, 2), ("lanes", lanes, 1), ("n_max", n_max, 1)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value!r}")
+            check_integer(name, value, least)
         if digit_bits is None:
             digit_bits = default_digit_bits(width)
         if not isinstance(digit_bits, int) or isinstance(digit_bits, bool):
@@ -205,11 +203,7 @@ class QuickSelect(wiring.Component):
             raise ValueError(
                 f"digit_bits must be 1 to {min(8, width - 1)} for values of {width} bits, not {digit_bits!r}"
             )
-        if header is not None:
-            try:
-                Shape.cast(header)
-            except TypeError as error:
-                raise TypeError(f"header must be an Amaranth shape or None, not {header!r}") from error
+        check_optional_shape("header", header)
         self.width = width
         self.lanes = lanes
         self.n_max = n_max

@@ -6,6 +6,7 @@ from amaranth.hdl import Module, Shape, ShapeLike, Value, unsigned
 from amaranth.lib import memory
 from amaranth.lib.wiring import In, Out
 
+from hw.parameters import check_integer, check_shape
 from hw.shared import Shared
 
 __all__ = ["Ram"]
@@ -38,16 +39,8 @@ class Ram(Shared):
     """
 
     def __init__(self, *, shape: ShapeLike, depth: int) -> None:
-        try:
-            width = Shape.cast(shape).width
-        except TypeError as error:
-            raise TypeError(f"shape must be an Amaranth shape, not {shape!r}") from error
-        if width < 1:
-            raise ValueError(f"shape must be at least 1 bit wide, not {shape!r}")
-        if not isinstance(depth, int) or isinstance(depth, bool):
-            raise TypeError(f"depth must be an integer, not {depth!r}")
-        if depth < 2:
-            raise ValueError(f"depth must be at least 2, not {depth!r}")
+        width = check_shape("shape", shape).width
+        check_integer("depth", depth, 2)
         self.shape = shape
         self.depth = depth
         self.identity = ("Ram", f"{depth} words of {width} bits")

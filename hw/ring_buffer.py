@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.checks import asserts, check_stream
+from hw.parameters import check_integer, check_shape
 from hw.ram import Ram
 
 __all__ = ["SECTOR_BITS", "RingBuffer", "lane_window", "window_request"]
@@ -78,8 +79,7 @@ class RingBuffer(wiring.Component):
 
     def __init__(self, *, lanes: int, sectors: int, banks: int = 4, header: ShapeLike, linear: int = 0) -> None:
         for name, value in (("lanes", lanes), ("sectors", sectors), ("banks", banks), ("linear", linear)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
+            check_integer(name, value)
         if lanes < 1:
             raise ValueError(f"lanes must be at least 1, not {lanes!r}")
         if banks < 2 or banks & (banks - 1):
@@ -88,12 +88,7 @@ class RingBuffer(wiring.Component):
             raise ValueError(f"sectors must be a multiple of {banks} of at least {2 * banks}, not {sectors!r}")
         if linear < 0 or linear % banks:
             raise ValueError(f"linear must be a multiple of {banks}, not {linear!r}")
-        try:
-            header_bits = Shape.cast(header).width
-        except TypeError as error:
-            raise TypeError(f"header must be an Amaranth shape, not {header!r}") from error
-        if header_bits < 1:
-            raise ValueError(f"header must be at least 1 bit wide, not {header!r}")
+        check_shape("header", header)
         self.lanes = lanes
         self.sectors = sectors
         self.banks = banks

@@ -26,7 +26,16 @@ from hw.ring_buffer import lane_window, window_request
 from hw.row_format import CODE_BITS, key_ring_sectors, lsb_sectors, query_ring_sectors
 from hw.slots import BLOCKS, KEPT_SLOTS, by_slot, row_layout, slot_layout
 
-__all__ = ["KeyReader", "QueryReader", "RowControl", "key_header", "key_segment", "parts_of", "query_segment"]
+__all__ = [
+    "KeyReader",
+    "QueryReader",
+    "RowControl",
+    "key_header",
+    "key_segment",
+    "query_segment",
+    "set_windows",
+    "windows",
+]
 
 QUERIES = 8
 """Queries that wait in front of the array."""
@@ -124,6 +133,42 @@ def parts_of(m: Module, config: Config, *, segment: Any, joined: Any, lsb: Any, 
         )
         for beat in range(beats_max(config))
     ]
+
+
+def windows(config: Config) -> dict[str, Any]:
+    """Members of a layout: how the windows of a row are read.
+
+    parts : of each beat of a key or value, where it begins and what is read of it
+    log_keys, window_keys : keys of a window
+    beats : beats of a key or value
+    stride : sectors of a row in a lane
+    step : sectors of a window in a lane
+    """
+    return {
+        "parts": data.ArrayLayout(part_layout(), beats_max(config)),
+        "log_keys": range(ceil_log2(config.softmax_lanes) + 2),
+        "window_keys": range(config.softmax_lanes + 1),
+        "beats": range(beats_max(config) + 1),
+        "stride": 4,
+        "step": range(8 * 8 + 1),
+    }
+
+
+def set_windows(m: Module, config: Config, made: Any, *, segment: Any, joined: Any, lsb: Any) -> None:
+    """Give `made` the members of `windows` that a segment's head dimension and width make."""
+    entries = parts_of(m, config, segment=segment, joined=joined, lsb=lsb, name="part_entry")
+    read = read_table(m, config, dim=segment.dim, bits=segment.bits, joined=joined, name="read_entry")
+    form = block_table(m, config, dim=segment.dim, bits=segment.bits, joined=joined, name="form_entry")
+    log_keys = Signal(made.log_keys.shape(), name="log_keys")
+    m.d.comb += [
+        log_keys.eq(read.log_rows + ceil_log2(config.slices)),
+        made.log_keys.eq(log_keys),
+        made.window_keys.eq(Const(1, 1) << log_keys),
+        made.beats.eq(read.beats),
+        made.stride.eq(form.stride),
+        made.step.eq(form.stride << read.log_rows),
+    ]
+    m.d.comb += [made.parts[n].eq(entry) for n, entry in enumerate(entries)]
 
 
 class RowControl(wiring.Component):
@@ -692,37 +737,13 @@ class KeyReader(wiring.Component):
         lane_bits = ceil_log2(lanes)
         slice_bits = ceil_log2(config.slices)
         given = self.i.payload
-        entries = parts_of(m, config, segment=given, joined=given.joined, lsb=given.lsb, name="part_entry")
-        read = read_table(m, config, dim=given.dim, bits=given.bits, joined=given.joined, name="read_entry")
-        form = block_table(m, config, dim=given.dim, bits=given.bits, joined=given.joined, name="form_entry")
 
         # A segment made ready, and the one whose windows are made.
-        layout = data.StructLayout(
-            {
-                "segment": key_segment(config),
-                "parts": data.ArrayLayout(part_layout(), self.beats),
-                "log_keys": range(ceil_log2(config.softmax_lanes) + 2),
-                "window_keys": range(config.softmax_lanes + 1),
-                "beats": range(self.beats + 1),
-                "stride": 4,
-                "step": range(8 * 8 + 1),
-            }
-        )
+        layout = data.StructLayout({"segment": key_segment(config), **windows(config)})
         m.submodules.ready = ready = SkidBuffer(shape=layout)
-        log_keys = Signal(layout["log_keys"].shape)
         made = ready.i.payload
-        m.d.comb += [
-            ready.i.valid.eq(self.i.valid),
-            self.i.ready.eq(ready.i.ready),
-            log_keys.eq(read.log_rows + slice_bits),
-            made.segment.eq(given),
-            made.log_keys.eq(log_keys),
-            made.window_keys.eq(Const(1, 1) << log_keys),
-            made.beats.eq(read.beats),
-            made.stride.eq(form.stride),
-            made.step.eq(form.stride << read.log_rows),
-        ]
-        m.d.comb += [made.parts[n].eq(entry) for n, entry in enumerate(entries)]
+        m.d.comb += [ready.i.valid.eq(self.i.valid), self.i.ready.eq(ready.i.ready), made.segment.eq(given)]
+        set_windows(m, config, made, segment=given, joined=given.joined, lsb=given.lsb)
         now = Signal(layout, reset_less=True)
         segment = now.segment
         runs, switches = Signal(), Signal()

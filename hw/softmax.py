@@ -14,6 +14,7 @@ from hw.arithmetic import AdderTree, Multiplier
 from hw.checks import asserts, check_stream
 from hw.config import SCALE_MANTISSA_BITS, SUM_FRACTION
 from hw.fifo import Fifo
+from hw.parameters import check_integer, check_shape
 
 _FIFO_DELAY = 2
 """Cycles from a transfer into a `Fifo` to its valid at the output."""
@@ -160,17 +161,8 @@ class Softmax(wiring.Component):
             ("row_max", row_max, 2, 1024),
             ("multiplier_stages", multiplier_stages, 1, 3),
         ):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
-            if value < low or (high is not None and value > high):
-                limits = f"at least {low}" if high is None else f"{low} to {high}"
-                raise ValueError(f"{name} must be {limits}, not {value!r}")
-        try:
-            width = Shape.cast(header).width
-        except TypeError as error:
-            raise TypeError(f"header must be an Amaranth shape, not {header!r}") from error
-        if width < 1:
-            raise ValueError(f"header must be at least 1 bit wide, not {header!r}")
+            check_integer(name, value, low, high)
+        check_shape("header", header)
         self.lanes = lanes
         self.score_bits = score_bits
         self.prob_bits = prob_bits

@@ -13,6 +13,7 @@ from hw.checks import asserts, check_stream
 from hw.expander import Expander, select
 from hw.fifo import Fifo
 from hw.packer import Packer
+from hw.parameters import check_integer
 from hw.ram import Ram
 from hw.rank_memory import RankMemory, index_shape, one_hot, prob_beat
 from hw.zero_eliminator import ZeroEliminator
@@ -173,10 +174,7 @@ class TokenImportance(wiring.Component):
             "slots": slots,
         }
         for name, value in sizes.items():
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value!r}")
+            check_integer(name, value, 1)
         if tokens < 2 or tokens & (tokens - 1):
             raise ValueError(f"tokens must be a power of two from 2, not {tokens!r}")
         for name in ("prob_lanes", "lanes"):

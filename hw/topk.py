@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.checks import check_stream
 from hw.fifo import Fifo
 from hw.packer import Compactor, packed_row
+from hw.parameters import check_optional_shape
 from hw.quick_select import QuickSelect, value_beat
 
 __all__ = ["PackedTopK", "TopK", "element", "kept_beat"]
@@ -71,11 +72,7 @@ class TopK(wiring.Component):
         header: ShapeLike | None = None,
     ) -> None:
         self._select = QuickSelect(width=width, lanes=lanes, n_max=n_max, digit_bits=digit_bits)
-        if header is not None:
-            try:
-                Shape.cast(header)
-            except TypeError as error:
-                raise TypeError(f"header must be an Amaranth shape or None, not {header!r}") from error
+        check_optional_shape("header", header)
         self.width = width
         self.lanes = lanes
         self.n_max = n_max

@@ -13,12 +13,12 @@ from hw.blocks import entry_shape
 from hw.config import Config
 from hw.expander import select
 from hw.fifo import Fifo, SkidBuffer
-from hw.formats import BANKS, block_table, part_layout, read_table
+from hw.formats import BANKS, block_table, part_layout
 from hw.logic import product, wrapped
 from hw.pv import prob_beat
 from hw.ring_buffer import window_request
 from hw.row_format import value_ring_sectors
-from hw.rows import beats_max, parts_of
+from hw.rows import beats_max, set_windows, windows
 from hw.slots import BLOCKS, by_slot, row_layout, slot_layout
 
 __all__ = ["ValueReader", "kept_row", "prob_row"]
@@ -170,12 +170,7 @@ class ValueReader(wiring.Component):
                 "entry": entry_shape(BLOCKS),
                 "base": range(self.sectors),
                 "dim": 2,
-                "parts": data.ArrayLayout(part_layout(), self.beats),
-                "log_keys": range(ceil_log2(lanes) + 2),
-                "window_keys": range(lanes + 1),
-                "beats": range(self.beats + 1),
-                "stride": 4,
-                "step": range(8 * 8 + 1),
+                **windows(config),
             }
         )
         m.submodules.ready = ready = SkidBuffer(shape=layout)
@@ -207,27 +202,16 @@ class ValueReader(wiring.Component):
             with m.If(takes_all | takes_kept):
                 m.d.sync += turn.eq(takes_all)
 
-        no = Const(0, 1)
-        entries = parts_of(m, config, segment=segment, joined=no, lsb=no, name="part_entry")
-        read = read_table(m, config, dim=segment.dim, bits=segment.bits, joined=no, name="read_entry")
-        form = block_table(m, config, dim=segment.dim, bits=segment.bits, joined=no, name="form_entry")
-        log_keys = Signal(layout["log_keys"].shape)
         made = ready.i.payload
         m.d.comb += [
             ready.i.valid.eq(chosen_valid),
-            log_keys.eq(read.log_rows + slice_bits),
             made.kept.eq(chosen_kept),
             made.row.eq(chosen),
             made.entry.eq(chosen_entry),
             made.base.eq(select([self.bases[n] for n in range(BLOCKS)], chosen_entry)),
             made.dim.eq(segment.dim),
-            made.log_keys.eq(log_keys),
-            made.window_keys.eq(Const(1, 1) << log_keys),
-            made.beats.eq(read.beats),
-            made.stride.eq(form.stride),
-            made.step.eq(form.stride << read.log_rows),
         ]
-        m.d.comb += [made.parts[n].eq(entry) for n, entry in enumerate(entries)]
+        set_windows(m, config, made, segment=segment, joined=Const(0, 1), lsb=Const(0, 1))
 
         # The row that runs: windows, one after the other, each a cycle before it may be read.
         now = Signal(layout, reset_less=True)

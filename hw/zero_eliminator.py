@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
+
+from hw.parameters import check_integer, check_optional_shape, check_shape
 
 __all__ = ["ZeroEliminator", "compacted_row", "masked_row"]
 
@@ -76,16 +78,8 @@ class ZeroEliminator(wiring.Component):
     def __init__(
         self, *, shape: ShapeLike, lanes: int, stages: int | None = None, header: ShapeLike | None = None
     ) -> None:
-        try:
-            self._width = Shape.cast(shape).width
-        except TypeError as error:
-            raise TypeError(f"shape must be an Amaranth shape, not {shape!r}") from error
-        if self._width < 1:
-            raise ValueError(f"shape must be at least 1 bit wide, not {shape!r}")
-        if not isinstance(lanes, int) or isinstance(lanes, bool):
-            raise TypeError(f"lanes must be an integer, not {lanes!r}")
-        if lanes < 1:
-            raise ValueError(f"lanes must be at least 1, not {lanes!r}")
+        self._width = check_shape("shape", shape).width
+        check_integer("lanes", lanes, 1)
         if stages is None:
             stages = self.steps(lanes)
         if not isinstance(stages, int) or isinstance(stages, bool):
@@ -94,10 +88,7 @@ class ZeroEliminator(wiring.Component):
             raise ValueError(f"stages must be 0 to {self.steps(lanes)} for {lanes} lanes, not {stages!r}")
         self.shape = shape
         self.lanes = lanes
-        try:
-            self._header_width = 0 if header is None else Shape.cast(header).width
-        except TypeError as error:
-            raise TypeError(f"header must be an Amaranth shape or None, not {header!r}") from error
+        self._header_width = check_optional_shape("header", header)
         self.stages = stages
         self.header = header
         super().__init__(

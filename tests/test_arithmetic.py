@@ -154,8 +154,8 @@ def test_sums_have_the_declared_shapes() -> None:
         ({"b_shape": None}, TypeError, "b_shape must be an Amaranth shape, not None"),
         ({"stages": 1.0}, TypeError, "stages must be an integer, not 1.0"),
         ({"stages": True}, TypeError, "stages must be an integer, not True"),
-        ({"stages": 0}, ValueError, "stages must be at least 1, not 0"),
-        ({"stages": 4}, ValueError, "stages must be at most 3, not 4"),
+        ({"stages": 0}, ValueError, "stages must be 1 to 3, not 0"),
+        ({"stages": 4}, ValueError, "stages must be 1 to 3, not 4"),
     ],
 )
 def test_multiplier_parameters_are_validated(arguments: dict[str, Any], error: type[Exception], text: str) -> None:

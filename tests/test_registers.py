@@ -79,12 +79,12 @@ def test_registers_in_icarus_without_initial_values(name: str) -> None:
 
 @pytest.mark.slow
 def test_registers_of_one_channel() -> None:
-    assert len(cosimulate(**_run(ULX3S, rounds=12))) == TESTS
+    assert len(cosimulate(**_run(ULX3S, rounds=4))) == TESTS
 
 
 @pytest.mark.slow
 def test_registers_with_more_seeds() -> None:
-    passed = cosimulate(**_run(TINY, count=2, rounds=8), strip_initial=True)
+    passed = cosimulate(**_run(TINY, count=2, rounds=4), strip_initial=True)
     assert len(passed) == 2 * (TESTS - WITHOUT_SEEDS) + WITHOUT_SEEDS
 
 

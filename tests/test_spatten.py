@@ -139,7 +139,7 @@ def test_memories(device: Device, memory: dict[str, Any], stall: float) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [ODD, NARROW, HEADS], ids=lambda config: config.name)
 def test_other_configurations(config: Config) -> None:
-    with Device(SimulatedTransport(Machine(verilog_of(config), config, optimize=0))) as device:
+    with Device(SimulatedTransport(Machine(verilog_of(config), config))) as device:
         assert device.config == config.replace(name="device")
         check_refusals(device)
         for seed, (stall, memory) in enumerate(itertools.product([0.0, 0.3], MEMORIES), start=1):
@@ -151,7 +151,7 @@ def test_other_configurations(config: Config) -> None:
 
 @pytest.mark.slow
 def test_jobs_whose_heads_age_longer_than_they_take_to_begin() -> None:
-    with Device(SimulatedTransport(Machine(verilog_of(HEADS), HEADS, optimize=0))) as device:
+    with Device(SimulatedTransport(Machine(verilog_of(HEADS), HEADS))) as device:
         for seed in range(700, 706):
             run_new(device, seed, 40, keys=1, queries=1, query_offset=0, valid_length=None, age_shift=1)
 
