@@ -16,7 +16,7 @@ from hw.quick_select import ROWS_INSIDE, first_digit, selection, value_beat
 from sim.cosim import parameters
 from sim.measure import record
 from sim.stream import Bench, PulseCounter, StreamDriver, StreamMonitor
-from tests.topk_rows import KINDS, at_edge, behind
+from tests.topk_rows import KINDS, at_edges, beats_of
 
 PARAMETERS = parameters()
 WIDTH: int = PARAMETERS["width"]
@@ -47,16 +47,11 @@ class Row:
     header: int = 0
 
     def beats(self) -> list[dict[str, Any]]:
-        source = np.random.default_rng(len(self.values))
-        count = -(-len(self.values) // LANES)
-        # What is behind the live values must not matter.
-        padded = behind(source, count * LANES, WIDTH)
-        padded[: len(self.values)] = self.values
-        live = [LANES] * (count - 1) + [len(self.values) - (count - 1) * LANES]
+        beats, live = beats_of(self.values, LANES, WIDTH)
         header = {} if HEADER is None else {"header": self.header}
         return [
-            {"values": beat.tolist(), "count": live[n], "last": int(n == count - 1), "k": self.k, **header}
-            for n, beat in enumerate(padded.reshape(count, LANES))
+            {"values": beat.tolist(), "count": count, "last": int(n == len(live) - 1), "k": self.k, **header}
+            for n, (beat, count) in enumerate(zip(beats, live, strict=True))
         ]
 
     def wanted(self) -> dict[str, int]:
@@ -110,8 +105,7 @@ def make_rows(seed: int) -> list[Row]:
         for k in {1, n, min(n + 1, N_MAX), N_MAX, (n + 1) // 2}:
             make = list(KINDS.values())[int(source.integers(len(KINDS)))]
             rows.append(Row(make(source, n, WIDTH), k))
-    part = N_MAX - (N_MAX % LANES == 0)
-    rows += [Row(*at_edge(source, part, WIDTH, edge)) for edge, _ in BINS if edge]
+    rows += [Row(*each) for each in at_edges(source, N_MAX, LANES, WIDTH, BINS)]
     source.shuffle(rows)  # type: ignore[arg-type]
     for number, row in enumerate(rows):
         row.header = (number + seed) % (1 << (HEADER or 1))

@@ -18,7 +18,7 @@ from hw.topk import element, kept_beat
 from sim.cosim import parameters
 from sim.measure import record
 from sim.stream import Bench, StreamDriver, StreamMonitor
-from tests.topk_rows import KINDS, at_edge, behind
+from tests.topk_rows import KINDS, at_edges, beats_of
 
 PARAMETERS = parameters()
 PACKED: bool = PARAMETERS["packed"]
@@ -44,22 +44,15 @@ class Row:
     k: int
     header: int = 0
 
-    def _padded(self) -> tuple[IntArray, list[int]]:
-        """Beats with what must not matter behind the live values, and the live values of each."""
-        count = -(-len(self.values) // LANES)
-        padded = behind(np.random.default_rng(len(self.values)), count * LANES, WIDTH)
-        padded[: len(self.values)] = self.values
-        return padded.reshape(count, LANES), [LANES] * (count - 1) + [len(self.values) - (count - 1) * LANES]
-
     def sent(self) -> list[dict[str, Any]]:
-        beats, live = self._padded()
+        beats, live = beats_of(self.values, LANES, WIDTH)
         return [
             {"values": beat.tolist(), "count": count, "last": int(n == len(live) - 1), "k": self.k, **self._header()}
             for n, (beat, count) in enumerate(zip(beats, live, strict=True))
         ]
 
     def wanted(self) -> list[dict[str, Any]]:
-        beats, live = self._padded()
+        beats, live = beats_of(self.values, LANES, WIDTH)
         keep = keep_mask(self.values, min(self.k, len(self.values)))
         if PACKED:
             index = np.flatnonzero(keep)
@@ -103,8 +96,7 @@ def make_rows(seed: int) -> list[Row]:
         for k in {1, n, min(n + 1, N_MAX), N_MAX, (n + 1) // 2}:
             make = list(KINDS.values())[int(source.integers(len(KINDS)))]
             rows.append(Row(make(source, n, WIDTH), k))
-    part = N_MAX - (N_MAX % LANES == 0)
-    rows += [Row(*at_edge(source, part, WIDTH, edge)) for edge, _ in BINS if edge]
+    rows += [Row(*each) for each in at_edges(source, N_MAX, LANES, WIDTH, BINS)]
     source.shuffle(rows)  # type: ignore[arg-type]
     for number, row in enumerate(rows):
         row.header = (number + seed) % (1 << (HEADER or 1))

@@ -65,9 +65,22 @@ def at_edge(source: np.random.Generator, n: int, width: int, edge: int) -> tuple
     return source.permutation(row), k
 
 
-def behind(source: np.random.Generator, count: int, width: int) -> IntArray:
-    """What lanes hold that are not live: anything, often the most."""
-    return source.integers(0, 1 << width, count) | ((1 << width) - 1) * source.integers(0, 2, count)
+def at_edges(
+    source: np.random.Generator, n_max: int, lanes: int, width: int, bins: list[tuple[int, int]]
+) -> list[tuple[IntArray, int]]:
+    """Such a row for every bin of `first_digit`, the longest with a lane that is not live."""
+    n = n_max - (n_max % lanes == 0)
+    return [at_edge(source, n, width, edge) for edge, _ in bins if edge]
+
+
+def beats_of(values: IntArray, lanes: int, width: int) -> tuple[IntArray, list[int]]:
+    """A row in beats, and the live lanes of each; the others hold what must not matter: anything, often the most."""
+    source = np.random.default_rng(len(values))
+    count = -(-len(values) // lanes)
+    padded = source.integers(0, 1 << width, count * lanes)
+    padded |= ((1 << width) - 1) * source.integers(0, 2, count * lanes)
+    padded[: len(values)] = values
+    return padded.reshape(count, lanes), [lanes] * (count - 1) + [len(values) - (count - 1) * lanes]
 
 
 KINDS = {
