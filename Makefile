@@ -10,6 +10,8 @@ TEXT ?=
 UNIT ?=
 LIBERTY ?=
 CLOCK_NS ?=
+# not from the environment, where some systems have a NAME of their own
+NAME :=
 N ?= 24
 soak: CONFIG = tiny
 soak: N = 1000
@@ -34,10 +36,12 @@ help: ## List the targets
 	@echo
 	@echo "  CONFIG=paper|eighth|ulx3s|tiny|FILE.toml   SET=\"topk_lanes=8 channels=4\"   for verilog, run, synth"
 	@echo "  UNIT=qk  LIBERTY=cells.lib.gz  CLOCK_NS=1      for synth; UNIT also for verilog and mutate, LIBERTY for units"
+	@echo "  NAME=left   for verilog: every module's name begins with it, so that two accelerators fit in one design"
 	@echo "  TEXT=\"a sentence\"   for demo, run   ARGS=\"...\"   further options, for any command line"
 
 verilog: $(READY) ## Generate the Verilog of a configuration, or of UNIT="qk softmax", into build/<config>/
-	$(RUN) -m hw verilog --config "$(CONFIG)" $(CHANGES) $(foreach unit,$(UNIT),--unit "$(unit)") $(ARGS)
+	$(RUN) -m hw verilog --config "$(CONFIG)" $(CHANGES) $(foreach unit,$(UNIT),--unit "$(unit)") \
+	  $(if $(NAME),--name '$(subst ','\'',$(NAME))') $(ARGS)
 
 test: $(READY) system lint ## Run every test: golden, cosimulation in Verilator and Icarus, models
 	$(RUN) -m pytest -n auto --dist worksteal $(ARGS)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hw import config as configuration
-from hw import register_map
+from hw import package, register_map
 from hw.spatten import Spatten
 from hw.units import UNITS
 from sim import files
@@ -50,28 +50,49 @@ def verilog(
     units: Annotated[
         list[str] | None, typer.Option("--unit", help="not the accelerator, but this unit of hw/units.py")
     ] = None,
+    prefix: Annotated[
+        str | None, typer.Option("--name", help="begin every module's name with this: `left` makes left_spatten")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="folder for the folders of configurations")] = Path("build"),
 ) -> None:
     """Write the accelerator of a configuration to OUT/<configuration>/spatten.v, or single units, with JSON sidecars.
 
-    The constants of its registers come with it, as spatten.h and spatten.py.
+    The constants of its registers come with it, as spatten.h and spatten.py; and what brings it into a design:
+    spatten.core for FuseSoC, spatten.xml in IP-XACT.
     """
     config = _load(which, changes)
+    if prefix is not None and re.fullmatch(r"[A-Za-z]\w*", prefix, re.ASCII) is None:
+        wanted = "letters, digits and '_', and begin with a letter"
+        typer.echo(f"error: name must be {wanted}, not {prefix!r}: it begins names of modules", err=True)
+        raise typer.Exit(2)
     for unit in units or ():
         if unit not in UNITS:
             typer.echo(f"error: unit must be one of {', '.join(UNITS)}, not {unit!r}", err=True)
             raise typer.Exit(2)
     folder = out / config.name
-    for name, component in _checked(circuits(config, units)):
+    for circuit, component in _checked(circuits(config, units)):
+        name = circuit if prefix is None else f"{prefix}_{circuit}"
         text = convert(component, name=name)
-        sidecar = json.dumps(_sidecar(config, name, component, text), indent=2) + "\n"
+        sidecar = _sidecar(config, name, component, text)
         _write(folder / f"{name}.v", text)
-        _write(folder / f"{name}.json", sidecar)
-        typer.echo(f"{folder / name}.v  {len(text.encode()):,} bytes\n{folder / name}.json")
-    if not units:
-        _write(folder / "spatten.h", register_map.c_header(config))
-        _write(folder / "spatten.py", register_map.python_constants(config))
-        typer.echo(f"{folder / 'spatten.h'}\n{folder / 'spatten.py'}")
+        typer.echo(f"{folder / name}.v  {len(text.encode()):,} bytes")
+        beside = {"json": json.dumps(sidecar, indent=2) + "\n"}
+        if not units:
+            beside |= _packaging(config, name, sidecar)
+        for ending, content in beside.items():
+            _write(folder / f"{name}.{ending}", content)
+            typer.echo(f"{folder / name}.{ending}")
+
+
+def _packaging(config: configuration.Config, name: str, sidecar: dict[str, Any]) -> dict[str, str]:
+    """What software and tools want to know of the accelerator, by the ending of the file."""
+    identity = {"name": name, "config": config, "version": sidecar["version"]}
+    return {
+        "h": register_map.c_header(config, module=name),
+        "py": register_map.python_constants(config),
+        "core": package.fusesoc_core(**identity),
+        "xml": package.ip_xact(**identity, ports=sidecar["ports"]),
+    }
 
 
 def _checked(modules: Iterator[tuple[str, wiring.Component]]) -> Iterator[tuple[str, wiring.Component]]:

@@ -624,14 +624,15 @@ def _constants(config: Config) -> Iterator[tuple[str, int, str]]:
             yield f"{codes.prefix}_{name}", 1 << number if codes.are_bits else number, what
 
 
-def c_header(config: Config) -> str:
-    """spatten.h."""
+def c_header(config: Config, *, module: str = "spatten") -> str:
+    """The C header of the accelerator whose module is `module`: each constant's name begins with the module's."""
+    prefix = module.upper()
     lines = [
         f"/* Registers of SpAtten, configuration {config.name}; written by `python -m hw verilog`. */",
-        "#ifndef SPATTEN_H",
-        "#define SPATTEN_H",
+        f"#ifndef {prefix}_H",
+        f"#define {prefix}_H",
         "",
-        *(f"#define SPATTEN_{name} {value:#x}u /* {what} */" for name, value, what in _constants(config)),
+        *(f"#define {prefix}_{name} {value:#x}u /* {what} */" for name, value, what in _constants(config)),
         "",
         "#endif",
     ]

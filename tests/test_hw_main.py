@@ -17,6 +17,7 @@ from hw import config
 from hw.register_map import markdown
 from hw.units import UNITS
 from sim.build import ROOT, lint
+from sim.device import accelerator_verilog
 
 
 def _hw(*arguments: str | Path, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
@@ -36,15 +37,32 @@ def _units(*names: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
-    for hash_seed in ("1", "2"):
-        result = _hw("verilog", "--config", "tiny", "--out", tmp_path / hash_seed, hash_seed=hash_seed)
+def test_two_runs_write_the_same_bytes_but_for_the_name(tmp_path: Path) -> None:
+    """And of the Verilog those that simulations compile; a name begins every module's, and every constant's in C."""
+    for hash_seed, name in (("1", []), ("2", ["--name", "left"])):
+        result = _hw("verilog", "--config", "tiny", *name, "--out", tmp_path / hash_seed, hash_seed=hash_seed)
         assert result.returncode == 0, result.stderr
     written = sorted((tmp_path / "1" / "tiny").iterdir())
-    assert [file.name for file in written] == ["spatten.h", "spatten.json", "spatten.py", "spatten.v"]
+    assert [file.suffix for file in written] == [".core", ".h", ".json", ".py", ".v", ".xml"]
+    assert written[4].read_text() == accelerator_verilog(config.TINY)
     for file in written:
-        assert file.read_bytes() == (tmp_path / "2" / "tiny" / file.name).read_bytes(), file.name
-        assert str(ROOT).encode() not in file.read_bytes()
+        text = file.read_text()
+        other = (tmp_path / "2" / "tiny" / f"left_{file.name}").read_text()
+        if file.suffix == ".json":
+            digest = hashlib.sha256((tmp_path / "2" / "tiny" / "left_spatten.v").read_bytes()).hexdigest()
+            other = other.replace(digest, hashlib.sha256(written[4].read_bytes()).hexdigest())
+        if file.suffix != ".py":
+            assert "left_spatten" in other or "LEFT_SPATTEN_" in other
+        assert other.replace("left_spatten", "spatten").replace("LEFT_SPATTEN_", "SPATTEN_") == text, file.name
+        assert str(ROOT) not in text
+
+
+@pytest.mark.parametrize("name", ["", "1st", "a-b", "left\n", "left.", "ä"])
+def test_a_name_that_is_none_is_one_line_and_status_2(name: str) -> None:
+    result = _hw("verilog", "--config", "tiny", "--name", name)
+    assert (result.returncode, result.stdout) == (2, "")
+    message = "error: name must be letters, digits and '_', and begin with a letter, not "
+    assert result.stderr == f"{message}{name!r}: it begins names of modules\n"
 
 
 @pytest.mark.parametrize("name", ["tiny", pytest.param("paper", marks=pytest.mark.slow)])

@@ -16,11 +16,10 @@ from golden.attention import KeyFetch, Mode
 from golden.quantize import ScoreScale
 from host.driver import Device, DeviceFailedError, DeviceTimeoutError, JobRejectedError
 from host.transport import BusError
-from hw.config import EIGHTH, LSB_BITS, SECTOR_BYTES, TINY, Config
+from hw.config import LSB_BITS, SECTOR_BYTES, TINY, Config
 from hw.job import JOB_WORDS, Flag
 from hw.register_map import DESCRIPTOR_VERSION, ErrorCode, RejectReason
 from hw.spatten import Spatten
-from sim.build import lint
 from sim.campaigns import DifferenceError, compare, compare_memory, fill, machine_of, run, submit, written_regions
 from sim.cosim import cosimulate
 from sim.device import accelerator_verilog
@@ -181,12 +180,6 @@ def test_bus_models_of_others_making() -> None:
         seed=1,
         timeout_seconds=900,
     )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("config", [TINY, EIGHTH], ids=lambda config: config.name)
-def test_verilog_is_lint_clean(config: Config) -> None:
-    lint(verilog_of(config, assertions=False), top="spatten")
 
 
 @pytest.mark.slow
