@@ -21,7 +21,17 @@ from hw.job import JOB_WORDS, Flag
 from hw.register_map import DESCRIPTOR_VERSION, ErrorCode, RejectReason
 from hw.spatten import Spatten
 from sim.build import lint
-from sim.campaigns import DifferenceError, compare, compare_memory, fill, machine_of, run, submit, written_regions
+from sim.campaigns import (
+    DifferenceError,
+    compare,
+    compare_memory,
+    fill,
+    machine_of,
+    move,
+    run,
+    submit,
+    written_regions,
+)
 from sim.cosim import cosimulate
 from sim.device import accelerator_verilog
 from sim.machine import Machine
@@ -99,7 +109,8 @@ def make(config: Config, seed: int, count: int, *, sectors: int = FEW_SECTORS, *
 
 
 def run_new(device: Device, seed: int, count: int, **wanted: Any) -> None:
-    """Make a campaign and run it."""
+    """Make a campaign and run it, with the memory of the channels somewhere else each time."""
+    move(device, np.random.default_rng(seed))
     campaign, tasks = make(device.config, seed, count, sectors=SECTORS, **wanted)
     run(device, campaign, tasks)
 
@@ -506,7 +517,7 @@ class Faulty:
         self.device.soft_reset()
         check_idle(self.device)
         fill(self.device, self.campaign)
-        self.machine.allow_writes(written_regions(self.device.config, self.tasks))
+        self.machine.allow_writes(written_regions(self.device, self.tasks))
 
     def recovered(self) -> None:
         """Nothing was written elsewhere, and whatever comes next is right."""
@@ -535,7 +546,7 @@ class Faulty:
     def silence(self, channel: int, cycle: int, *, both_sides: bool, **how: bool) -> bool:
         """A channel does not answer from a cycle on; whether that was noticed."""
         self.prepare()
-        self.device._write("TIMEOUT", TIMEOUT)
+        self.device.set_timeout(TIMEOUT)
         self.machine.stop_channel(channel, cycle=self.machine.cycles + cycle, **how)
         error = until_failure(self.device, self.tasks)
         if error is not None:
@@ -569,7 +580,7 @@ class Faulty:
     def pause(self) -> None:
         """A channel does not answer for a while that is shorter than the time-out: nothing is lost."""
         self.prepare()
-        self.device._write("TIMEOUT", TIMEOUT)
+        self.device.set_timeout(TIMEOUT)
         begin = self.machine.cycles + int(self.random.integers(self.cycles))
         channel = int(self.random.integers(self.device.config.channels))
         self.machine.stop_channel(channel, cycle=begin, until=begin + TIMEOUT // 2)
@@ -674,7 +685,7 @@ def test_reports_do_not_outlive_a_soft_reset(device: Device) -> None:
 def test_a_reset_that_cannot_drain_names_the_channels(device: Device) -> None:
     campaign, tasks = make(TINY, 651, 1)
     fill(device, campaign)
-    device._write("TIMEOUT", TIMEOUT)
+    device.set_timeout(TIMEOUT)
     machine_of(device).stop_channel(1)
     submit(device, tasks)
     machine_of(device).run(1_000)
