@@ -123,7 +123,9 @@ class DeviceFailedError(DeviceError):
     ) -> None:
         why = code.what if isinstance(code, ErrorCode) else f"unknown error {code}"
         where = "" if channel is None else f" (channel {channel})"
-        what = "" if drained and not stuck else f"; {_undrained(stuck)}: reset both sides"
+        what = f"; it still drains: {_undrained([])}" if not drained and not stuck else ""
+        if stuck:
+            what = f"; {_undrained(stuck)}: reset both sides"
         super().__init__(f"the accelerator stopped: {why}{where}{what}")
         self.code = code
         self.channel = channel
@@ -136,7 +138,7 @@ def _undrained(stuck: list[int]) -> str:
     """Why the accelerator does not drain."""
     if stuck:
         return f"channels {stuck} do not answer"
-    return "TIMEOUT has not passed since a channel last answered"
+    return "no channel is named, since TIMEOUT has not passed since the drain began, or is 0"
 
 
 class DeviceTimeoutError(DeviceError):
@@ -629,10 +631,14 @@ class Device:
         have, and for a plane whose memory is not allocated.
         """
         self._check_channels(plane)
-        count = codes.shape[1] if codes.ndim == 3 else -1
-        at = _numbers("rows", np.arange(max(0, count), dtype=np.int64) if rows is None else rows, plane.rows)
-        which = _numbers("heads", np.arange(plane.heads, dtype=np.int64) if heads is None else heads, plane.heads)
+        if codes.ndim != 3:
+            raise ValueError(f"codes must be of three dimensions (heads, rows, head_dim), not of shape {codes.shape}")
+        count = codes.shape[1]
+        at = _numbers("rows", np.arange(count) if rows is None else rows, plane.rows)
+        which = _numbers("heads", np.arange(plane.heads) if heads is None else heads, plane.heads)
         _check_codes(codes, (len(which), len(at), plane.head_dim), plane.bits)
+        if not codes.size:
+            return
         everything = np.zeros((plane.groups * plane.heads_per_row, count, plane.head_dim), np.int64)
         everything[which] = codes
         share = plane.heads_per_row
@@ -662,8 +668,8 @@ class Device:
         which, at = _numbers("heads", heads, region.heads), _numbers("rows", rows, None)
         first = region.base + at[None, :] * region.row_sectors + which[:, None] * region.head_sectors
         sectors = first[..., None] + np.arange(region.head_sectors)
-        image = self._read_sectors(sectors.ravel())
-        return unpack(image.reshape(len(which), len(at), -1), OUTPUT_BITS, region.head_dim, signed=True)
+        image = self._read_sectors(sectors.ravel()).reshape(*first.shape, region.head_sectors * SECTOR_BYTES)
+        return unpack(image, OUTPUT_BITS, region.head_dim, signed=True)
 
     def load_state(self, base: int) -> Context:
         """The state of a context that a job saved at sector `base` of memory that is allocated."""

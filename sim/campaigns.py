@@ -46,9 +46,8 @@ def move(device: Device, random: np.random.Generator) -> None:
     """Let the memory of every channel begin somewhere else: at an end of what can be addressed, or in between."""
     size = device.sectors // device.config.channels * SECTOR_BYTES
     last = (ADDRESS_END - size) // PAGE_BYTES
-    device.set_bases(
-        [PAGE_BYTES * int(random.choice([0, 1, last, random.integers(last)])) for _ in range(device.config.channels)]
-    )
+    pages = [random.choice([0, 1, last, int(random.integers(last))]) for _ in device.bases]
+    device.set_bases([PAGE_BYTES * int(page) for page in pages])
 
 
 def fill(device: Device, campaign: Campaign) -> None:
