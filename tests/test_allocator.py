@@ -51,7 +51,10 @@ class Against(RuleBasedStateMachine):
         self.allocator.free(base, self.asked.pop(base))
         self.owners = [None if owner == base else owner for owner in self.owners]
 
-    @rule(base=st.integers(-4, SECTORS + 4), sectors=st.integers(-1, 40))
+    @rule(
+        base=st.one_of(st.integers(-4, SECTORS + 4), st.integers(0, 8).map(lambda unit: unit * UNIT)),
+        sectors=st.integers(-1, 40),
+    )
     def refuse(self, base: int, sectors: int) -> None:
         asked = self.asked.get(base)
         if asked is not None and sectors >= 1 and -(-sectors // UNIT) == -(-asked // UNIT):
