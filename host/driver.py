@@ -351,8 +351,8 @@ class Device:
     def __init__(self, transport: Transport, *, sectors: int | None = None, bases: Sequence[int] | None = None) -> None:
         self.transport = transport
         self._is_closed = False
-        self.config = self._identify()
-        self.map = RegisterMap(self.config)
+        self.map = self._identify()
+        self.config = self.map.config
         limit = 1 << self.config.sector_bits
         if sectors is not None and not self.config.channels <= operator.index(sectors) <= limit:
             raise ValueError(f"sectors must be {self.config.channels} to {limit}, not {sectors!r}")
@@ -383,8 +383,8 @@ class Device:
 
     # -- Registers ----------------------------------------------------------------------------------------------------
 
-    def _identify(self) -> Config:
-        """The configuration that the accelerator says it has."""
+    def _identify(self) -> RegisterMap:
+        """The registers of the configuration that the accelerator says it has."""
         some = RegisterMap(Config())
 
         def read(name: str) -> int:
@@ -403,15 +403,13 @@ class Device:
             if register.group == some["CHANNELS"].group
         }
         try:
-            config = Config(name="device", **values)
-            RegisterMap(config)
+            found = RegisterMap(Config(name="device", **values))
         except ValueError as error:
             raise DeviceError(f"the accelerator says that it has a configuration that cannot be: {error}") from error
-        if self.transport.channels != config.channels:
-            raise DeviceError(
-                f"the accelerator has {config.channels} channels, and its transport {self.transport.channels}"
-            )
-        return config
+        channels = found.config.channels
+        if self.transport.channels != channels:
+            raise DeviceError(f"the accelerator has {channels} channels, and its transport {self.transport.channels}")
+        return found
 
     def _open_transport(self) -> Transport:
         if self._is_closed:
