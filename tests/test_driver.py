@@ -203,7 +203,7 @@ def test_sectors_are_checked(fake: Fake, sectors: int) -> None:
     [
         ({"CHANNELS": 3}, "has a configuration that cannot be: channels must be a power of two, not 3"),
         ({"TOKENS_MAX": 0}, "has a configuration that cannot be: tokens_max must be at least 1, not 0"),
-        ({"CHANNELS": 64}, "has a configuration that cannot be: channels must be at most 32"),
+        ({"CHANNELS": 64}, r"has a configuration that cannot be: channels must be .*, not 64"),
         ({"CHANNELS": 4}, "the accelerator has 4 channels, and its transport 2"),
     ],
 )
