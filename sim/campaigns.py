@@ -8,8 +8,8 @@ import numpy as np
 
 from golden.attention import planes
 from golden.state import state_sectors
-from host.driver import Device, Report
-from hw.config import SECTOR_BYTES, Config
+from host.driver import ADDRESS_END, PAGE_BYTES, Device, Report
+from hw.config import SECTOR_BYTES
 from hw.job import Flag
 from sim.machine import Machine
 from sim.random_jobs import Campaign, Task
@@ -22,6 +22,7 @@ __all__ = [
     "compare_memory",
     "fill",
     "machine_of",
+    "move",
     "run",
     "submit",
     "written_regions",
@@ -41,24 +42,33 @@ def machine_of(device: Device) -> Machine:
     return device.transport.machine
 
 
+def move(device: Device, random: np.random.Generator) -> None:
+    """Let the memory of every channel begin somewhere else: at an end of what can be addressed, or in between."""
+    size = device.sectors // device.config.channels * SECTOR_BYTES
+    last = (ADDRESS_END - size) // PAGE_BYTES
+    pages = [random.choice([0, 1, last, int(random.integers(last))]) for _ in device.bases]
+    device.set_bases([PAGE_BYTES * int(page) for page in pages])
+
+
 def fill(device: Device, campaign: Campaign) -> None:
     """Put what a campaign's tasks begin with into memory."""
-    for channel in range(device.config.channels):
-        device.transport.write_memory(channel, 0, campaign.initial[channel].tobytes())
+    for channel, base in enumerate(device.bases):
+        device.transport.write_memory(channel, base, campaign.initial[channel].tobytes())
 
 
-def written_regions(config: Config, tasks: Iterable[Task]) -> list[tuple[int, int, int]]:
+def written_regions(device: Device, tasks: Iterable[Task]) -> list[tuple[int, int, int]]:
     """Where the tasks may write, as `Machine.allow_writes` wants it: outputs, and states that are saved."""
+    config = device.config
     regions = []
     for task in tasks:
         output = planes(config, task.job, task.at).output
         spans = [(output.base, task.job.queries * output.row_sectors)]
         if task.fields["flags"] >> Flag.STORE_STATE & 1:
             spans.append((task.fields["state"], state_sectors(config)))
-        for base, sectors in spans:
-            for channel in range(config.channels):
+        for first, sectors in spans:
+            for channel, base in enumerate(device.bases):
                 mine = len(range(channel, sectors, config.channels))
-                regions.append((channel, base // config.channels * SECTOR_BYTES, mine * SECTOR_BYTES))
+                regions.append((channel, base + first // config.channels * SECTOR_BYTES, mine * SECTOR_BYTES))
     return regions
 
 
@@ -90,9 +100,9 @@ def compare_counters(before: dict[str, int], after: dict[str, int], tasks: Itera
 def compare_memory(device: Device, campaign: Campaign, tasks: Sequence[Task]) -> None:
     """Raise `DifferenceError` unless all of memory is as the golden model leaves it."""
     config = device.config
-    for channel in range(config.channels):
+    for channel, base in enumerate(device.bases):
         wanted = campaign.memory.bytes[channel]
-        image = np.frombuffer(device.transport.read_memory(channel, 0, wanted.size), np.uint8).reshape(wanted.shape)
+        image = np.frombuffer(device.transport.read_memory(channel, base, wanted.size), np.uint8).reshape(wanted.shape)
         wrong = np.flatnonzero((image != wanted).any(axis=1))
         if len(wrong):
             sector = int(wrong[0]) * config.channels + channel
@@ -100,8 +110,8 @@ def compare_memory(device: Device, campaign: Campaign, tasks: Sequence[Task]) ->
                 task
                 for task in tasks
                 if any(
-                    number == channel and start <= int(wrong[0]) * SECTOR_BYTES < start + size
-                    for number, start, size in written_regions(config, [task])
+                    number == channel and start <= base + int(wrong[0]) * SECTOR_BYTES < start + size
+                    for number, start, size in written_regions(device, [task])
                 )
             ]
             whose = str(owners[0]) if owners else "where no task writes"
@@ -124,7 +134,7 @@ def run(
     """
     machine = machine_of(device)
     fill(device, campaign)
-    machine.allow_writes(written_regions(device.config, tasks))
+    machine.allow_writes(written_regions(device, tasks))
     before = device.counters()
     submit(device, tasks)
     for task in tasks:

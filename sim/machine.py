@@ -350,7 +350,7 @@ class Machine:
         return int.from_bytes(answer, "little")
 
     def write_memory(self, channel: int, address: int, data: Buffer) -> None:
-        """Write bytes to a channel's memory from byte `address` on, in no time."""
+        """Write bytes to a channel's memory in no time, from the `address` on that its AXI master uses."""
         view = memoryview(data).cast("B")
         self._check_range(channel, address, len(view))
         for start in range(0, len(view), _CHUNK_BYTES):
@@ -358,7 +358,10 @@ class Machine:
             self._exchange(3, struct.pack("<IQ", channel, address + start), part)
 
     def read_memory(self, channel: int, address: int, size: int) -> bytes:
-        """`size` bytes of a channel's memory from byte `address` on, in no time; what was never written is zero."""
+        """`size` bytes of a channel's memory in no time, from the `address` on that its AXI master uses.
+
+        What was never written is zero.
+        """
         _check("size", size, 0, 1 << 40)
         self._check_range(channel, address, size)
         parts = []

@@ -1,7 +1,7 @@
 """Random campaigns for as long as you like: `make soak N=1000`.
 
-Every campaign has its own seed, which chooses its jobs, its memory's latency and back-pressure. The first difference
-from the golden model ends the soak, with the command that shows it again.
+Every campaign has its own seed, which chooses its jobs, its memory's latency and back-pressure, and where each
+channel's memory begins. The first difference from the golden model ends the soak, with the command that shows it again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from host.transport import TransportError
 from hw.config import SECTOR_BYTES, ConfigError, load
 from hw.spatten import Spatten
 from sim.build import SimulatorError
-from sim.campaigns import DifferenceError, machine_of, run
+from sim.campaigns import DifferenceError, machine_of, move, run
 from sim.machine import Machine, MachineError
 from sim.random_jobs import Campaign
 from sim.transport import SimulatedTransport
@@ -62,6 +62,7 @@ def soak_one(device: Device, seed: int, jobs: int, *, done: Callable[[], object]
     """A campaign, from a reset on. Raises `DifferenceError`, `DeviceError` or `MachineError` with what is wrong."""
     machine = machine_of(device)
     device.reset()
+    move(device, np.random.default_rng([seed, 2]))
     chosen = conditions(seed)
     machine.set_memory(**chosen.memory)
     machine.set_back_pressure(chosen.stall, seed=seed, registers=chosen.registers)

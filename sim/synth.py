@@ -1,4 +1,4 @@
-"""Area, timing and power of a unit in a standard-cell library, and what it takes of an FPGA.
+"""Area and timing of a unit in a standard-cell library, and what it takes of an FPGA.
 
 `python -m sim.synth zero_eliminator --liberty FILE.lib.gz` maps a unit of `hw/units.py` with Yosys and ABC, and OpenSTA
 says how fast it is, before placement: wires weigh what the library's default wire-load model says, or nothing where
@@ -9,7 +9,6 @@ Memories with a write port are never turned into flip-flops. Each is a macro wit
 * A two-port (8T) bit cell of 0.5 um2 at 45 nm; a row of words folded until the array is as high as wide, and periphery
   as large as 20 more rows and 20 more columns.
 * Read data 0.2 + 0.0008 x sqrt(bits) ns after the clock edge, 0.35 ns at 32 kbit; inputs 0.1 ns before it.
-* An access takes 0.004 x width x sqrt(depth) pJ.
 
 Other nodes scale by the area of the library's smallest NAND2 against Nangate's at 45 nm: times by its square root. The
 formulas lie close to what CACTI gives for single-port memories at 45 nm (0.53 to 0.71 um2 a bit, 0.21 to 0.44 ns for 2
@@ -54,10 +53,6 @@ IO_SHARE = 0.2
 """Share of the period that is taken before an input arrives, and after an output leaves."""
 LOGIC_SHARE = 0.75
 """Share of the period that ABC may fill with logic; the rest is clock-to-q and setup of a flip-flop."""
-ACTIVITY = 0.1
-"""Transitions per cycle of every signal but the clock that the power estimate assumes."""
-ACCESSES = 0.5
-"""Reads, and writes, per cycle and memory that the power estimate assumes."""
 
 Facts = dict[str, Any]
 
@@ -189,10 +184,6 @@ class Macro:
     def setup(self, scale: float) -> float:
         """ns."""
         return 0.1 * scale
-
-    def energy(self, scale: float) -> float:
-        """pJ of an access: length times the square of the voltage, which grows slower than length."""
-        return 0.004 * self.width * math.sqrt(self.depth) * scale**2
 
 
 _MACRO_LIBRARY = """library(macros) {
@@ -481,7 +472,6 @@ def synthesise(
         **timing,
         "memory_bits": sum(macro.bits for macro in macros),
         "memory_area_um2": round(sum(macro.area(library.scale) for macro in macros), 1),
-        "memory_power_mw": round(sum(2 * ACCESSES * macro.energy(library.scale) / clock for macro in macros), 4),
         "memories": [[macro.depth, macro.width, count] for macro, count in sorted(Counter(macros).items())],
         "tools": tools,
         "key": key,
@@ -560,7 +550,7 @@ _PATHS = {
 
 
 def _time(folder: Path, name: str, library: Library, clock: float) -> tuple[Facts, str]:
-    """Slacks by kind of path, the critical path and the power of netlist.v; and OpenSTA's reports of them."""
+    """Slacks by kind of path and the critical path of netlist.v; and OpenSTA's reports of them."""
     script = [
         "read_liberty cells.lib",
         "read_liberty macros.lib",
@@ -573,11 +563,10 @@ def _time(folder: Path, name: str, library: Library, clock: float) -> tuple[Fact
         f"set_output_delay {IO_SHARE * clock:.4f} -clock clk [all_outputs]",
         f"set_driving_cell -lib_cell {library.buffer} $inputs",
         f"set_load -pin_load {4 * library.nand2_load / library.load_unit:.6f} [all_outputs]",
-        f"set_power_activity -global -activity {ACTIVITY}",  # OpenSTA may crash when it propagates those of inputs
     ]
     for kind, (start, end) in _PATHS.items():
         script += [f'puts "= {kind}"', f"report_checks -from {start} -to {end} -path_delay max -digits 4"]
-    script += ['puts "= power"', "report_power -digits 6", "exit"]
+    script.append("exit")
     (folder / "time.tcl").write_text("\n".join(script) + "\n", encoding="utf-8")
     command = [_program("sta", "opensta"), "-no_splash", "-exit", "time.tcl"]
     report = _run(command, folder, f"{name}: sta")
@@ -590,12 +579,9 @@ def _time(folder: Path, name: str, library: Library, clock: float) -> tuple[Fact
     cells = re.findall(r"^\s*-?[\d.]+\s+-?[\d.]+ [v^] \S+ \((\S+)\)$", critical, re.MULTILINE)
     netlist = (folder / "netlist.v").read_text(encoding="utf-8")
     points = [_readable(point, netlist) for point in re.findall(r"^(?:Start|End)point: (\S+)", critical, re.MULTILINE)]
-    power = re.search(r"^Total(.*)$", sections["power"], re.MULTILINE)
-    assert power is not None
     return {
         "slack_ns": slack,
         "path": {"start": points[0], "end": points[1], "gates": len(cells) - 3} if points else None,
-        "power_mw": round(float(power[1].split()[3]) * 1000, 4),
     }, report
 
 
@@ -648,7 +634,7 @@ def table(rows: Sequence[Facts]) -> Table:
         caption_justify="left",
     )
     result.add_column("unit", no_wrap=True)
-    for heading in ("cells um2", "memories um2", "mW", "slack"):
+    for heading in ("cells um2", "memories um2", "slack"):
         result.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         slack = ["-" if value is None else f"{value:.2f}" for value in row["slack_ns"].values()]
@@ -657,7 +643,6 @@ def table(rows: Sequence[Facts]) -> Table:
             row["unit"],
             f"{row['area_um2']:,.0f}",
             f"{row['memory_area_um2']:,.0f}",
-            f"{row['power_mw'] + row['memory_power_mw']:,.1f}",
             " / ".join([f"[{colour}]{slack[0]}[/]", *slack[1:]]),
         )
     return result

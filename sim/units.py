@@ -211,13 +211,13 @@ def rates_table(rows: list[Facts]) -> str:
 
 
 def area_table(rows: list[Facts]) -> str:
-    """Area, slack and power in standard cells, a row per unit."""
+    """Area and slack in standard cells, a row per unit."""
     found = {row["unit"]: row["asic"] for row in _of(rows, "asic")}
     cells = []
     for unit in UNITS:
         facts = found.get(unit)
         if facts is None:
-            cells.append([f"`{unit}`", *"-----"])
+            cells.append([f"`{unit}`", *"----"])
             continue
         slack = facts["slack_ns"]["register_to_register"]
         cells.append(
@@ -227,10 +227,9 @@ def area_table(rows: list[Facts]) -> str:
                 f"{facts['memory_bits']:,}",
                 f"{facts['memory_area_um2'] / 1e6:.4f}",
                 "-" if slack is None else f"{slack:+.2f}",
-                f"{facts['power_mw'] + facts['memory_power_mw']:,.1f}",
             ]
         )
-    return _markdown("| unit | cells, mm2 | memory bits | memories, mm2 | slack, ns | power, mW |", cells)
+    return _markdown("| unit | cells, mm2 | memory bits | memories, mm2 | slack, ns |", cells)
 
 
 def blocks_table(rows: list[Facts]) -> str:

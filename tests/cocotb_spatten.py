@@ -120,7 +120,9 @@ async def jobs_match_golden(dut: HierarchyObject, pause: float) -> None:
 
     @bridge
     def drive() -> None:
-        with Device(transport) as device:
+        with Device(
+            transport, bases=[0x1_2345_6000 + 0x7F_0000_0000 * channel for channel in range(CONFIG.channels)]
+        ) as device:
             fill(device, campaign)
             before = device.counters()
             submit(device, tasks)

@@ -1,15 +1,20 @@
 """docs/integration.md: its example compiles with the accelerator, and what it says of the Verilog is so."""
 
+import inspect
 import re
 
 import pytest
 
+from host import driver
+from host.driver import Device
+from host.transport import Transport
 from hw.config import TINY
 from hw.ram import Ram
 from hw.register_map import RegisterMap
 from sim.build import lint
 from sim.device import accelerator_verilog
 from sim.verilog import convert
+from tests.test_driver import Fake
 from tests.waveforms import CYCLE, PAGE, drawings
 
 
@@ -38,6 +43,31 @@ def test_the_registers_that_it_names_exist() -> None:
         assert name in registers
     for name, field in re.findall(r"\b([A-Z][A-Z_]+)\.`?([a-z_]+)`?", text):
         assert registers[name].field(field)
+
+
+def test_the_driver_does_something_with_every_register() -> None:
+    """And every method and error that the page names is there."""
+    section = PAGE.read_text(encoding="utf-8").partition("\n## The driver\n")[2]
+    rows = re.findall(r"^\| ([A-Z].*?) \| (.*) \|$", section, re.MULTILINE)
+    named = {name for registers, _ in rows for name in re.findall(r"\w+", registers)}
+    for name, register in RegisterMap(TINY).items():
+        assert {name, re.sub(r"\d+$", "0", name), register.group} & named, name
+    text = " ".join(what for _, what in rows) + section.partition("\n- ")[2]
+    fields = {field.name for field in RegisterMap(TINY)["STATUS"].fields}
+    for name in re.findall(r"`(\w+)`", text):
+        parameters = inspect.signature(Device).parameters | inspect.signature(Device.wait).parameters
+        places = (hasattr(Device, name), hasattr(driver, name), hasattr(Transport, name))
+        assert any(places) or name in parameters or name in fields, name
+    for name, value in re.findall(r"(more than|every|:) ([\d,]+)(?: cycles| for a job)", text):
+        known = {"more than": driver.DRAIN_CYCLES, "every": driver.SLICE_CYCLES, ":": driver.JOB_CYCLES}
+        assert int(value.replace(",", "")) == known[name]
+    example = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert example is not None
+    fake = Fake(TINY, origin=(0x8_0000_0000, 0x8_1000_0000))
+    with pytest.raises(ValueError, match="sectors must be 2 to 65536, not 1048576"):
+        exec(example[1], {"transport": fake})
+    exec(example[1].replace("1 << 20", "1 << 16"), {"transport": fake})
+    assert (fake.values["BASE1"], fake.values["TIMEOUT"]) == (0x8_1000_0000 >> 12, 5_000_000)
 
 
 def test_waveforms_change_at_clock_edges() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -14,13 +15,24 @@ import pytest
 
 from golden.attention import KeyFetch, Mode
 from golden.quantize import ScoreScale
+from host import driver
 from host.driver import Device, DeviceFailedError, DeviceTimeoutError, JobRejectedError
 from host.transport import BusError
 from hw.config import LSB_BITS, SECTOR_BYTES, TINY, Config
-from hw.job import JOB_WORDS, Flag
-from hw.register_map import DESCRIPTOR_VERSION, ErrorCode, RejectReason
+from hw.job import JOB_WORDS, Flag, job_fields
+from hw.register_map import DESCRIPTOR_VERSION, Access, ErrorCode, RejectReason, markdown
 from hw.spatten import Spatten
-from sim.campaigns import DifferenceError, compare, compare_memory, fill, machine_of, run, submit, written_regions
+from sim.campaigns import (
+    DifferenceError,
+    compare,
+    compare_memory,
+    fill,
+    machine_of,
+    move,
+    run,
+    submit,
+    written_regions,
+)
 from sim.cosim import cosimulate
 from sim.device import accelerator_verilog
 from sim.machine import Machine
@@ -98,7 +110,8 @@ def make(config: Config, seed: int, count: int, *, sectors: int = FEW_SECTORS, *
 
 
 def run_new(device: Device, seed: int, count: int, **wanted: Any) -> None:
-    """Make a campaign and run it."""
+    """Make a campaign and run it, with the memory of the channels somewhere else each time."""
+    move(device, np.random.default_rng(seed))
     campaign, tasks = make(device.config, seed, count, sectors=SECTORS, **wanted)
     run(device, campaign, tasks)
 
@@ -373,6 +386,147 @@ def test_sector_0_follows_the_last_one(device: Device) -> None:
             assert np.array_equal(image, wanted.ravel()), f"channel {channel}, moved by {shift} sectors"
 
 
+# -- Registers --------------------------------------------------------------------------------------------------------
+
+
+def page_of_registers(config: Config) -> Iterator[tuple[str, int, str, int, int]]:
+    """Of every register in docs/registers.md: name, offset, access, reset value, and the bits of its fields."""
+    found: dict[str, list[Any]] = {}
+    for line in markdown(config).splitlines():
+        row = re.match(
+            r"\| (?:`0x(\w+)` \| (\w+)(?: to JOB(\d+))? \| (\w+) \| `?(\w+)`?|\| \| \|) \| ([\d:]*) ?\|", line
+        )
+        if row is None:
+            continue
+        offset, name, last, access, reset, bits = row.groups()
+        if name is not None:
+            count = int(last) - int(name.removeprefix("JOB")) + 1 if last else 1
+            names = [f"JOB{int(name.removeprefix('JOB')) + n}" for n in range(count)] if last else [name]
+            for number, one in enumerate(names):
+                found[one] = [int(offset, 16) + 4 * number, access, int(reset, 0), 0]
+        if bits:
+            high, _, low = bits.partition(":")
+            found[next(reversed(found))][3] |= (2 << int(high)) - (1 << int(low or high))
+    for name, (place, access, reset, mask) in found.items():
+        yield name, place, access, reset, mask
+
+
+def test_every_register_is_as_its_page_says(device: Device) -> None:
+    page = list(page_of_registers(TINY))
+    assert [(name, offset) for name, offset, *_ in page] == [(r.name, r.offset) for r in device.map.values()]
+    device.transport.reset()
+    read, write = device.transport.read_register, device.transport.write_register
+    for name, offset, access, reset, mask in page:
+        if not name.startswith("CYCLES"):
+            assert read(offset) == reset, name
+        if access == "RO":
+            with pytest.raises(BusError):
+                write(offset, 0)
+        if access == "RW":
+            for value in (0xFFFF_FFFF, 0x5A5A_5A5A, 0xA5A5_A5A5, reset):
+                write(offset, value)
+                assert read(offset) == value & mask, name
+        if access == "WO":
+            assert read(offset) == 0, name
+    assert device.status()["idle"], "no such access has another effect"
+
+
+def settings_of(device: Device) -> dict[str, int]:
+    """What the registers hold that can be written and read back, the descriptor's words aside."""
+    return {
+        name: device._read(name)
+        for name, register in device.map.items()
+        if register.access is Access.RW and not name.startswith("JOB")
+    }
+
+
+def test_jobs_with_every_writable_register_away_from_its_reset_value(device: Device) -> None:
+    """Driver, registers and golden model agree field by field; a soft reset keeps it all, a reset gets it back.
+
+    A register that is new in the map fails this test until the driver has a way to set it.
+    """
+    bases = (0x12_3456_7000, 0xFF_FFF0_0000)
+    device.set_bases(bases)
+    device.set_timeout(123_457)
+    device.enable_interrupts(done=True, error=True)
+    settings = settings_of(device)
+    for name, value in settings.items():
+        for field in device.map[name].fields:
+            assert device.map[name].unpack(value)[field.name] != field.reset, (
+                f"the driver does not set {name}.{field.name}"
+            )
+    assert [settings[f"BASE{channel}"] << 12 for channel in range(2)] == list(device.bases) == list(bases)
+    assert settings["TIMEOUT"] == device.timeout == 123_457
+
+    campaign, tasks = make(TINY, 670, 40, sectors=SECTORS)
+    fill(device, campaign)
+    machine_of(device).allow_writes(written_regions(device, tasks))
+    changed: set[str] = set()
+    for task in tasks:
+        device.submit_fields(task.fields)
+        for field in job_fields(TINY):
+            value = device.map[f"JOB{field.word}"].unpack(device._read(f"JOB{field.word}"))[field.name]
+            assert value == task.fields[field.name], field.name
+            if value:
+                changed.add(field.name)
+        compare(device.wait(task.tag), task)
+    assert changed == {field.name for field in job_fields(TINY)}, "every field of the descriptor was not zero once"
+    assert machine_of(device).outside().bytes == 0
+    compare_memory(device, campaign, tasks)
+    assert settings_of(device) == settings
+
+    words = [device._read(f"JOB{number}") for number in range(JOB_WORDS)]
+    device.soft_reset()
+    assert settings_of(device) == settings
+    assert [device._read(f"JOB{number}") for number in range(JOB_WORDS)] == words
+    run(device, *make(TINY, 671, 5))
+    device.reset()
+    assert settings_of(device) == settings
+    assert not any(device._read(f"JOB{number}") for number in range(JOB_WORDS))
+    run(device, *make(TINY, 672, 5))
+
+
+@pytest.mark.parametrize(("done", "error"), list(itertools.product([False, True], repeat=2)))
+def test_interrupts_are_those_that_are_enabled(device: Device, done: bool, error: bool) -> None:
+    """And without them jobs and failures are noticed all the same."""
+    machine = machine_of(device)
+    device.enable_interrupts(done=done, error=error)
+    campaign, task, fields = nothing_live("padding")
+    fill(device, campaign)
+    submit(device, [task])
+    machine.run(20_000)
+    assert device.status()["reports"] == 1
+    assert machine.interrupt == done
+    compare(device.wait(task.tag), task)
+    assert not machine.interrupt
+    device.submit_fields(fields)
+    machine.run(2_000)
+    assert device.status()["failed"]
+    assert machine.interrupt == error
+    with pytest.raises(DeviceFailedError):
+        device.wait(task.tag)
+    check_idle(device)
+    run(device, *make(TINY, 673, 6))
+
+
+def test_a_driver_takes_over_what_another_has_left(device: Device) -> None:
+    """Jobs, reports that wait and an error; and where its memory lies."""
+    machine = machine_of(device)
+    move(device, np.random.default_rng(1))
+    for kind in ("running", "reports", "failed"):
+        campaign, task, fields = nothing_live("padding")
+        fill(device, campaign)
+        submit(device, [task])
+        if kind == "failed":
+            device.submit_fields(fields | {"tag": 99})
+        machine.run(200 if kind == "running" else 20_000)
+        next_one = Device(device.transport)
+        check_idle(next_one)
+        assert next_one.bases == device.bases
+        run(next_one, *make(TINY, 674, 5))
+        device.reset()
+
+
 # -- What is refused, and what goes wrong -----------------------------------------------------------------------------
 
 
@@ -499,7 +653,7 @@ class Faulty:
         self.device.soft_reset()
         check_idle(self.device)
         fill(self.device, self.campaign)
-        self.machine.allow_writes(written_regions(self.device.config, self.tasks))
+        self.machine.allow_writes(written_regions(self.device, self.tasks))
 
     def recovered(self) -> None:
         """Nothing was written elsewhere, and whatever comes next is right."""
@@ -528,7 +682,7 @@ class Faulty:
     def silence(self, channel: int, cycle: int, *, both_sides: bool, **how: bool) -> bool:
         """A channel does not answer from a cycle on; whether that was noticed."""
         self.prepare()
-        self.device._write("TIMEOUT", TIMEOUT)
+        self.device.set_timeout(TIMEOUT)
         self.machine.stop_channel(channel, cycle=self.machine.cycles + cycle, **how)
         error = until_failure(self.device, self.tasks)
         if error is not None:
@@ -562,7 +716,7 @@ class Faulty:
     def pause(self) -> None:
         """A channel does not answer for a while that is shorter than the time-out: nothing is lost."""
         self.prepare()
-        self.device._write("TIMEOUT", TIMEOUT)
+        self.device.set_timeout(TIMEOUT)
         begin = self.machine.cycles + int(self.random.integers(self.cycles))
         channel = int(self.random.integers(self.device.config.channels))
         self.machine.stop_channel(channel, cycle=begin, until=begin + TIMEOUT // 2)
@@ -667,7 +821,7 @@ def test_reports_do_not_outlive_a_soft_reset(device: Device) -> None:
 def test_a_reset_that_cannot_drain_names_the_channels(device: Device) -> None:
     campaign, tasks = make(TINY, 651, 1)
     fill(device, campaign)
-    device._write("TIMEOUT", TIMEOUT)
+    device.set_timeout(TIMEOUT)
     machine_of(device).stop_channel(1)
     submit(device, tasks)
     machine_of(device).run(1_000)
@@ -676,6 +830,26 @@ def test_a_reset_that_cannot_drain_names_the_channels(device: Device) -> None:
     device.reset()
     check_idle(device)
     run(device, *make(TINY, 652, 3))
+
+
+def test_a_drain_has_an_end_without_a_time_out(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No channel is ever named then."""
+    monkeypatch.setattr(driver, "DRAIN_CYCLES", 30_000)
+    device.set_timeout(0)
+    machine = machine_of(device)
+    campaign, tasks = make(TINY, 653, 1)
+    fill(device, campaign)
+    machine.stop_channel(1)
+    submit(device, tasks)
+    machine.run(1_000)
+    begin = machine.cycles
+    with pytest.raises(DeviceTimeoutError, match="the accelerator does not drain; no channel is named, since TIMEOUT"):
+        device.soft_reset()
+    assert 30_000 <= machine.cycles - begin < 31_000
+    with pytest.raises(DeviceTimeoutError, match="the accelerator does not drain; "):
+        submit(device, tasks)
+    machine.resume_channel(1)
+    run(device, *make(TINY, 654, 3))
 
 
 def nothing_live(kind: str) -> tuple[Campaign, Task, dict[str, int]]:

@@ -262,7 +262,7 @@ def test_a_small_unit_in_the_default_library(library: Library, tmp_path: Path) -
     assert 0 < facts["slack_ns"]["register_to_register"] < 5.48
     assert facts["slack_ns"]["through"] is None
     assert re.fullmatch(r"(stored|write_pointer|read_pointer|full|o__valid)\S*", facts["path"]["start"])
-    assert facts["power_mw"] > 0
+    assert not [name for name in facts if "power" in name], "OpenSTA's is wrong by a factor of two to three"
     report = (tmp_path / "fifo-osu018_stdcells.rpt").read_text()
     assert report.count("slack (MET)") == 3
 
