@@ -51,7 +51,7 @@ def demo(
 @app.command()
 def generate(
     text: Annotated[str, typer.Argument(help="The text to continue.")],
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 32,
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 32,
     engine: Annotated[EngineName, typer.Option(help=_ENGINE_HELP)] = EngineName.GOLDEN,
     keep: Annotated[float, typer.Option(help="Fraction of the tokens left after the last layer.")] = 0.5,
     keep_heads: Annotated[float, typer.Option(help="Fraction of the heads left after the last layer.")] = 1.0,
@@ -59,6 +59,7 @@ def generate(
     threshold: Annotated[float, typer.Option(help="A row with no probability above this takes K's LSBs.")] = 0.1,
     temperature: Annotated[float, typer.Option(help="0: always the most likely token.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the choice above temperature 0.")] = 0,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end-of-text token.")] = False,
     config: Annotated[str, typer.Option(help="Configuration: a name or a TOML file.")] = "paper",
     model: Annotated[Path | None, typer.Option(help="A GPT-2 checkpoint folder; default the one that is here.")] = None,
 ) -> None:
@@ -87,9 +88,12 @@ def generate(
     )
     prompt = gpt2.encode(text).ids
     # The last token that is generated is not attended to.
-    length = max(len(prompt), len(prompt) + tokens - 1)
+    length = len(prompt) + tokens - 1
+    gpt2.check_length(length)
     with make_engine(engine, settings, hw_config.load(config), gpt2.shape, length) as chosen:
-        ids = gpt2.generate(prompt, chosen, tokens, temperature=temperature, seed=seed)
+        ids = gpt2.generate(prompt, chosen, tokens, temperature=temperature, seed=seed, ignore_eos=ignore_eos)
+    if not ignore_eos and ids[-1] in gpt2.ends:
+        ids = ids[:-1]
     Console().print(Text(text, style="italic") + Text(gpt2.decode(ids), style="bold green"))
 
 

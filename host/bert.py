@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from host.checkpoint import Checkpoint, Tokens
 from host.engine import AttentionEngine, FloatArray, IntArray, LayerResult, ModelShape
 from host.layers import FeedForward, LayerNorm, Projections, check_result, surviving_rows
+from host.pooling import Pooling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +32,15 @@ class BertResult:
     """The attention of each layer."""
     pooled: FloatArray | None
     """[hidden] pooler output of the first token; None without a pooler or where that token was pruned."""
+    pooling: Pooling
+    """What the checkpoint makes a sentence embedding of."""
 
     def embedding(self) -> FloatArray:
-        """[hidden] sentence embedding of sentence-transformers: mean over the surviving tokens, of length 1."""
-        mean: FloatArray = self.hidden.mean(axis=0)
-        mean /= np.linalg.norm(mean)
-        return mean
+        """[modes * hidden] sentence embedding of sentence-transformers, pooled from the surviving tokens.
+
+        Raises `GoldenError` where the first token must survive, and did not.
+        """
+        return self.pooling(self.hidden, self.kept_tokens)
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,9 @@ class Bert:
         )
 
     def encode(self, text: str) -> Tokens:
-        """Tokenize a sentence with [CLS] and [SEP]. Raises `ValueError` where it is longer than the model allows."""
+        """Tokenize a sentence with [CLS] and [SEP]. Raises `TextError` where it is longer than the model allows."""
         tokens = self._checkpoint.encode(text)
-        self._checkpoint.check_length(tokens.ids.size)
+        self._checkpoint.check_text(tokens.ids.size)
         return tokens
 
     def run(self, token_ids: Sequence[int] | NDArray[np.integer], engine: AttentionEngine) -> BertResult:
@@ -131,4 +135,10 @@ class Bert:
         if self._pooler is not None and tokens[0] == 0:
             weight, bias = self._pooler
             pooled = np.tanh(weight @ x[0] + bias)
-        return BertResult(hidden=x, kept_tokens=tokens, layers=tuple(results), pooled=pooled)
+        return BertResult(
+            hidden=x,
+            kept_tokens=tokens,
+            layers=tuple(results),
+            pooled=pooled,
+            pooling=self._checkpoint.pooling,
+        )

@@ -1,81 +1,65 @@
 """Hugging Face checkpoint folders of BERT and GPT-2, read without PyTorch or transformers.
 
-A folder holds `config.json` (sizes), `model.safetensors` (weights) and `tokenizer.json`. Everything a model runner
-relies on is checked here, so that `host/bert.py` and `host/gpt2.py` contain arithmetic only.
+A folder holds `config.json` (sizes), `model.safetensors` (weights) and `tokenizer.json`, perhaps with the files of
+sentence-transformers around them. `host/checkpoint_keys.py` lists every file and key with what is done about it.
+Everything a model runner relies on is checked here, so that `host/bert.py` and `host/gpt2.py` contain arithmetic only.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
+from host.checkpoint_files import INDEX, WEIGHTS, CheckpointError, Weights, check_file, is_there, read_object
+from host.checkpoint_keys import (
+    BOTH,
+    CONFIG,
+    FILES,
+    GENERATION,
+    MODULES,
+    SENTENCE,
+    SENTENCE_TRANSFORMERS,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    Done,
+    fields,
+    harmless_tensors,
+    obey,
+)
 from host.engine import FloatArray, IntArray, ModelShape
+from host.pooling import Module, Pooling, read_modules, read_pooling
 from hw.config import HEAD_DIMS
 
-FILES = ("config.json", "model.safetensors", "tokenizer.json")
-"""What a checkpoint folder must hold."""
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
-"""FFN activations the model runners compute."""
+__all__ = ["NEEDED", "Checkpoint", "CheckpointError", "ModelConfig", "TextError", "Tokens", "load"]
 
-_CONFIG_KEYS = {
-    "bert": {
-        "vocabulary": "vocab_size",
-        "positions": "max_position_embeddings",
-        "hidden": "hidden_size",
-        "layers": "num_hidden_layers",
-        "heads": "num_attention_heads",
-        "ffn": "intermediate_size",
-        "token_types": "type_vocab_size",
-        "activation": "hidden_act",
-        "epsilon": "layer_norm_eps",
-    },
-    "gpt2": {
-        "vocabulary": "vocab_size",
-        "positions": "n_positions",
-        "hidden": "n_embd",
-        "layers": "n_layer",
-        "heads": "n_head",
-        "ffn": "n_inner",
-        "activation": "activation_function",
-        "epsilon": "layer_norm_epsilon",
-    },
+NEEDED = (CONFIG, WEIGHTS, TOKENIZER)
+"""What a checkpoint folder must hold; an index and the files it names may stand for `model.safetensors`."""
+
+_ARCHITECTURES = {
+    "bert": re.compile(r"Bert(Model|LMHeadModel|For\w+)"),
+    "gpt2": re.compile(r"GPT2(Model|LMHeadModel|DoubleHeadsModel|For\w+)"),
 }
-_ONLY_VALUES: dict[str, dict[str, Any]] = {
-    "bert": {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
-    "gpt2": {
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "add_cross_attention": False,
-        "tie_word_embeddings": True,
-    },
-}
-"""Settings that change the arithmetic, with the one value (also the default) that the runners implement."""
+_TYPICAL = {"bert": "encoder.layer.0.attention.self.query.weight", "gpt2": "h.0.attn.c_attn.weight"}
+"""A tensor that tells the kind of a model."""
 _PREFIX = {"bert": "bert.", "gpt2": "transformer."}
 _POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 _NORM_NAMES = {"gamma": "weight", "beta": "bias"}
-_HARMLESS = {
-    "bert": re.compile(r"embeddings\.(position_ids|token_type_ids)|(cls|classifier|qa_outputs)\..*"),
-    "gpt2": re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|lm_head\.weight|(score|classifier)\..*"),
+_TIED = {
+    "bert": ("embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
+    "gpt2": ("wte.weight", "lm_head.weight"),
 }
-"""Buffers, and heads of other tasks, that the runners do not need."""
+"""The embedding, and the name of the head that is the same matrix: safetensors keeps one of the two names."""
 
 
 class TextError(ValueError):
     """A text or token ids that the model cannot take."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or of a kind the runners do not implement; the message says which."""
 
 
 class Tokens(NamedTuple):
@@ -126,6 +110,16 @@ class Checkpoint:
     config: ModelConfig
     tensors: dict[str, FloatArray]
     tokenizer: Tokenizer
+    prompt: str = ""
+    """Goes before every text."""
+    longest: int
+    """Tokens of the longest text, at most `config.positions`."""
+    longest_says: str = ""
+    """Who sets that limit, where it is not the number of positions."""
+    pooling: Pooling = field(default_factory=Pooling)
+    """What an embedding is made of."""
+    ends: frozenset[int] = frozenset()
+    """Token ids that end a generated text."""
 
     def require(self, model_type: str) -> None:
         """Raise `CheckpointError` unless the model is a `model_type`."""
@@ -135,18 +129,21 @@ class Checkpoint:
             )
 
     def encode(self, text: str) -> Tokens:
-        """Tokenize `text` with the special tokens of the tokenizer, of any length."""
+        """Tokenize `text`, after the checkpoint's prompt, with the special tokens of the tokenizer; of any length."""
         if not isinstance(text, str):
             raise TypeError(f"text must be a string, not {text!r}")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise TextError(f"text must be valid Unicode: {error.reason} at character {error.start}") from error
-        encoding = self.tokenizer.encode(text)
+        encoding = self.tokenizer.encode(self.prompt + text)
         return Tokens(np.array(encoding.ids, dtype=np.int64), encoding.tokens)
 
     def check_ids(self, ids: Sequence[int] | NDArray[np.integer], *, reserve: int = 0) -> IntArray:
-        """Validated vocabulary ids, [n], of which `reserve` more must fit the positions of the model."""
+        """Validated vocabulary ids, [n].
+
+        The model must have `reserve` positions more than ids; -1 where it is not given the last one, which needs none.
+        """
         array = np.asarray(ids)
         if array.size == 0:
             raise TextError("token ids must not be empty: a sequence has at least one token")
@@ -161,9 +158,17 @@ class Checkpoint:
         return array.astype(np.int64, copy=False)
 
     def check_length(self, tokens: int) -> None:
-        """Raise `ValueError` where the model has no position for each of `tokens`."""
+        """Raise `TextError` where the model has no position for each of `tokens`."""
         if tokens > self.config.positions:
             raise TextError(f"the sequence has {tokens} tokens, and the model allows {self.config.positions}")
+
+    def check_text(self, tokens: int) -> None:
+        """Raise `TextError` where `tokens` are more than the checkpoint wants of a text."""
+        self.check_length(tokens)
+        if tokens > self.longest:
+            raise TextError(
+                f"the sequence has {tokens} tokens, and the model allows {self.longest} ({self.longest_says})"
+            )
 
 
 def load(folder: Path | str) -> Checkpoint:
@@ -172,57 +177,156 @@ def load(folder: Path | str) -> Checkpoint:
     Weights may be float32, float16 or bfloat16 and become float32. Raises `CheckpointError`.
     """
     folder = Path(folder)
-    for path in (folder, *(folder / name for name in FILES)):
-        if not path.exists():
-            raise CheckpointError(f"{path} is missing: a checkpoint folder holds {', '.join(FILES)}")
-    config = _read_config(folder / "config.json")
-    tensors = _read_tensors(folder / "model.safetensors", config)
-    tokenizer = _read_tokenizer(folder / "tokenizer.json", config)
-    return Checkpoint(folder=folder, config=config, tensors=tensors, tokenizer=tokenizer)
+    if not folder.exists():
+        raise CheckpointError(_missing(folder))
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} must be a folder, not a file: a checkpoint folder holds {', '.join(NEEDED)}")
+    modules = read_modules(folder)
+    home = modules[0].folder if modules else folder
+    _check_files(home)
+    path = home / CONFIG
+    values = read_object(path)
+    with Weights(home) as weights:
+        model = _model_type(path, values, weights)
+        settings = obey(path, CONFIG, values, model)
+        config = _model_config(path, settings, model)
+        tensors = _check_tensors(config, weights)
+    tokenizer_settings = _optional(home / TOKENIZER_CONFIG, model)
+    checkpoint = Checkpoint(
+        folder=folder,
+        config=config,
+        tensors=tensors,
+        tokenizer=_read_tokenizer(home / TOKENIZER, config, tokenizer_settings),
+        longest=config.positions,
+    )
+    if model == "gpt2":
+        return replace(checkpoint, ends=_read_ends(home / GENERATION, settings))
+    sentence = _optional(home / SENTENCE, model)
+    limits = {
+        f"max_seq_length of {SENTENCE}": sentence["max_seq_length"],
+        f"model_max_length of {TOKENIZER_CONFIG}": tokenizer_settings["model_max_length"],
+    }
+    return _for_sentences(checkpoint, modules, limits, lower_case=sentence["do_lower_case"])
 
 
-# -- config.json ------------------------------------------------------------------------------------------------------
+def _for_sentences(
+    checkpoint: Checkpoint, modules: tuple[Module, ...], limits: Mapping[str, float | None], *, lower_case: bool
+) -> Checkpoint:
+    """The checkpoint with all that its files say of sentences; of `limits` by who sets them, the first counts."""
+    folder, config, tokenizer = checkpoint.folder, checkpoint.config, checkpoint.tokenizer
+    if lower_case:
+        before = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
+    given = [(limit, says) for says, limit in limits.items() if limit is not None]
+    longest, says = given[0] if given else (config.positions, "")
+    prompt = _read_prompt(folder / SENTENCE_TRANSFORMERS)
+    pooling = read_pooling(folder / MODULES, modules, config.hidden)
+    if prompt and not pooling.include_prompt:
+        raise CheckpointError(
+            f"{folder / SENTENCE_TRANSFORMERS}: default_prompt_name must be null where the pooling leaves out the "
+            f"prompt (include_prompt is false), not the name of {prompt!r}"
+        )
+    return replace(
+        checkpoint, prompt=prompt, longest=int(min(longest, config.positions)), longest_says=says, pooling=pooling
+    )
 
 
-def _read_config(path: Path) -> ModelConfig:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a JSON file: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, not {type(values).__name__}")
-    model_type = values.get("model_type")
-    if not isinstance(model_type, str) or model_type not in _CONFIG_KEYS:
-        raise CheckpointError(f"{path}: model_type must be 'bert' or 'gpt2', not {model_type!r}")
-    if model_type == "gpt2" and values.get("n_inner") is None and isinstance(values.get("n_embd"), int):
-        values["n_inner"] = 4 * values["n_embd"]
-    fields = {}
-    for field, key in _CONFIG_KEYS[model_type].items():
-        if key not in values:
-            raise CheckpointError(f"{path}: {key} is missing")
-        wanted = _unlike(field, values[key])
-        if wanted:
-            raise CheckpointError(f"{path}: {key} must be {wanted}, not {values[key]!r}")
-        fields[field] = values[key]
-    for key, only in _ONLY_VALUES[model_type].items():
-        if values.get(key, only) != only:
-            raise CheckpointError(f"{path}: {key} must be {only!r}, not {values[key]!r}")
-    config = ModelConfig(model_type=model_type, **fields)
+# -- Files ------------------------------------------------------------------------------------------------------------
+
+
+def _missing(path: Path) -> str:
+    link = f": it is a link to {path.readlink()}" if path.is_symlink() else ""
+    return f"{path} is missing{link}: a checkpoint folder holds {', '.join(NEEDED)}"
+
+
+def _check_files(home: Path) -> None:
+    """Raise `CheckpointError` where a file is missing, or is there that says the model is another one."""
+    for row in FILES:
+        if row.done is Done.REFUSED and not row.instead_of and (home / row.name).exists():
+            raise CheckpointError(f"{home / row.name} must not be there: {row.note}")
+    for name in NEEDED:
+        if (home / name).exists() or (name == WEIGHTS and (home / INDEX).exists()):
+            continue
+        for row in FILES:
+            found = sorted(filter(Path.exists, home.glob(row.name))) if row.instead_of == name else []
+            if found:
+                raise CheckpointError(f"{home / name} is missing, and {found[0].name} cannot stand for it: {row.note}")
+        raise CheckpointError(_missing(home / name))
+
+
+def _given(path: Path) -> dict[str, Any]:
+    """What a file holds that may be absent."""
+    return read_object(path) if is_there(path) else {}
+
+
+def _optional(path: Path, model: str) -> dict[str, Any]:
+    """Settings of a file that may be absent."""
+    return obey(path, path.name, _given(path), model)
+
+
+# -- config.json and what is like it ----------------------------------------------------------------------------------
+
+
+def _model_type(path: Path, values: Mapping[str, Any], weights: Weights) -> str:
+    """What `config.json` says, or its `architectures` or the names of the tensors tell, "bert" or "gpt2"."""
+    given = values.get("model_type")
+    if given is not None:
+        if given not in BOTH:
+            raise CheckpointError(f"{path}: model_type must be 'bert' or 'gpt2', not {given!r}")
+        return str(given)
+    names = values.get("architectures")
+    if isinstance(names, list) and names:
+        for model, pattern in _ARCHITECTURES.items():
+            if all(isinstance(name, str) and pattern.fullmatch(name) for name in names):
+                return model
+        raise CheckpointError(f"{path}: model_type is missing, and architectures must be of BERT or GPT-2, not {names}")
+    found = [model for model in BOTH if any(_canonical(name, model) == _TYPICAL[model] for name in weights.names)]
+    # RoBERTa's tensors bear the same names, but only one row of token types, and its positions begin at 2.
+    types = "embeddings.token_type_embeddings.weight"
+    if len(found) != 1 or (types in weights.names and weights.shape(types)[0] == 1):
+        raise CheckpointError(
+            f"{path}: model_type is missing, and neither architectures nor the names of the tensors tell whether the "
+            "model is 'bert' or 'gpt2'"
+        )
+    return found[0]
+
+
+def _model_config(path: Path, settings: Mapping[str, Any], model: str) -> ModelConfig:
+    values = fields(settings, CONFIG, model)
+    if values["ffn"] is None:
+        values["ffn"] = 4 * values["hidden"]
+    config = ModelConfig(model_type=model, **values)
     if config.hidden % config.heads or config.head_dim not in HEAD_DIMS:
         raise CheckpointError(
             f"{path}: the head dimension must be one of {', '.join(map(str, HEAD_DIMS))}, "
             f"not {config.hidden} / {config.heads} = {config.hidden / config.heads:g}"
         )
+    for key, follows in (("head_dim", config.head_dim), ("embedding_size", config.hidden)):
+        if settings.get(key) not in (None, follows):
+            raise CheckpointError(f"{path}: {key} must be {follows} with the other sizes, not {settings[key]}")
     return config
 
 
-def _unlike(field: str, value: object) -> str:
-    """What a field of `ModelConfig` must be where `value` is not; empty where it is."""
-    if field == "activation":
-        return "" if value in ACTIVATIONS else f"one of {', '.join(ACTIVATIONS)}"
-    if field == "epsilon":
-        return "" if isinstance(value, float) and 0 < value < 1 else "a number above 0 and below 1"
-    return "" if isinstance(value, int) and not isinstance(value, bool) and value > 0 else "a positive integer"
+def _read_ends(path: Path, settings: Mapping[str, Any]) -> frozenset[int]:
+    """Ids that end a text: those of `generation_config.json` or, where it names none, of the settings of the model."""
+    values = _given(path)
+    found = obey(path, GENERATION, values, "gpt2")
+    ends = (found if "eos_token_id" in values else settings)["eos_token_id"]
+    if ends is None:
+        return frozenset()
+    return frozenset([ends] if isinstance(ends, int) else ends)
+
+
+def _read_prompt(path: Path) -> str:
+    """The text that goes before every other; empty where there is none."""
+    settings = _optional(path, "bert")
+    name: str | None = settings["default_prompt_name"]
+    prompts: dict[str, str | None] = settings["prompts"]
+    if name is None:
+        return ""
+    if name not in prompts:
+        raise CheckpointError(f"{path}: default_prompt_name must be one of {list(prompts)}, not {name!r}")
+    return prompts[name] or ""
 
 
 # -- model.safetensors ------------------------------------------------------------------------------------------------
@@ -287,84 +391,53 @@ def _some(names: Iterable[str], limit: int = 6) -> str:
     return ", ".join(ordered[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
-class _WeightFile:
-    """Tensors of an open safetensors file as float32."""
-
-    def __init__(self, path: Path, file: Any) -> None:
-        self._path = path
-        self._file = file
-        self.names: list[str] = list(file.keys())
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file.get_slice(name).get_shape())
-
-    def read(self, name: str) -> FloatArray:
-        kind = self._file.get_slice(name).get_dtype()
-        if kind == "BF16":
-            tensor = self._read_bfloat16(name)
-        elif kind in ("F32", "F16"):
-            tensor = self._file.get_tensor(name).astype(np.float32, copy=False)
-        else:
-            raise CheckpointError(f"{self._path}: {name} must be F32, F16 or BF16, not {kind}")
-        if not np.isfinite(tensor).all():
-            raise CheckpointError(f"{self._path}: {name} holds values that are not finite")
-        return tensor
-
-    def _read_bfloat16(self, name: str) -> FloatArray:
-        """The library cannot: NumPy has no such type. It is the upper half of a float32."""
-        shape = self.shape(name)
-        with self._path.open("rb") as raw:
-            length = int.from_bytes(raw.read(8), "little")
-            first = json.loads(raw.read(length))[name]["data_offsets"][0]
-        halves = np.fromfile(self._path, dtype="<u2", count=math.prod(shape), offset=8 + length + first)
-        return (halves.astype(np.uint32) << 16).view(np.float32).reshape(shape)
-
-
-def _read_tensors(path: Path, config: ModelConfig) -> dict[str, FloatArray]:
+def _check_tensors(config: ModelConfig, weights: Weights) -> dict[str, FloatArray]:
     """The tensors of `config` and, where present, BERT's pooler."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return _check_tensors(path, config, _WeightFile(path, file))
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
-
-
-def _check_tensors(path: Path, config: ModelConfig, file: _WeightFile) -> dict[str, FloatArray]:
+    path, model = weights.path, config.model_type
     stored: dict[str, str] = {}
-    for name in file.names:
-        canonical = _canonical(name, config.model_type)
+    for name in weights.names:
+        canonical = _canonical(name, model)
         if canonical in stored:
             raise CheckpointError(f"{path} holds {canonical} twice: as {stored[canonical]} and as {name}")
         stored[canonical] = name
+    if config.layers > len(stored):
+        raise CheckpointError(f"{path} holds {len(stored)} tensors, too few for {config.layers} layers")
+    embedding, head = _TIED[model]
+    if embedding not in stored and head in stored:
+        stored[embedding] = stored.pop(head)
     shapes = config.tensors()
-    if config.model_type == "bert" and any(name in stored for name in _POOLER):
+    if model == "bert" and any(name in stored for name in _POOLER):
         shapes |= dict(zip(_POOLER, ((config.hidden, config.hidden), (config.hidden,)), strict=True))
     missing = shapes.keys() - stored.keys()
     if missing:
         raise CheckpointError(f"{path} lacks {len(missing)} of {len(shapes)} tensors: {_some(missing)}")
-    extra = [name for name in stored if name not in shapes and not _HARMLESS[config.model_type].fullmatch(name)]
+    harmless = [re.compile(pattern) for pattern in harmless_tensors(model)]
+    unused = [name for name in stored if name not in shapes and not any(known.fullmatch(name) for known in harmless)]
+    extra = [name for name in unused if name != head]
     if extra:
         raise CheckpointError(f"{path} holds {len(extra)} tensors the model has no use for: {_some(extra)}")
     tensors = {}
     for name, expected in shapes.items():
-        got = file.shape(stored[name])
+        got = weights.shape(stored[name])
         if got != expected:
             raise CheckpointError(f"{path}: {name} must have shape {expected}, not {got}")
-        tensors[name] = file.read(stored[name])
-    head = stored.get("lm_head.weight") if config.model_type == "gpt2" else None
-    if head is not None and not np.array_equal(file.read(head), tensors["wte.weight"]):
-        raise CheckpointError(f"{path}: lm_head.weight must equal wte.weight: the language model head is tied")
+        tensors[name] = weights.read(stored[name])
+    if head in unused and not np.array_equal(weights.read(stored[head]), tensors[embedding]):
+        raise CheckpointError(f"{path}: {head} must equal {embedding}: the language model head is tied")
     return tensors
 
 
 # -- tokenizer.json ---------------------------------------------------------------------------------------------------
 
 
-def _read_tokenizer(path: Path, config: ModelConfig) -> Tokenizer:
+def _read_tokenizer(path: Path, config: ModelConfig, settings: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer of a file, with what `tokenizer_config.json` asks for (`settings`)."""
+    check_file(path, "tokenizer")
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises no narrower type
         raise CheckpointError(f"{path} is not a tokenizer file: {error}") from error
+    obey(path, TOKENIZER, {"model.dropout": getattr(tokenizer.model, "dropout", None)}, config.model_type)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     largest = max(tokenizer.get_vocab().values(), default=-1)
@@ -372,4 +445,55 @@ def _read_tokenizer(path: Path, config: ModelConfig) -> Tokenizer:
         raise CheckpointError(
             f"{path} makes token ids up to {largest}, and the model's vocabulary has {config.vocabulary}"
         )
+    for number, token in settings["added_tokens_decoder"].items():
+        if tokenizer.token_to_id(token["content"]) != int(number):
+            raise CheckpointError(
+                f"{path} must hold the token {token['content']!r} with id {number}, as {TOKENIZER_CONFIG} says"
+            )
+    kind = settings["tokenizer_class"]
+    if kind is None or kind.startswith("Bert" if config.model_type == "bert" else "GPT2"):
+        if config.model_type == "bert":
+            _normalize(path, tokenizer, settings)
+        else:
+            _prefix_space(path, tokenizer, settings["add_prefix_space"])
+    around = tokenizer.encode("")
+    if config.model_type == "bert" and (len(around.ids) < 2 or any(around.type_ids)):
+        raise CheckpointError(
+            f"{path} must put special tokens of type 0 before and after a text, such as [CLS] and [SEP], "
+            f"not {around.tokens} of types {around.type_ids}"
+        )
+    if config.model_type == "gpt2" and settings["add_bos_token"] and not around.ids:
+        raise CheckpointError(f"{path} must put a token before a text, as add_bos_token of {TOKENIZER_CONFIG} says")
     return tokenizer
+
+
+def _normalize(path: Path, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
+    """Make the normalizer of a BERT tokenizer do what `tokenizer_config.json` says."""
+    normalizer = tokenizer.normalizer
+    for key, attribute, sample, changed in (
+        ("do_lower_case", "lowercase", "A", "a"),
+        ("strip_accents", "strip_accents", "\u00e9", "e"),
+        ("tokenize_chinese_chars", "handle_chinese_chars", "\u4e2d", " \u4e2d "),
+    ):
+        wanted = settings[key]
+        if wanted is None:
+            continue
+        if isinstance(normalizer, normalizers.BertNormalizer):
+            setattr(normalizer, attribute, wanted)
+        elif ((normalizer.normalize_str(sample) if normalizer else sample) == changed) != wanted:
+            raise CheckpointError(f"{path}: the normalizer must do what {TOKENIZER_CONFIG} says: {key} is {wanted}")
+    tokenizer.normalizer = normalizer
+
+
+def _prefix_space(path: Path, tokenizer: Tokenizer, wanted: bool | None) -> None:
+    """Make a GPT-2 tokenizer put a space before a text, or not, as `tokenizer_config.json` says."""
+    splitter = tokenizer.pre_tokenizer
+    if wanted is None:
+        return
+    if isinstance(splitter, pre_tokenizers.ByteLevel):
+        splitter.add_prefix_space = wanted
+        tokenizer.pre_tokenizer = splitter
+    elif (splitter is not None and splitter.pre_tokenize_str("a")[0][0] != "a") != wanted:
+        raise CheckpointError(
+            f"{path}: the pre-tokenizer must do what {TOKENIZER_CONFIG} says: add_prefix_space is {wanted}"
+        )

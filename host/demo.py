@@ -19,6 +19,7 @@ from host.bert import Bert, BertResult
 from host.checkpoint import load
 from host.engine import ReferenceEngine
 from host.engines import EngineName, make_engine
+from host.pooling import cosine
 from host.quantized_engine import Settings
 from hw import config as hw_config
 from sim import files
@@ -121,7 +122,7 @@ def analyse(
         survivors=tuple(tokens.strings[i] for i in pruned.layers[-1].kept_tokens),
         layers=_layers(tokens.strings, bert.shape.heads, pruned),
         heads=bert.shape.heads,
-        cosine=float(pruned.embedding() @ dense.embedding()),
+        cosine=cosine(pruned.embedding(), dense.embedding()),
         fetched=sum(layer.traffic.fetched for layer in pruned.layers),
         dense_8=elements,
         dense_32=4 * elements,

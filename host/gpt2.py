@@ -52,7 +52,9 @@ class Gpt2:
         config, tensors = checkpoint.config, checkpoint.tensors
         self.shape: ModelShape = config.shape
         self.positions = config.positions
-        """The longest sequence the model allows."""
+        """The longest sequence the model allows; one token more may be generated from it."""
+        self.ends = checkpoint.ends
+        """Vocabulary ids that end a text."""
         self._words = tensors["wte.weight"]
         self._head = np.ascontiguousarray(self._words.T)
         self._positions = tensors["wpe.weight"]
@@ -88,6 +90,10 @@ class Gpt2:
     def encode(self, text: str) -> Tokens:
         """Tokenize a text of any length; what runs it checks that it fits the model."""
         return self._checkpoint.encode(text)
+
+    def check_length(self, tokens: int) -> None:
+        """Raise `TextError` where the model has no position for each of `tokens`."""
+        self._checkpoint.check_length(tokens)
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
         """The text of vocabulary ids."""
@@ -175,28 +181,31 @@ class Gpt2:
         *,
         temperature: float = 0.0,
         seed: int = 0,
+        ignore_eos: bool = False,
         on_token: Callable[[int], None] | None = None,
         on_layer: LayerObserver | None = None,
     ) -> IntArray:
-        """Continue a prompt.
+        """Continue a prompt until the checkpoint's end-of-text token or for `count` tokens.
 
         Args:
             ids: [n] vocabulary ids of the prompt.
             engine: Computes the attention of the prompt and of every step.
-            count: Tokens to generate, at least 1.
+            count: Most tokens to generate, at least 1. The model must have a position for the prompt and for each of
+                them but the last, which nothing follows.
             temperature: 0 takes the most likely token; above 0 samples from softmax(logits / temperature).
             seed: Seed of the sampling.
+            ignore_eos: Go on after an end-of-text token, to exactly `count` tokens.
             on_token: Called with each vocabulary id as soon as it is known.
             on_layer: Called as each layer's attention completes; the window is 0.
 
         Returns:
-            [count] vocabulary ids.
+            [at most count] vocabulary ids; an end-of-text token is the last of them.
         """
         if count < 1:
             raise ValueError(f"count must be at least 1, not {count}")
         if not 0 <= temperature < np.inf:
             raise ValueError(f"temperature must be 0 or a positive number, not {temperature}")
-        ids = self._checkpoint.check_ids(ids, reserve=count)
+        ids = self._checkpoint.check_ids(ids, reserve=count - 1)
         random = np.random.default_rng(seed)
         sequence = engine.start(self.shape, ids.size)
         logits = self.run_prompt(ids, sequence, on_layer=on_layer).logits
@@ -209,6 +218,8 @@ class Gpt2:
             chosen[index] = _choose(logits, temperature, random)
             if on_token is not None:
                 on_token(int(chosen[index]))
+            if not ignore_eos and int(chosen[index]) in self.ends:
+                return chosen[: index + 1]
         return chosen
 
     def score_windows(
@@ -225,7 +236,7 @@ class Gpt2:
         the model would have chosen. The windows' rows share one matrix outside attention.
 
         Args:
-            windows: [w, length] vocabulary ids.
+            windows: [w, length] vocabulary ids; the last needs no position, since nothing follows it.
             engine: Holds one sequence per window.
             prompt_length: 1 to length - 1.
             on_layer: Called as each layer's attention completes.
@@ -236,7 +247,7 @@ class Gpt2:
         lengths = {len(window) for window in windows}
         if len(lengths) != 1:
             raise ValueError(f"windows must be at least one, and equally long, not of lengths {sorted(lengths)}")
-        ids = np.stack([self._checkpoint.check_ids(window) for window in windows])
+        ids = np.stack([self._checkpoint.check_ids(window, reserve=-1) for window in windows])
         length = ids.shape[1]
         if not 1 <= prompt_length < length:
             raise ValueError(f"prompt_length must be 1 to {length - 1}, not {prompt_length}")

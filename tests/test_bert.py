@@ -306,7 +306,9 @@ def test_minilm_tokens(minilm: Bert) -> None:
     assert tokens.ids.tolist()[0] == 101
     assert tokens.ids.tolist()[-1] == 102
     assert tokens.ids.dtype == np.int64
-    assert minilm.encode("word " * 300).ids.size == 302
+    assert minilm.encode("word " * 254).ids.size == 256
+    with pytest.raises(ValueError, match=r"257 tokens, and the model allows 256 \(max_seq_length of sent"):
+        minilm.encode("word " * 255)
     with pytest.raises(ValueError, match="the sequence has 602 tokens, and the model allows 512"):
         minilm.encode("word " * 600)
 

@@ -232,6 +232,20 @@ def test_missing_file(tmp_path: Path, missing: str) -> None:
         load(tmp_path)
 
 
+def test_a_link_to_nothing_is_called_one(tmp_path: Path) -> None:
+    path = write(tmp_path, GPT2_CONFIG) / "model.safetensors"
+    path.unlink()
+    path.symlink_to("../blobs/1234")
+    with says(f"{path} is missing: it is a link to ../blobs/1234: a checkpoint folder holds config.json"):
+        load(tmp_path)
+
+
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    path = write(tmp_path, GPT2_CONFIG) / "model.safetensors"
+    with says(f"{path} must be a folder, not a file: a checkpoint folder holds config.json"):
+        load(path)
+
+
 def test_missing_folder(tmp_path: Path) -> None:
     with says("nowhere is missing: a checkpoint folder holds config.json, model.safetensors, tokenizer.json"):
         load(str(tmp_path / "nowhere"))
@@ -243,7 +257,6 @@ def test_missing_folder(tmp_path: Path) -> None:
         ("config.json", b"{", "config.json is not a JSON file: Expecting property name"),
         ("config.json", b"\xff", "config.json is not a JSON file: 'utf-8' codec can't decode"),
         ("config.json", b"[]", "config.json must hold a JSON object, not list"),
-        ("model.safetensors", b"", "model.safetensors is not a safetensors file: "),
         ("model.safetensors", b"\x08\0\0\0\0\0\0\0{......}", "model.safetensors is not a safetensors file: "),
         ("tokenizer.json", b"{}", "tokenizer.json is not a tokenizer file: "),
     ],
@@ -271,8 +284,8 @@ def test_truncated_weights(tmp_path: Path) -> None:
         (GPT2_CONFIG, {"n_head": True}, "n_head must be a positive integer, not True"),
         (GPT2_CONFIG, {"n_embd": "32"}, "n_embd must be a positive integer, not '32'"),
         (BERT_CONFIG, {"layer_norm_eps": 0.0}, "layer_norm_eps must be a number above 0 and below 1, not 0.0"),
-        (BERT_CONFIG, {"hidden_act": "silu"}, "hidden_act must be one of gelu, gelu_new, gelu_pytorch_tanh, relu, not"),
-        (GPT2_CONFIG, {"activation_function": None}, "activation_function must be one of gelu, gelu_new, "),
+        (BERT_CONFIG, {"hidden_act": "silu"}, "hidden_act must be one of gelu, gelu_python, gelu_new, "),
+        (GPT2_CONFIG, {"activation_function": None}, "activation_function must be one of gelu, gelu_python, "),
         (
             BERT_CONFIG,
             {"position_embedding_type": "relative_key"},
@@ -294,11 +307,18 @@ def test_unusable_config(tmp_path: Path, base: dict[str, Any], change: dict[str,
         load(tmp_path)
 
 
-def test_missing_setting(tmp_path: Path) -> None:
+def test_an_absent_size_is_that_of_transformers(tmp_path: Path) -> None:
     write(tmp_path, BERT_CONFIG)
     config = {key: value for key, value in BERT_CONFIG.items() if key != "intermediate_size"}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with says("config.json: intermediate_size is missing"):
+    with says(": encoder.layer.0.intermediate.dense.weight must have shape (3072, 48), not (40, 48)"):
+        load(tmp_path)
+
+
+def test_layers_beyond_all_reason_are_refused_at_once(tmp_path: Path) -> None:
+    write(tmp_path, GPT2_CONFIG)
+    (tmp_path / "config.json").write_text(json.dumps(GPT2_CONFIG | {"n_layer": 10**12}), encoding="utf-8")
+    with says("model.safetensors holds 28 tensors, too few for 1000000000000 layers"):
         load(tmp_path)
 
 
@@ -386,6 +406,7 @@ def test_unusable_text_and_ids(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the sequence has 25 tokens, and the model allows 24"):
         checkpoint.check_ids([0] * 20, reserve=5)
     assert checkpoint.check_ids([0] * 20, reserve=4).tolist() == [0] * 20
+    assert checkpoint.check_ids([0] * 25, reserve=-1).tolist() == [0] * 25
 
 
 # -- Where the models are ---------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -11,11 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from host import layers
-from host.checkpoint import CheckpointError, load
+from golden import GoldenError
+from host import engines, layers
+from host.__main__ import app
+from host.checkpoint import CheckpointError, TextError, load
 from host.engine import FloatArray, LayerResult, ReferenceEngine
+from host.golden_engine import GoldenEngine
 from host.gpt2 import Gpt2
+from hw.config import TINY
 from tests.test_bert import ScriptedEngine, ScriptedSequence, masked_attention, normalise
 from tests.test_checkpoint import BERT_CONFIG, GPT2_CONFIG, random_tensors, write
 
@@ -244,7 +250,7 @@ def test_another_kind_of_model(tmp_path: Path) -> None:
     [
         (lambda m: m.generate([], ReferenceEngine(), 1), "token ids must not be empty: a sequence has at least one"),
         (lambda m: m.generate([256], ReferenceEngine(), 1), "token ids must be 0 to 255, not 256"),
-        (lambda m: m.generate([1] * 20, ReferenceEngine(), 5), "the sequence has 25 tokens, and the model allows 24"),
+        (lambda m: m.generate([1] * 20, ReferenceEngine(), 6), "the sequence has 25 tokens, and the model allows 24"),
         (lambda m: m.generate([1], ReferenceEngine(), 0), "count must be at least 1, not 0"),
         (
             lambda m: m.generate([1], ReferenceEngine(), 1, temperature=-1.0),
@@ -266,7 +272,7 @@ def test_another_kind_of_model(tmp_path: Path) -> None:
             lambda m: m.score_windows([[1, 2, 3], [1, 2]], ReferenceEngine(), 1),
             "windows must be at least one, and equally long, not of lengths [2, 3]",
         ),
-        (lambda m: m.score_windows([[1] * 25], ReferenceEngine(), 1), "the sequence has 25 tokens, and the model"),
+        (lambda m: m.score_windows([[1] * 26], ReferenceEngine(), 1), "the sequence has 25 tokens, and the model"),
         (lambda m: m.score_windows(IDS, ReferenceEngine(), 0), "prompt_length must be 1 to 19, not 0"),
         (lambda m: m.score_windows(IDS, ReferenceEngine(), 20), "prompt_length must be 1 to 19, not 20"),
     ],
@@ -277,9 +283,75 @@ def test_unusable_arguments(model: Gpt2, call: Callable[[Gpt2], object], text: s
 
 
 def test_the_longest_sequence_is_allowed(model: Gpt2) -> None:
+    """24 positions, and one token more, which nothing follows."""
     assert model.positions == 24
-    assert model.generate([1] * 20, ReferenceEngine(), 4).size == 4
-    assert model.score_windows([[1] * 24], ReferenceEngine(), 1).shape == (1, 23)
+    for prompt in (1, 20, 23, 24):
+        assert model.generate([1] * prompt, ReferenceEngine(), 25 - prompt).size == 25 - prompt
+    full = model.generate(IDS[0, :20], ReferenceEngine(), 5)
+    assert full[-1] == naive_gpt2([*IDS[0, :20], *full[:-1]])[-1].argmax()
+
+    window = [*IDS[0, :20], *full]
+    scores = model.score_windows([window], ReferenceEngine(), 1)
+    assert scores.shape == (1, 24)
+    logits = naive_gpt2(window[:-1])
+    expected = naive_scores(np.concatenate([logits, logits[-1:]]), np.array(window), 1)
+    np.testing.assert_allclose(scores[0], expected, rtol=0, atol=3e-5)
+
+
+def test_the_longest_sequence_of_a_configuration_is_allowed(tmp_path: Path) -> None:
+    """The accelerator needs no room for the last token either."""
+    longest = TINY.tokens_max
+    model = Gpt2(load(write(tmp_path, GPT2_CONFIG | {"n_positions": 4 * longest})))
+    assert model.generate([1] * longest, GoldenEngine(config=TINY), 1).size == 1
+    assert model.generate([1] * (longest - 3), GoldenEngine(config=TINY), 4).size == 4
+    with pytest.raises(GoldenError, match=f"takes {longest} tokens: token {longest} is beyond"):
+        model.generate([1] * (longest - 3), GoldenEngine(config=TINY), 5)
+    with pytest.raises(GoldenError, match=f"takes 1 to {longest} tokens, not {longest + 1}"):
+        model.generate([1] * (longest + 1), GoldenEngine(config=TINY), 1)
+
+
+def with_ends(folder: Path, ends: object) -> Gpt2:
+    """A model whose checkpoint names ends of a text."""
+    write(folder, CONFIG)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}), encoding="utf-8")
+    return Gpt2(load(folder))
+
+
+def test_generation_ends_with_the_text(model: Gpt2, tmp_path: Path) -> None:
+    ids = IDS[1, :5]
+    whole = model.generate(ids, ReferenceEngine(), 10).tolist()
+    end = next(index for index in range(2, 10) if whole[index] not in whole[:index])
+    for ends in (whole[end], [300, whole[end]], [whole[-1], whole[end]]):
+        seen: list[int] = []
+        ended = with_ends(tmp_path / "ends", ends)
+        assert ended.generate(ids, ReferenceEngine(), 10, on_token=seen.append).tolist() == whole[: end + 1]
+        assert seen == whole[: end + 1]
+        assert ended.generate(ids, ReferenceEngine(), 10, ignore_eos=True).tolist() == whole
+    assert with_ends(tmp_path / "first", whole[0]).generate(ids, ReferenceEngine(), 10).tolist() == whole[:1]
+    for never in (None, [], 300):
+        assert with_ends(tmp_path / "never", never).generate(ids, ReferenceEngine(), 10).tolist() == whole
+
+
+def test_the_command_continues_a_text_to_its_end(model: Gpt2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "x" * 20
+    whole = model.generate(model.encode(text).ids, ReferenceEngine(), 5)
+    end = int(whole[1])
+    assert end != whole[0]
+    with_ends(tmp_path / "ends", end)
+
+    def generate(text: str, *options: str) -> str:
+        arguments = ["generate", text, "--model", str(tmp_path / "ends"), "--engine", "float", *options]
+        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert result.exit_code == 0
+        return result.stdout.replace("\n", "")
+
+    assert generate(text, "--tokens", "5") == (text + model.decode(whole[:1])).replace("\n", "")
+    assert generate(text, "--tokens", "5", "--ignore-eos") == (text + model.decode(whole)).replace("\n", "")
+    assert generate("x" * 24, "--tokens", "1").startswith("x" * 24)
+    # before an engine is made, which may take minutes
+    monkeypatch.setattr(engines, "make_engine", None)
+    with pytest.raises(TextError, match="the sequence has 25 tokens, and the model allows 24"):
+        generate("x" * 24, "--tokens", "2")
 
 
 def test_engine_that_drops_the_last_prompt_token(model: Gpt2) -> None:

@@ -5,19 +5,24 @@ Needs the extras `train` and `models`; run with `-s` to see the largest differen
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, normalizers
 
 from host import zoo
 from host.bert import Bert
 from host.checkpoint import CheckpointError, load
+from host.checkpoint_keys import CONFIG, TOKENIZER_CONFIG, obey
 from host.engine import FloatArray, IntArray, LayerResult, ModelShape, ReferenceEngine, ReferenceSequence
 from host.gpt2 import Gpt2
-from tests.test_checkpoint import byte_tokenizer
+from host.layers import ACTIVATIONS
+from tests.test_checkpoint import BERT_CONFIG, GPT2_CONFIG, byte_tokenizer, random_tensors, word_tokenizer, write
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -108,7 +113,7 @@ def test_minilm(text: str) -> None:
     difference("sentence embedding", result.embedding(), mean / mean.norm(), 1e-6)
 
 
-@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_random_bert(tmp_path: Path, activation: str) -> None:
     config = transformers.BertConfig(
         vocab_size=256,
@@ -122,7 +127,7 @@ def test_random_bert(tmp_path: Path, activation: str) -> None:
     )
     reference = transformers.BertForMaskedLM._from_config(config, attn_implementation="eager").eval()
     reference.save_pretrained(tmp_path)
-    byte_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    word_tokenizer().save(str(tmp_path / "tokenizer.json"))
     ids = np.random.default_rng(7).integers(0, 256, 40)
     result = Bert(load(tmp_path)).run(ids, ReferenceEngine())
     expected = reference.bert(torch.from_numpy(ids)[None]).last_hidden_state[0]
@@ -189,3 +194,65 @@ def test_pydoc_gpt2() -> None:
     except CheckpointError as error:
         pytest.skip(str(error))
     check_gpt2(folder, Gpt2(load(folder)).encode(text).ids[:120], prompt=60)
+
+
+@pytest.mark.parametrize("model", ["bert", "gpt2"])
+def test_absent_keys_mean_what_they_mean_there(model: str) -> None:
+    theirs = {"bert": transformers.BertConfig, "gpt2": transformers.GPT2Config}[model]()
+    for name, value in obey(Path(CONFIG), CONFIG, {}, model).items():
+        if name not in ("model_type", "architectures", "head_dim", "embedding_size"):
+            assert value == getattr(theirs, name), name
+
+
+@pytest.mark.parametrize("config", [BERT_CONFIG, GPT2_CONFIG], ids=["bert", "gpt2"])
+def test_a_tied_matrix_under_the_name_of_the_head(tmp_path: Path, config: dict[str, Any]) -> None:
+    """transformers reads such a file as well, and makes the same of it."""
+    tensors = random_tensors(config)
+    if config is BERT_CONFIG:
+        tensors["cls.predictions.decoder.weight"] = tensors.pop("embeddings.word_embeddings.weight")
+        tensors = {name if name.startswith("cls.") else f"bert.{name}": tensor for name, tensor in tensors.items()}
+        tensors["cls.predictions.bias"] = np.zeros(config["vocab_size"], np.float32)
+    else:
+        tensors = {f"transformer.{name}": tensor for name, tensor in tensors.items()}
+        tensors["lm_head.weight"] = tensors.pop("transformer.wte.weight")
+    write(tmp_path, config)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    ids = np.array([2, 5, 7, 3])
+    if config is BERT_CONFIG:
+        reference = transformers.BertForMaskedLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+        expected = reference.bert(torch.from_numpy(ids)[None]).last_hidden_state[0]
+        found = Bert(load(tmp_path)).run(ids, ReferenceEngine()).hidden
+    else:
+        reference = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+        expected = reference(torch.from_numpy(ids)[None]).logits[0, -1]
+        gpt2 = Gpt2(load(tmp_path))
+        found = gpt2.run_prompt(ids, ReferenceEngine().start(gpt2.shape, 4)).logits
+    difference("with the matrix of the head only", found, expected, 5e-5)
+
+
+def test_generation_ends_where_theirs_ends(tmp_path: Path) -> None:
+    write(tmp_path, GPT2_CONFIG)
+    start = [1, 2, 3]
+    free = Gpt2(load(tmp_path)).generate(start, ReferenceEngine(), 10)
+    reference = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    prompt = torch.tensor([start])
+    for ends in (int(free[2]), [300, int(free[4])], None):
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}), encoding="utf-8")
+        theirs = reference.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=10, eos_token_id=ends, pad_token_id=0
+        )[0, 3:].tolist()
+        assert Gpt2(load(tmp_path)).generate(start, ReferenceEngine(), 10).tolist() == theirs
+
+
+@pytest.mark.parametrize("name", [None, "BertTokenizer", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize("lower", [True, False])
+def test_lower_case_as_theirs(tmp_path: Path, name: str | None, lower: bool) -> None:
+    """Whichever of two files says so."""
+    write(tmp_path, BERT_CONFIG)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=not lower)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    settings = {"do_lower_case": lower} | ({} if name is None else {"tokenizer_class": name})
+    (tmp_path / TOKENIZER_CONFIG).write_text(json.dumps(settings), encoding="utf-8")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)("A b É")["input_ids"]
+    assert load(tmp_path).encode("A b É").ids.tolist() == theirs

@@ -78,9 +78,9 @@ def test_the_default_run_of_minilm_leaves_what_the_demo_leaves() -> None:
     [
         (["--tokens", "1"], "tokens must be at least 2, for one to be generated from another, not 1"),
         (["--text", ""], "is empty: give at least one word"),
-        (["--model", "pydoc-gpt2", "--tokens", "500"], "tokens are 547, and the model allows 512"),
+        (["--model", "pydoc-gpt2", "--tokens", "500"], "the first 499 of 500 tokens are 546, and the model allows 512"),
         (["--config", "tiny"], "the configuration 'tiny' takes 1 to 4 layers, not 6"),
-        (["--config", "tiny", "--model", "pydoc-gpt2"], "the configuration 'tiny' takes 1 to 16 tokens, not 71"),
+        (["--config", "tiny", "--model", "pydoc-gpt2"], "the configuration 'tiny' takes 1 to 16 tokens, not 70"),
         (["--memory", "sram"], "memory must be one of ideal, hbm2, not 'sram'"),
         (["--config", "big"], "configuration must be one of"),
         (["--set", "channels=3"], "channels must be a power of two, not 3"),
