@@ -14,6 +14,7 @@ from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 
 from hw.shared import Platform, Shared
+from sim.tidy import tidy
 
 
 class _Modules:
@@ -131,54 +132,11 @@ HEADER = """\
 // verilator lint_off PROCASSINIT
 // The narrower operand of two is extended by its signedness, as Verilog does it.
 // verilator lint_off WIDTHEXPAND
-// The choices of a multiplexer are comparisons of one signal with different constants, so that one at most is true.
-// verilator lint_off CASEOVERLAP
 
 """
-"""Waivers for `verilator --lint-only`, with and without -Wall; see `tidy` for those of single lines."""
+"""Waivers for `verilator --lint-only`, with and without -Wall; see `sim.tidy` for those of single lines."""
 
 FOOTER = "// verilator lint_restore\n"
-
-_FUNCTION = re.compile(
-    r"^  function (?P<shape>\[\d+:0\]) \\\$procmux\$(?P<number>\d+) ;\n"
-    r"    input (?P<a>\[\d+:0\]) a;\n    input (?P<b>\[\d+:0\]) b;\n    input (?P<s>\[\d+:0\]) s;\n"
-    r"(?P<body>.*?)^  endfunction\n",
-    re.MULTILINE | re.DOTALL,
-)
-_CALL = re.compile(r"^(  assign \S+ +(?:\[[\d:]+\] )?= )\\\$procmux\$(\d+) \(", re.MULTILINE)
-_NOT = re.compile(r"^(  assign [^=]* = )! ", re.MULTILINE)
-_SHIFT = re.compile(r"^  assign [^=]* = .* >>>? .*;$", re.MULTILINE)
-
-
-def tidy(text: str) -> str:
-    """The same circuit in words that every tool takes, for what the backend writes otherwise.
-
-    - A multiplexer of many choices is a function called `$procmux$1`, which Icarus takes for a system function: here it
-      is `choose_1`, and its inputs are not called `a`, `b`, `s`, which hide signals of that name.
-    - `! x` of a number is `~| x`: the same for every x, and meant for more than one bit.
-    - A shift to the right may have a result narrower than what is shifted, of which one part is chosen: it carries a
-      waiver of its own, so that every other truncation is still remarked.
-    """
-
-    def function(match: re.Match[str]) -> str:
-        name = f"choose_{match['number']}"
-        body = match["body"].replace(f"\\$procmux${match['number']} ", name)
-        body = body.replace("casez (s)", "casez (choose_by)").replace("= a;", "= choose_else;")
-        body = re.sub(r"= b(\[[\d:]+\]);", r"= choose_from\1;", body)
-        return (
-            f"  function {match['shape']} {name};\n    input {match['a']} choose_else;\n"
-            f"    input {match['b']} choose_from;\n    input {match['s']} choose_by;\n{body}  endfunction\n"
-        )
-
-    text = _FUNCTION.sub(function, text)
-    text = _CALL.sub(r"\1choose_\2(", text)
-    text = _NOT.sub(r"\1~| ", text)
-    waived = "  // verilator lint_off WIDTHTRUNC\n{}\n  // verilator lint_on WIDTHTRUNC"
-    text = _SHIFT.sub(lambda match: waived.format(match[0]), text)
-    if left := re.search(r"^.*(always @\*|\\\$procmux\$\d+ \().*$", text, re.MULTILINE):
-        raise ValueError(f"the Verilog backend writes something new: {left[0].strip()!r}")
-    return text
-
 
 _IDENTIFIER = r"(?:\\\S+ |[A-Za-z_][\w$]*)"
 _REGISTER = re.compile(rf"^(\s*(?:output )?reg (?:signed )?(?:\[[-\d]+:[-\d]+\] )?({_IDENTIFIER}))\s*=\s*[^;,]*;$")

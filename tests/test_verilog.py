@@ -34,8 +34,9 @@ from sim.cosim import cosimulate
 from sim.device import accelerator_verilog
 from sim.machine import Machine, compile_machine
 from sim.random_jobs import Campaign
+from sim.tidy import tidy
 from sim.transport import SimulatedTransport
-from sim.verilog import FOOTER, HEADER, convert, stop_at_assertions, strip_initial_values, tidy
+from sim.verilog import FOOTER, HEADER, convert, stop_at_assertions, strip_initial_values
 
 
 def delivered() -> str:
@@ -167,7 +168,7 @@ def test_verilator_lints_without_an_option(tmp_path: Path) -> None:
     text = convert(_Choices(), name="choices")
     assert _lint(tmp_path, text) == ""
     assert _lint(tmp_path, text, "-Wall") == ""
-    assert "CASEOVERLAP" in _lint(tmp_path, text.removeprefix(HEADER).removesuffix(FOOTER))
+    assert "UNUSEDSIGNAL" in _lint(tmp_path, text.removeprefix(HEADER).removesuffix(FOOTER), "-Wall")
     truncated = "module truncated(input [3:0] a, output b);\n  assign b = a;\nendmodule\n"
     assert "WIDTHTRUNC" in _lint(tmp_path, HEADER + truncated + FOOTER)
     after = "module unused(input a, input c, output b);\n  assign b = a;\nendmodule\n"
@@ -188,10 +189,10 @@ def _lint(folder: Path, text: str, *options: str, top: str | None = None) -> str
 
 
 class _Choices(wiring.Component):
-    """A state machine, a multiplexer of many choices, a shift that takes a part, and constants beside conditions."""
+    """A decision among sums, a table, a shift that takes a part, and constants beside conditions."""
 
     def __init__(self) -> None:
-        super().__init__({"i": In(8), "chosen": In(3), "o": Out(8), "bit": Out(1), "half": Out(8)})
+        super().__init__({"i": In(8), "chosen": In(3), "o": Out(8), "bit": Out(1), "half": Out(8), "table": Out(8)})
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -200,6 +201,12 @@ class _Choices(wiring.Component):
         m.d.comb += [self.bit.eq(self.i.bit_select(self.chosen, 1)), self.half[:4].eq(5)]
         with m.If(self.i[0]):
             m.d.comb += self.half[4:].eq(3)
+        with m.Switch(state):
+            for value, entry in ((0, 7), (1, 99), (2, 42), (4, 7)):
+                with m.Case(value):
+                    m.d.comb += self.table.eq(entry)
+            with m.Default():
+                m.d.comb += self.table.eq(9)
         with m.Switch(state):
             for value in range(5):
                 with m.Case(value):
@@ -225,45 +232,95 @@ def test_what_the_backend_writes_is_made_plain() -> None:
     assert text.startswith(HEADER)
     assert text.endswith(FOOTER)
     assert "always @*" not in text
-    assert re.search(r"^  function \[7:0\] choose_\d+;$", text, re.MULTILINE)
-    assert re.search(r"= choose_\d+\(", text)
-    assert re.search(r"_CMP  = ~\| state;$", text, re.MULTILINE)
     waived = re.findall(r"  // verilator lint_off WIDTHTRUNC\n(.*)\n  // verilator lint_on WIDTHTRUNC\n", text)
     assert len(waived) == 1
     assert ">> chosen" in waived[0]
     # A constant half of a signal is assigned at once, not when the other half changes.
     assert re.search(r"assign half\[3:0\] = 4'h5;|assign half = \{ .*, 4'h5  ?\};", text)
-    for line in ("  always @* a = b;", "  assign a = b + \\$procmux$12 (b);"):
-        with pytest.raises(ValueError, match="the Verilog backend writes something new"):
-            tidy(line)
 
 
-@pytest.mark.slow
-def test_choices_exclude_each_other() -> None:
-    """What the waiver of CASEOVERLAP says: each function's choices compare one signal with different constants."""
-    functions = 0
-    for module in delivered().split("\nendmodule"):
-        wires = dict(re.findall(r"^  assign (\\\$procmux\$\d+_C(?:MP|TRL)) +(?:\[0\] )?= (.*);$", module, re.MULTILINE))
+def test_a_table_is_a_case_of_constants() -> None:
+    text = convert(_Choices())
+    table = re.search(
+        r"  function \[7:0\] (choose_\d+);\n    input \[2:0\] choose_by;\n    case .*?endfunction", text, re.DOTALL
+    )
+    assert table is not None
+    arms = dict(re.findall(r"      (\S.*):\n        choose_\d+ = (.*);", table[0]))
+    assert arms == {"3'h0, 3'h4": "8'h07", "3'h1": "8'h63", "3'h2": "8'h2a", "default": "8'h09"}
+    assert re.search(rf"= {table[1]}\(state\);$", text, re.MULTILINE)
 
-        def meaning(choice: str, wires: dict[str, str] = wires) -> set[tuple[str, str]]:
-            """The comparisons of which one makes it true, each a signal and a constant."""
-            text = wires[choice].strip()
-            if any_of := re.fullmatch(r"\| \{ (.*) \}|\| ([^{}]*)", text):
-                return set().union(*(meaning(one.strip()) for one in (any_of[1] or any_of[2]).split(",")))
-            if equal := re.fullmatch(r"(.+?) +== (\d+'[sh]+\w+)", text) or re.fullmatch(r"(.+?) == (\d+'d\d+)", text):
-                return {(equal[1].strip(), equal[2])}
-            if none := re.fullmatch(r"(?:~\|?|!) (.+)", text):
-                return {(none[1].strip(), "0")}
-            assert re.fullmatch(r"[\w\\$.\[\]]+", text), text
-            return {(text, "1")}
 
-        for choices in re.findall(r"= choose_\d+\(.*, (\{[^{}]*\}|[^{},]+)\);$", module, re.MULTILINE):
-            meanings = [meaning(one.strip()) for one in choices.strip("{} ").split(",")]
-            together = set().union(*meanings)
-            assert len({signal for signal, _ in together}) == 1, choices
-            assert len(together) == sum(map(len, meanings)), choices
-            functions += 1
-    assert functions > 100
+WRITTEN = """module top(a, b, c, o);
+  wire \\$procmux$1_Y ;
+  wire \\$procmux$2_CMP ;
+  wire \\$procmux$3_CTRL ;
+  wire \\$procmux$4_CMP ;
+  wire \\$procmux$5_CMP ;
+  function [1:0] \\$procmux$1 ;
+    input [1:0] a;
+    input [3:0] b;
+    input [1:0] s;
+    (* parallel_case *)
+    casez (s)
+      2'b?1:
+        \\$procmux$1  = b[1:0];
+      2'b1?:
+        \\$procmux$1  = b[3:2];
+      default:
+        \\$procmux$1  = a;
+    endcase
+  endfunction
+  assign \\$procmux$1_Y  = \\$procmux$1 (\\$9 , { b, c }, { \\$procmux$3_CTRL , \\$procmux$2_CMP  });
+  assign \\$procmux$2_CMP  = a == 3'h6;
+  assign \\$procmux$3_CTRL  = | { \\$procmux$5_CMP , \\$procmux$4_CMP  };
+  assign \\$procmux$4_CMP  = ! a;
+  assign \\$procmux$5_CMP  = a == 3'h1;
+  assign o = \\$procmux$4_CMP  ? b : c;
+endmodule
+"""
+
+
+def test_a_decision_is_the_case_of_its_signal() -> None:
+    """The choices are numbered from the right, and what nothing reads any more goes."""
+    assert (
+        tidy(WRITTEN)
+        == """module top(a, b, c, o);
+  wire \\$procmux$1_Y ;
+  wire \\$procmux$4_CMP ;
+  function [1:0] choose_1;
+    input [2:0] choose_by;
+    input [1:0] choose_else;
+    input [3:0] choose_from;
+    case (choose_by)
+      3'h0, 3'h1:
+        choose_1 = choose_from[3:2];
+      3'h6:
+        choose_1 = choose_from[1:0];
+      default:
+        choose_1 = choose_else;
+    endcase
+  endfunction
+  assign \\$procmux$1_Y  = choose_1(a, \\$9 , { b, c });
+  assign \\$procmux$4_CMP  = ~| a;
+  assign o = \\$procmux$4_CMP  ? b : c;
+endmodule
+"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("a == 3'h6", "b == 3'h6", r"do not look at one signal, but at \['a', 'b'\]"),
+        ("a == 3'h6", "a == 4'h6", "do not look at one signal"),
+        ("a == 3'h6", "a == 3'h1", "two choices of .* hold at a time"),
+        ("assign o = ", "always @* o = ", "the Verilog backend writes something new: 'always"),
+    ],
+)
+def test_what_the_backend_never_wrote_is_refused(old: str, new: str, message: str) -> None:
+    assert old in WRITTEN
+    with pytest.raises(ValueError, match=message):
+        tidy(WRITTEN.replace(old, new))
 
 
 # -- IP-XACT ----------------------------------------------------------------------------------------------------------
