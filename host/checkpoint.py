@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 
 from host.engine import FloatArray, IntArray, ModelShape
 from hw.config import HEAD_DIMS
+from hw.errors import SpattenError
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 """What a checkpoint folder must hold."""
@@ -70,11 +71,11 @@ _HARMLESS = {
 """Buffers, and heads of other tasks, that the runners do not need."""
 
 
-class TextError(ValueError):
+class TextError(SpattenError, ValueError):
     """A text or token ids that the model cannot take."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(SpattenError, ValueError):
     """A checkpoint that is missing, damaged or of a kind the runners do not implement; the message says which."""
 
 
@@ -136,12 +137,7 @@ class Checkpoint:
 
     def encode(self, text: str) -> Tokens:
         """Tokenize `text` with the special tokens of the tokenizer, of any length."""
-        if not isinstance(text, str):
-            raise TypeError(f"text must be a string, not {text!r}")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise TextError(f"text must be valid Unicode: {error.reason} at character {error.start}") from error
+        _check_unicode(text)
         encoding = self.tokenizer.encode(text)
         return Tokens(np.array(encoding.ids, dtype=np.int64), encoding.tokens)
 
@@ -164,6 +160,22 @@ class Checkpoint:
         """Raise `ValueError` where the model has no position for each of `tokens`."""
         if tokens > self.config.positions:
             raise TextError(f"the sequence has {tokens} tokens, and the model allows {self.config.positions}")
+
+
+def check_text(text: str) -> None:
+    """Raise `TextError` for a text that no model can be given: one without a word, or one that is not valid Unicode."""
+    _check_unicode(text)
+    if not text.strip():
+        raise TextError("the text is empty: give at least one word")
+
+
+def _check_unicode(text: str) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a string, not {text!r}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TextError(f"text must be valid Unicode: {error.reason} at character {error.start}") from error
 
 
 def load(folder: Path | str) -> Checkpoint:

@@ -16,15 +16,16 @@ from amaranth.lib import wiring
 from rich.console import Console
 from rich.table import Table
 
+from cli.main import run_app
 from hw import config as configuration
 from hw import register_map
 from hw.spatten import Spatten
-from hw.units import UNITS
+from hw.units import UNITS, require_units
 from sim import files
 from sim.payload import Payload
 from sim.verilog import convert
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, help="Generate the accelerator's Verilog.")
 
 Which = Annotated[str, typer.Option("--config", help="paper, eighth, ulx3s, tiny or a TOML file")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="PARAMETER=VALUE", help="change one parameter")]
@@ -33,10 +34,7 @@ Changes = Annotated[list[str] | None, typer.Option("--set", metavar="PARAMETER=V
 def circuits(
     config: configuration.Config, units: Iterable[str] | None = None
 ) -> Iterator[tuple[str, wiring.Component]]:
-    """The accelerator, or `units` of it, with their names, each made when its turn comes.
-
-    Raises `ConfigError` for a configuration whose units do not fit together.
-    """
+    """The accelerator, or `units` of it, with their names, each made when its turn comes."""
     if not units:
         yield "spatten", Spatten(config=config)
     for name in units or ():
@@ -56,30 +54,21 @@ def verilog(
 
     The constants of its registers come with it, as spatten.h and spatten.py.
     """
-    config = _load(which, changes)
-    for unit in units or ():
-        if unit not in UNITS:
-            typer.echo(f"error: unit must be one of {', '.join(UNITS)}, not {unit!r}", err=True)
-            raise typer.Exit(2)
+    config = configuration.load(which, changes or ())
+    require_units(units or ())
     folder = out / config.name
-    for name, component in _checked(circuits(config, units)):
+    for name in units or ("spatten",):
+        files.require_writable(folder / f"{name}.v")
+    for name, component in circuits(config, units):
         text = convert(component, name=name)
         sidecar = json.dumps(_sidecar(config, name, component, text), indent=2) + "\n"
-        _write(folder / f"{name}.v", text)
-        _write(folder / f"{name}.json", sidecar)
+        files.write_text(folder / f"{name}.v", text)
+        files.write_text(folder / f"{name}.json", sidecar)
         typer.echo(f"{folder / name}.v  {len(text.encode()):,} bytes\n{folder / name}.json")
     if not units:
-        _write(folder / "spatten.h", register_map.c_header(config))
-        _write(folder / "spatten.py", register_map.python_constants(config))
+        files.write_text(folder / "spatten.h", register_map.c_header(config))
+        files.write_text(folder / "spatten.py", register_map.python_constants(config))
         typer.echo(f"{folder / 'spatten.h'}\n{folder / 'spatten.py'}")
-
-
-def _checked(modules: Iterator[tuple[str, wiring.Component]]) -> Iterator[tuple[str, wiring.Component]]:
-    try:
-        yield from modules
-    except configuration.ConfigError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
 
 
 @app.command()
@@ -89,14 +78,14 @@ def registers(
     out: Annotated[Path, typer.Option("--out", help="the page to write")] = Path("docs/registers.md"),
 ) -> None:
     """Write the page of the registers, which docs/ has of the configuration paper."""
-    _write(out, register_map.markdown(_load(which, changes)))
+    files.write_text(out, register_map.markdown(configuration.load(which, changes or ())))
     typer.echo(str(out))
 
 
 @app.command()
 def show(which: Which = "paper", changes: Changes = None) -> None:
     """Print the parameters of a configuration and what follows from them."""
-    config = _load(which, changes)
+    config = configuration.load(which, changes or ())
     table = Table("parameter", "value", title=f"configuration {config.name}", title_justify="left")
     table.columns[1].justify = "right"
     for name, value in config.as_dict().items():
@@ -106,22 +95,6 @@ def show(which: Which = "paper", changes: Changes = None) -> None:
     for name, value in config.derived().items():
         table.add_row(name, _plain(value), style="cyan")
     Console().print(table)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        files.write_text(path, text)
-    except OSError as error:
-        typer.echo(f"error: cannot write {error.filename}: {error.strerror}", err=True)
-        raise typer.Exit(1) from None
-
-
-def _load(which: str, changes: list[str] | None) -> configuration.Config:
-    try:
-        return configuration.load(which, changes or ())
-    except (configuration.ConfigError, TypeError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
 
 
 def _plain(value: Any) -> str:
@@ -168,4 +141,4 @@ def _ports(name: str, component: wiring.Component, text: str) -> list[dict[str, 
 
 
 if __name__ == "__main__":
-    app()
+    run_app(app, "python -m hw")

@@ -106,11 +106,12 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([""], "the sentence is empty: give at least one word"),
+        ([""], "the text is empty: give at least one word"),
         (["word " * 600], "the sequence has 602 tokens, and the model allows 512"),
         (["hi", "--keep", "2"], "keep must be above 0 and at most 1, not 2.0"),
         (["hi", "--keep-heads", "0"], "keep-heads must be above 0 and at most 1, not 0.0"),
-        (["hi", "--bits", "7"], "query_bits must be one of (4, 6, 8, 10, 12), not 7"),
+        (["hi", "--keep", "1e-300"], "keep must be at least 1e-15"),
+        (["hi", "--bits", "7"], "query_bits must be one of (4, 6, 8, 10, 12, 16), not 7"),
         (["hi", "--config", "big"], "configuration must be one of paper, eighth, ulx3s, tiny or a .toml file"),
         (["hi", "--model", "nowhere"], "nowhere is missing: a checkpoint folder holds config.json"),
         (["hi", "--config", "tiny"], "the configuration 'tiny' takes 1 to 4 layers, not 6"),

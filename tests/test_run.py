@@ -20,7 +20,7 @@ from host import demo, zoo
 from host.__main__ import DEFAULT_SENTENCE
 from host.bert import Bert
 from host.checked_engine import MismatchError
-from host.checkpoint import load
+from host.checkpoint import TextError, load
 from host.driver import Device
 from host.engine import LayerResult, ModelShape
 from host.engines import EngineName, make_engine
@@ -194,7 +194,7 @@ def test_what_the_accelerator_cannot_hold_is_refused_before_it_is_built(monkeypa
 
 def test_text_is_checked_in_the_library_too() -> None:
     gpt2 = Gpt2(load(zoo.pydoc_gpt2()))
-    with pytest.raises(GoldenError, match="the text is empty"):
+    with pytest.raises(TextError, match="the text is empty"):
         run.check_gpt2(gpt2, "", 8, PAPER)
 
 

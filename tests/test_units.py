@@ -142,7 +142,7 @@ def test_a_run_of_what_has_changed_keeps_the_rest(
     monkeypatch.setattr(units, "FIGURES", figures)
     monkeypatch.setattr(units, "PAGE", page)
     monkeypatch.setattr(units, "circuit", lambda unit, config: "the present one")
-    units._main(changed=True, jobs=1)
+    units.main(changed=True, jobs=1)
     assert json.loads(figures.read_text())["units"] == kept
     assert page.read_text().count("| `expander` |") == 3
     assert str(page) in capsys.readouterr().out.replace("\n", "")
@@ -232,7 +232,7 @@ def test_the_page_in_the_repository_has_the_tools_format(name: str) -> None:
     ("arguments", "status", "message"),
     [
         (["--only", "softmin"], 2, f"error: unit must be one of {', '.join(UNITS)}, not 'softmin'\n"),
-        (["--liberty", "/none.lib"], 1, "error: cannot read the library /none.lib: No such file or directory\n"),
+        (["--liberty", "/none.lib"], 2, "error: cannot read the library /none.lib: No such file or directory\n"),
     ],
 )
 def test_the_command_line_refuses_in_one_line(arguments: list[str], status: int, message: str) -> None:
