@@ -453,6 +453,7 @@ def _declare(config: Config) -> list[Register]:
     return declared
 
 
+@functools.cache
 def _member_docs(declared: type) -> dict[str, str]:
     """What the fields of a dataclass or the members of an enum mean, from the text under each."""
     (declaration,) = ast.parse(textwrap.dedent(inspect.getsource(declared))).body

@@ -98,7 +98,7 @@ def main(
     campaign_jobs: Annotated[int, typer.Option(help="jobs of a campaign")] = CAMPAIGN_JOBS,
 ) -> None:
     """Run random jobs until one differs from the golden model."""
-    console = Console(stderr=True)
+    console = Console()
     first = secrets.randbelow(1 << 32) if seed is None else seed
     chosen = load(config, set_ or ())
     for name, value, least in (("jobs", jobs, 0), ("seed", first, 0), ("campaign-jobs", campaign_jobs, 1)):

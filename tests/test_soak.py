@@ -41,7 +41,7 @@ def soak(monkeypatch: pytest.MonkeyPatch, *arguments: str, wrong: int | None = N
     monkeypatch.setattr(sim.soak, "convert", lambda *_, **__: "")
     monkeypatch.setattr(sim.soak, "soak_one", soak_one)
     result = command_line(sim.soak.app, *arguments)
-    return result.status, " ".join(result.errors.split()), ran
+    return result.status, " ".join((result.output + result.errors).split()), ran
 
 
 def test_jobs_are_shared_out_to_campaigns(monkeypatch: pytest.MonkeyPatch) -> None:
