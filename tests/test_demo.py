@@ -15,7 +15,8 @@ from rich.console import Console
 
 from golden import GoldenError
 from host import demo
-from host.__main__ import DEFAULT_SENTENCE
+from host.__main__ import DEFAULT_SENTENCE, app
+from tests.command_line import command_line
 
 ROOT = Path(__file__).parents[1]
 
@@ -118,13 +119,10 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "host", "demo", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert run.returncode == 2
-    assert message in run.stderr
-    assert len(run.stderr.strip().splitlines()) == 1
-    assert run.stdout == ""
+    ended = command_line(app, "demo", *arguments)
+    assert (ended.status, ended.output) == (2, "")
+    assert message in ended.errors
+    assert len(ended.errors.splitlines()) == 1
 
 
 def test_keep_is_checked_in_the_library_too() -> None:

@@ -25,8 +25,9 @@ from hw.shared import Shared
 from hw.units import UNITS
 from sim import synth
 from sim.build import ROOT
-from sim.synth import DEFAULT_LIBERTY, Library, Macro, SynthesisError, ecp5, read_library, structure, synthesise
+from sim.synth import DEFAULT_LIBERTY, Library, Macro, SynthesisError, app, ecp5, read_library, structure, synthesise
 from sim.verilog import convert
+from tests.command_line import Ended, command_line
 
 LIBERTY = os.environ.get("LIBERTY")
 needs_liberty = pytest.mark.skipif(not LIBERTY, reason="LIBERTY names no 45 nm library")
@@ -423,8 +424,7 @@ def _synth(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_the_command_line_refuses_in_one_line(arguments: list[str], status: int, message: str) -> None:
-    result = _synth(*arguments)
-    assert (result.returncode, result.stderr, result.stdout) == (status, message, "")
+    assert command_line(app, *arguments) == Ended(status, "", message)
 
 
 @pytest.mark.slow

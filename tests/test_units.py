@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +13,8 @@ import pytest
 from hw.config import EIGHTH, NAMED, PAPER, TINY, ULX3S
 from hw.units import UNITS
 from sim import units
-from sim.build import ROOT
 from sim.synth import SynthesisError
+from tests.command_line import Ended, command_line
 
 SLACK = {"register_to_register": 0.125, "input": -1.0, "output": 0.2, "through": None}
 ASIC = {"area_um2": 18968.4, "memory_bits": 0, "memory_area_um2": 0, "slack_ns": SLACK, "power_mw": 39.28}
@@ -236,13 +233,4 @@ def test_the_page_in_the_repository_has_the_tools_format(name: str) -> None:
     ],
 )
 def test_the_command_line_refuses_in_one_line(arguments: list[str], status: int, message: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "sim.units", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert (result.returncode, result.stderr, result.stdout) == (status, message, "")
+    assert command_line(units.app, *arguments) == Ended(status, "", message)
