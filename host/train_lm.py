@@ -16,6 +16,7 @@ import ast
 import hashlib
 import json
 import math
+import os
 import platform
 import re
 import shutil
@@ -765,7 +766,7 @@ def train(out: Path, recipe: Recipe, threads: int, wanted: Precision, command: s
     """Do everything from corpus to the finished folder; an interrupt leaves ``out`` as it was."""
     if not 1 <= threads <= THREADS_MAX:
         raise TrainingInputError(f"threads must be 1 to {THREADS_MAX}, not {threads}")
-    out = out.resolve()
+    out = Path(os.path.abspath(out))  # as it is written: links are replaced, not followed
     if not out.name or (out.exists() and not out.is_dir()):
         raise TrainingInputError(f"{out} must be a folder that can be replaced, or not exist yet")
     files.require_writable(out.with_name(f"{out.name}.old"))

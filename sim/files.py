@@ -37,6 +37,8 @@ def read_json(path: Path) -> Any:
 
 def require_writable(path: Path) -> None:
     """Raise `WriteError` unless a file can be put at `path`: asked before the work whose result goes there."""
+    if "\0" in str(path):
+        raise WriteError(f"cannot write {str(path)!r}: no name has a NUL in it")
     try:
         if path.exists() and not path.is_file():
             raise WriteError(f"cannot write {path}: it is {'a folder' if path.is_dir() else 'not a file'}")
@@ -45,8 +47,8 @@ def require_writable(path: Path) -> None:
             raise WriteError(f"cannot write {path}: {place} is not a folder")
         if not os.access(place, os.W_OK | os.X_OK):
             raise WriteError(f"cannot write {path}: no permission to write in {place}")
-    except (OSError, ValueError) as error:  # too long a name, a loop of links, a NUL in it
-        raise WriteError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:  # too long a name, a loop of links
+        raise WriteError(f"cannot write {path}: {error.strerror}") from error
 
 
 @contextmanager

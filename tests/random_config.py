@@ -21,7 +21,15 @@ def _power(source: random.Random, low: int, high: int) -> int:
 
 
 def draw(source: random.Random, *, tokens: int = 1024, channels: int = CHANNELS_MAX) -> dict[str, int]:
-    """Values of all parameters but the name: each can be had, but not all of these combinations fit together."""
+    """Values of all parameters but the name. Each can be had, and most of these combinations; in every third one, a
+    parameter has a value that does not mind the others, and need not be one that it can have."""
+    values = _draw(source, tokens, channels)
+    if source.random() < 1 / 3:
+        values[source.choice(sorted(values))] = source.choice([*POWERS, source.randint(1, 40)])
+    return values
+
+
+def _draw(source: random.Random, tokens: int, channels: int) -> dict[str, int]:
     tokens_max = _power(source, 2, tokens)
     softmax_lanes = _power(source, 1, min(32, tokens_max))
     head_dim_max, buffer_dim = source.choice(HEAD_DIMS), source.choice(HEAD_DIMS)
