@@ -25,6 +25,15 @@ def exact_ceil(fraction: float | Fraction, n: int) -> int:
     return ceil(Fraction(fraction).limit_denominator(10**9) * n)
 
 
+def pruned_fraction(name: str, keep: float) -> float:
+    """1 - `keep`, for a fraction that is kept and goes by `name`. Raises `GoldenError` unless it can be."""
+    if not 0 < keep <= 1:
+        raise GoldenError(f"{name} must be above 0 and at most 1, not {keep}")
+    if 1 - keep == 1:
+        raise GoldenError(f"{name} must be at least 1e-15, or floats take what is pruned for everything, not {keep}")
+    return 1 - keep
+
+
 @dataclass(frozen=True)
 class Ratios:
     """Pruned fraction after the first layer that prunes, and after the last; in between it is linear."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,14 +9,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from golden import GoldenError
-from host.checkpoint import CheckpointError, TextError
-from host.driver import DeviceError
+from cli.main import run_app
 from host.engines import EngineName
-from host.transport import TransportError
-from hw.config import ConfigError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(add_completion=False, help=__doc__)
 
 DEFAULT_SENTENCE = "As a visual treat, the film is almost perfect."
 
@@ -38,7 +33,10 @@ def demo(
 ) -> None:
     """Show, layer by layer, which tokens and heads of a sentence survive cascade pruning."""
     from host import demo as module
+    from sim import files
 
+    if html is not None:
+        files.require_writable(html)
     found = module.analyse(
         sentence, keep=keep, keep_heads=keep_heads, bits=bits, config=config, folder=model, engine=engine
     )
@@ -51,7 +49,7 @@ def demo(
 @app.command()
 def generate(
     text: Annotated[str, typer.Argument(help="The text to continue.")],
-    tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 32,
+    tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 32,
     engine: Annotated[EngineName, typer.Option(help=_ENGINE_HELP)] = EngineName.GOLDEN,
     keep: Annotated[float, typer.Option(help="Fraction of the tokens left after the last layer.")] = 0.5,
     keep_heads: Annotated[float, typer.Option(help="Fraction of the heads left after the last layer.")] = 1.0,
@@ -64,33 +62,30 @@ def generate(
     model: Annotated[Path | None, typer.Option(help="A GPT-2 checkpoint folder; default the one that is here.")] = None,
 ) -> None:
     """Continue a text with GPT-2: Q at 12 bits, K at 6 + 4 progressive, V at 8, tokens and V rows pruned."""
-    from golden.schedule import Ratios
+    from dataclasses import replace
+
+    from golden.schedule import Ratios, pruned_fraction
     from host import zoo
-    from host.checkpoint import load
+    from host.checkpoint import check_text, load
     from host.engines import make_engine
-    from host.gpt2 import Gpt2
+    from host.gpt2 import Gpt2, check_sampling
     from host.quantized_engine import Settings
     from hw import config as hw_config
 
-    for name, fraction in (("keep", keep), ("keep-heads", keep_heads)):
-        if not 0 < fraction <= 1:
-            raise GoldenError(f"{name} must be above 0 and at most 1, not {fraction}")
-    if not text:
-        raise GoldenError("the text is empty: give at least one word")
+    # Everything that can be wrong before the model is read, which takes longer.
+    check_text(text)
+    check_sampling(tokens, temperature, seed)
+    cut, cut_heads = pruned_fraction("keep", keep), pruned_fraction("keep-heads", keep_heads)
+    settings = Settings(key_bits=6, lsb=True, threshold=threshold, value_keep=keep_values)
+    configuration = hw_config.load(config)
     gpt2 = Gpt2(load(zoo.pydoc_gpt2() if model is None else model))
-    settings = Settings(
-        key_bits=6,
-        lsb=True,
-        threshold=threshold,
-        tokens=Ratios((1 - keep) / gpt2.shape.layers, 1 - keep),
-        heads=Ratios((1 - keep_heads) / gpt2.shape.layers, 1 - keep_heads),
-        value_keep=keep_values,
-    )
+    layers = gpt2.shape.layers
+    settings = replace(settings, tokens=Ratios(cut / layers, cut), heads=Ratios(cut_heads / layers, cut_heads))
     prompt = gpt2.encode(text).ids
     # The last token that is generated is not attended to.
     length = len(prompt) + tokens - 1
     gpt2.check_length(length)
-    with make_engine(engine, settings, hw_config.load(config), gpt2.shape, length) as chosen:
+    with make_engine(engine, settings, configuration, gpt2.shape, length) as chosen:
         ids = gpt2.generate(prompt, chosen, tokens, temperature=temperature, seed=seed, ignore_eos=ignore_eos)
     if not ignore_eos and ids[-1] in gpt2.ends:
         ids = ids[:-1]
@@ -100,7 +95,7 @@ def generate(
 @app.command()
 def fidelity(
     out: Annotated[Path, typer.Option(help="Where fidelity.json and the plots go.")] = Path("build"),
-    jobs: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 2,
+    jobs: Annotated[int, typer.Option(help="Processes to use.")] = 2,
 ) -> None:
     """Measure what quantization and pruning cost: softmax, MiniLM embeddings, language model perplexity."""
     from host import fidelity as module
@@ -108,17 +103,5 @@ def fidelity(
     module.measure(out, jobs, Console())
 
 
-def main() -> None:
-    """Run the command line; bad input ends in one line and exit status 2, a failing accelerator in exit status 1."""
-    try:
-        app()
-    except (CheckpointError, TextError, ConfigError, GoldenError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (DeviceError, TransportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    run_app(app, "python -m host")

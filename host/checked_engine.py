@@ -11,6 +11,7 @@ from golden import IntArray
 from host.engine import FloatArray, LayerResult, ModelShape
 from host.quantized_engine import Computed, QuantizedSequence, Settings, Work
 from hw.config import Config
+from hw.errors import SpattenError
 
 __all__ = ["CheckedEngine", "CheckedSequence", "LayerObserver", "MismatchError"]
 
@@ -18,8 +19,10 @@ LayerObserver = Callable[[Work, Computed], None]
 """Called with each job and what came of it, once it has been found equal."""
 
 
-class MismatchError(RuntimeError):
+class MismatchError(SpattenError, RuntimeError):
     """An engine computed something else than the other; the message says where first."""
+
+    exit_status = 1
 
 
 class _Engine(Protocol):

@@ -36,6 +36,7 @@ from host.checkpoint_keys import (
 from host.engine import FloatArray, IntArray, ModelShape
 from host.pooling import Module, Pooling, read_modules, read_pooling
 from hw.config import HEAD_DIMS
+from hw.errors import SpattenError
 
 __all__ = ["NEEDED", "Checkpoint", "CheckpointError", "ModelConfig", "TextError", "Tokens", "load"]
 
@@ -58,7 +59,7 @@ _TIED = {
 """The embedding, and the name of the head that is the same matrix: safetensors keeps one of the two names."""
 
 
-class TextError(ValueError):
+class TextError(SpattenError, ValueError):
     """A text or token ids that the model cannot take."""
 
 
@@ -130,12 +131,7 @@ class Checkpoint:
 
     def encode(self, text: str) -> Tokens:
         """Tokenize `text`, after the checkpoint's prompt, with the special tokens of the tokenizer; of any length."""
-        if not isinstance(text, str):
-            raise TypeError(f"text must be a string, not {text!r}")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise TextError(f"text must be valid Unicode: {error.reason} at character {error.start}") from error
+        _check_unicode(text)
         encoding = self.tokenizer.encode(self.prompt + text)
         return Tokens(np.array(encoding.ids, dtype=np.int64), encoding.tokens)
 
@@ -169,6 +165,22 @@ class Checkpoint:
             raise TextError(
                 f"the sequence has {tokens} tokens, and the model allows {self.longest} ({self.longest_says})"
             )
+
+
+def check_text(text: str) -> None:
+    """Raise `TextError` for a text that no model can be given: one without a word, or one that is not valid Unicode."""
+    _check_unicode(text)
+    if not text.strip():
+        raise TextError("the text is empty: give at least one word")
+
+
+def _check_unicode(text: str) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a string, not {text!r}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TextError(f"text must be valid Unicode: {error.reason} at character {error.start}") from error
 
 
 def load(folder: Path | str) -> Checkpoint:

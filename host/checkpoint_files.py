@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from hw.errors import SpattenError
+
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 """Names the files of weights that are stored in several."""
@@ -36,7 +38,7 @@ _MISTAKEN = (
 """How files begin that stand where another belongs, with what is to be said of them."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(SpattenError, ValueError):
     """A checkpoint that is missing, damaged or of a kind the runners do not implement; the message says which."""
 
 

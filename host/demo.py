@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
@@ -12,11 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from golden import GoldenError
-from golden.schedule import Ratios
+from golden.schedule import Ratios, pruned_fraction
 from host import zoo
 from host.bert import Bert, BertResult
-from host.checkpoint import load
+from host.checkpoint import check_text, load
 from host.engine import ReferenceEngine
 from host.engines import EngineName, make_engine
 from host.pooling import cosine
@@ -97,23 +96,18 @@ def analyse(
 ) -> Analysis:
     """Run a sentence through BERT, once in float and once on an engine, which prunes it unless it is float, too.
 
-    Raises `CheckpointError`, `ConfigError` or `GoldenError` with what is wrong with the input.
+    Raises `CheckpointError`, `TextError`, `ConfigError` or `GoldenError` with what is wrong with the input.
     """
-    for name, fraction in (("keep", keep), ("keep-heads", keep_heads)):
-        if not 0 < fraction <= 1:
-            raise GoldenError(f"{name} must be above 0 and at most 1, not {fraction}")
-    if not sentence.strip():
-        raise GoldenError("the sentence is empty: give at least one word")
+    # Everything that can be wrong before the model is read, which takes longer.
+    check_text(sentence)
+    cut, cut_heads = pruned_fraction("keep", keep), pruned_fraction("keep-heads", keep_heads)
+    settings = Settings(query_bits=bits, key_bits=bits, value_bits=bits)
+    configuration = hw_config.load(config)
     bert = Bert(load(zoo.minilm() if folder is None else folder))
-    settings = Settings(
-        query_bits=bits,
-        key_bits=bits,
-        value_bits=bits,
-        tokens=Ratios((1 - keep) / bert.shape.layers, 1 - keep),
-        heads=Ratios((1 - keep_heads) / bert.shape.layers, 1 - keep_heads),
-    )
+    layers = bert.shape.layers
+    settings = replace(settings, tokens=Ratios(cut / layers, cut), heads=Ratios(cut_heads / layers, cut_heads))
     tokens = bert.encode(sentence)
-    with make_engine(engine, settings, hw_config.load(config), bert.shape, len(tokens.ids)) as chosen:
+    with make_engine(engine, settings, configuration, bert.shape, len(tokens.ids)) as chosen:
         pruned = bert.run(tokens.ids, chosen)
     dense = bert.run(tokens.ids, ReferenceEngine())
     elements = 3 * bert.shape.layers * bert.shape.heads * bert.shape.head_dim * len(tokens.ids)

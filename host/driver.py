@@ -32,6 +32,7 @@ from golden.state import restore, save, state_sectors
 from host.allocator import Allocator
 from host.transport import BusError, Transport
 from hw.config import HEAD_DIMS, LSB_BITS, SECTOR_BYTES, Config
+from hw.errors import SpattenError
 from hw.job import Fetch, Flag, job_fields
 from hw.job import Mode as JobMode
 from hw.register_map import (
@@ -86,8 +87,10 @@ STUCK_CYCLES = 20_000
 TAGS = 1 << 16
 
 
-class DeviceError(RuntimeError):
+class DeviceError(SpattenError, RuntimeError):
     """The accelerator did not do what was asked."""
+
+    exit_status = 1
 
 
 class JobRejectedError(DeviceError):
@@ -147,6 +150,8 @@ class DeviceTimeoutError(DeviceError):
 
 class OutOfMemoryError(DeviceError):
     """There is no room for a plane."""
+
+    exit_status = 2
 
 
 class AddressRangeError(DeviceError):

@@ -8,11 +8,10 @@ pruning and cascade pruning across generation steps all take part.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -37,6 +36,7 @@ from host.golden_engine import GoldenEngine, Settings
 from host.gpt2 import Gpt2
 from hw.config import LSB_BITS, PAPER
 from sim import files
+from sim.workers import require_jobs, workers
 
 Row = dict[str, Any]
 FloatArray = NDArray[np.float64]
@@ -327,8 +327,11 @@ def _lm_row(setting: Setting, log_likelihood: float, tally: Tally, dense: float)
 def measure(out: Path, jobs: int, console: Console) -> Path:
     """Measure everything with `jobs` processes; writes `fidelity.json` and the plots into `out`.
 
-    Raises `CheckpointError` where a model is missing, before any work is done.
+    Raises `CheckpointError` where a model is missing and `WriteError` where `out` cannot be written, before any work.
     """
+    require_jobs(jobs)
+    path = out / "fidelity.json"
+    files.require_writable(path)
     _minilm()
     _language_model()
     # one thread each: the processes share the cores, and small matrices gain nothing from more
@@ -340,9 +343,9 @@ def measure(out: Path, jobs: int, console: Console) -> Path:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    context = multiprocessing.get_context("spawn")
     sums: dict[Setting | None, tuple[float, Tally]] = {}
-    with Progress(*columns, console=console) as progress, ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    tasks = 1 + len((None, *MINILM_SETTINGS)) + PARTS * len((None, *LM_SETTINGS))
+    with Progress(*columns, console=console) as progress, workers(jobs, tasks) as pool:
 
         def gather(name: str, futures: dict[Future[Any], Any]) -> Iterable[tuple[Any, Any]]:
             task = progress.add_task(name, total=len(futures))
@@ -351,23 +354,17 @@ def measure(out: Path, jobs: int, console: Console) -> Path:
                 progress.advance(task)
                 yield futures[future], result
 
-        try:
-            softmax_future = {pool.submit(_softmax_cases): None}
-            minilm_futures: dict[Future[Any], Any] = {pool.submit(_minilm_row, s): s for s in (None, *MINILM_SETTINGS)}
-            lm_futures: dict[Future[Any], Any] = {
-                pool.submit(_lm_part, setting, part): setting
-                for setting in (None, *LM_SETTINGS)
-                for part in range(PARTS)
-            }
-            cases = next(found for _, found in gather("softmax", softmax_future))
-            embeddings = dict(gather("MiniLM", minilm_futures))
-            for setting, (log_likelihood, tally) in gather("language model", lm_futures):
-                so_far, total = sums.get(setting, (0.0, Tally()))
-                total += tally
-                sums[setting] = (so_far + log_likelihood, total)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # the first failure is enough
-            raise
+        softmax_future = {pool.submit(_softmax_cases): None}
+        minilm_futures: dict[Future[Any], Any] = {pool.submit(_minilm_row, s): s for s in (None, *MINILM_SETTINGS)}
+        lm_futures: dict[Future[Any], Any] = {
+            pool.submit(_lm_part, setting, part): setting for setting in (None, *LM_SETTINGS) for part in range(PARTS)
+        }
+        cases = next(found for _, found in gather("softmax", softmax_future))
+        embeddings = dict(gather("MiniLM", minilm_futures))
+        for setting, (log_likelihood, tally) in gather("language model", lm_futures):
+            so_far, total = sums.get(setting, (0.0, Tally()))
+            total += tally
+            sums[setting] = (so_far + log_likelihood, total)
     minilm = [_compare_embeddings(setting, embeddings[setting], embeddings[None]) for setting in MINILM_SETTINGS]
     perplexity = _perplexity(sums[None][0])
     results = {
@@ -380,12 +377,11 @@ def measure(out: Path, jobs: int, console: Console) -> Path:
         "minilm": {"sentences": SENTENCES, "rows": minilm},
         "lm": {"rows": [_lm_row(setting, *sums[setting], perplexity) for setting in LM_SETTINGS]},
     }
-    path = out / "fidelity.json"
     files.write_text(path, json.dumps(results, indent=1) + "\n")
     report(results, console)
     for plot in plots.draw(results, out):
-        console.print(f"wrote {plot}")
-    console.print(f"wrote {path}")
+        console.print(f"wrote {plot}", markup=False)
+    console.print(f"wrote {path}", markup=False)
     return path
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from host.checkpoint import Checkpoint, Tokens
 from host.engine import AttentionEngine, AttentionSequence, FloatArray, IntArray, LayerResult, ModelShape
 from host.layers import FeedForward, LayerNorm, Projections, check_result, surviving_rows
+from hw.errors import SpattenError
 
 LayerObserver = Callable[[int, int, int, LayerResult], None]
 """Called with window, position of the (last) row, layer and its result, as each layer's attention completes."""
@@ -41,6 +42,20 @@ class _Layer:
     attention: Projections
     ffn_norm: LayerNorm
     ffn: FeedForward
+
+
+class SamplingError(SpattenError, ValueError):
+    """How tokens are to be generated cannot be; the message says what must hold."""
+
+
+def check_sampling(count: int, temperature: float, seed: int) -> None:
+    """Raise `SamplingError` unless `Gpt2.generate` can take these, whatever the model."""
+    if count < 1:
+        raise SamplingError(f"count must be at least 1, not {count}")
+    if not 0 <= temperature < np.inf:
+        raise SamplingError(f"temperature must be 0 or a positive number, not {temperature}")
+    if seed < 0:
+        raise SamplingError(f"seed must be at least 0, not {seed}")
 
 
 class Gpt2:
@@ -193,7 +208,7 @@ class Gpt2:
             count: Most tokens to generate, at least 1. The model must have a position for the prompt and for each of
                 them but the last, which nothing follows.
             temperature: 0 takes the most likely token; above 0 samples from softmax(logits / temperature).
-            seed: Seed of the sampling.
+            seed: Seed of the sampling, at least 0.
             ignore_eos: Go on after an end-of-text token, to exactly `count` tokens.
             on_token: Called with each vocabulary id as soon as it is known.
             on_layer: Called as each layer's attention completes; the window is 0.
@@ -201,10 +216,7 @@ class Gpt2:
         Returns:
             [at most count] vocabulary ids; an end-of-text token is the last of them.
         """
-        if count < 1:
-            raise ValueError(f"count must be at least 1, not {count}")
-        if not 0 <= temperature < np.inf:
-            raise ValueError(f"temperature must be 0 or a positive number, not {temperature}")
+        check_sampling(count, temperature, seed)
         ids = self._checkpoint.check_ids(ids, reserve=count - 1)
         random = np.random.default_rng(seed)
         sequence = engine.start(self.shape, ids.size)
@@ -284,6 +296,7 @@ def _log_likelihood(logits: FloatArray, ids: IntArray) -> NDArray[np.float64]:
 def _choose(logits: FloatArray, temperature: float, random: np.random.Generator) -> int:
     if temperature == 0:
         return int(logits.argmax())
-    shifted = (logits.astype(np.float64) - logits.max()) / temperature
+    with np.errstate(over="ignore"):  # a very low temperature: what is far from the most likely token is impossible
+        shifted = (logits.astype(np.float64) - logits.max()) / temperature
     prob = np.exp(shifted)
     return int(random.choice(prob.size, p=prob / prob.sum()))

@@ -25,7 +25,8 @@ from golden.schedule import HEAD_FRONT, NO_PRUNING, TOKEN_FRONT, Ratios, exact_c
 from golden.softmax import flat_limit
 from golden.traffic import Traffic
 from host.engine import FloatArray, LayerResult, ModelShape
-from hw.config import LSB_BITS, Config
+from hw.config import LSB_BITS, PLANE_BITS, Config
+from hw.row_format import CODE_BITS
 
 IMPORTANCE_HEADROOM = 8.0
 """Head importance is measured against this many times the first layer's V scale: later layers may exceed the first."""
@@ -57,6 +58,9 @@ class Settings:
     """K and V ranges of a causal model exceed the prompt's largest magnitude by this factor."""
 
     def __post_init__(self) -> None:
+        for name, widths in (("query_bits", CODE_BITS), ("key_bits", PLANE_BITS), ("value_bits", PLANE_BITS)):
+            if getattr(self, name) not in widths:
+                raise GoldenError(f"{name} must be one of {widths}, not {getattr(self, name)!r}")
         if self.value_keep is not None and not 0 < self.value_keep <= 1:
             raise GoldenError(f"value_keep must be above 0 and at most 1, not {self.value_keep}")
         if not 0 <= self.threshold < 1:
@@ -152,7 +156,15 @@ class QuantizedEngine:
         self.name = name
 
     def check(self, shape: ModelShape, length: int) -> None:
-        """Raises `GoldenError` for a model or a length that the configuration cannot hold."""
+        """Raises `GoldenError` for a model, a length or settings that the configuration has no room for."""
+        settings, config = self.settings, self.config
+        for name, bits, widths in (
+            ("query_bits", settings.query_bits, config.query_bits),
+            ("key_bits", settings.key_bits, config.plane_bits),
+            ("value_bits", settings.value_bits, config.plane_bits),
+        ):
+            if bits not in widths:
+                raise GoldenError(f"the configuration {config.name!r} takes {name} of {widths}, not {bits}")
         for what, value, limit in (
             ("layers", shape.layers, self.config.layers_max),
             ("heads", shape.heads, self.config.heads_max),

@@ -16,6 +16,7 @@ import ast
 import hashlib
 import json
 import math
+import os
 import platform
 import re
 import shutil
@@ -42,10 +43,16 @@ from rich.table import Table
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from cli.main import run_app
+from host.checkpoint import load
+from hw.errors import SpattenError
+from sim import files
+
 MODEL_DIR = Path(__file__).resolve().parent / "models" / "pydoc-gpt2"
 END = "<|endoftext|>"  # GPT-2's own separator; as a special token it survives encoding heldout.txt in one call
 END_ID = 0  # the trainer numbers special tokens first
 MAX_WEIGHT_BYTES = 8 * 1024 * 1024
+THREADS_MAX = 1024
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -58,6 +65,16 @@ class Precision(StrEnum):
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
+
+
+class TrainingError(SpattenError, RuntimeError):
+    """Training came to nothing good: what was saved before stays."""
+
+    exit_status = 1
+
+
+class TrainingInputError(SpattenError, ValueError):
+    """What training, or measuring its result, cannot begin with."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +105,11 @@ class Recipe:
     dropout: float = 0.1
     clip: float = 1.0
     validate_every: int = 250
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("seed", self.seed, 0), ("steps", self.steps, 1)):
+            if not least <= value < 1 << 32:
+                raise TrainingInputError(f"{name} must be {least} to {(1 << 32) - 1}, not {value}")
 
 
 # ---------------------------------------------------------------------------------------------------- corpus
@@ -152,11 +174,11 @@ def read_documents(stdlib: Path) -> list[Document]:
     """Read every document below the standard library folder, in a fixed order."""
     topics_file = stdlib / "pydoc_data" / "topics.py"
     if not topics_file.is_file():
-        raise RuntimeError(f"{stdlib} holds no pydoc_data/topics.py: this Python came without its own documentation")
+        raise TrainingError(f"{stdlib} holds no pydoc_data/topics.py: this Python came without its own documentation")
     found: list[Document] = []
     assignment = ast.parse(topics_file.read_text(encoding="utf-8")).body[0]
     if not isinstance(assignment, (ast.Assign, ast.AnnAssign)) or assignment.value is None:
-        raise RuntimeError(f"{topics_file} does not begin with the assignment of the topics")
+        raise TrainingError(f"{topics_file} does not begin with the assignment of the topics")
     for name, text in sorted(ast.literal_eval(assignment.value).items()):
         found.append(Document(f"topic {name}", "topic", clean(text)))
     for path in sorted(stdlib.rglob("*.py")):
@@ -241,7 +263,7 @@ def take(documents: Sequence[Document], characters: int, smallest: int, largest:
                     total += len(candidate.text)
                     break
     if total < characters:
-        raise RuntimeError(f"only {total} of {characters} characters of long prose documents were found")
+        raise TrainingError(f"only {total} of {characters} characters of long prose documents were found")
     return taken
 
 
@@ -296,7 +318,7 @@ def train_tokenizer(documents: Sequence[Document], vocab: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator([d.text for d in documents], trainer=trainer)
     if tokenizer.get_vocab_size() != vocab or tokenizer.token_to_id(END) != END_ID:
-        raise RuntimeError(f"the tokenizer has {tokenizer.get_vocab_size()} entries instead of {vocab}")
+        raise TrainingError(f"the tokenizer has {tokenizer.get_vocab_size()} entries instead of {vocab}")
     return tokenizer
 
 
@@ -421,24 +443,32 @@ def saved_perplexity(folder: Path) -> tuple[float, int]:
         normaliser = peak + np.log(np.exp(logits - peak[:, None]).sum(-1))
         loss += float((normaliser - logits[np.arange(len(row) - 1), row[1:]]).sum())
     predicted = cut.shape[0] * (cut.shape[1] - 1)
+    if predicted == 0:
+        raise TrainingInputError(f"{folder / 'heldout.txt'} is shorter than the model's {shape.context} positions")
     return math.exp(loss / predicted), predicted
 
 
 def check(folder: Path, console: Console) -> None:
-    """Compare the saved weights' perplexity with ``training.json``; leave with status 1 beyond half a percent."""
+    """Compare the saved weights' perplexity with ``training.json``. Raises `TrainingError` beyond half a percent."""
     for name in ("config.json", "model.safetensors", "tokenizer.json", "heldout.txt", "training.json"):
         if not (folder / name).is_file():
-            console.print(f"[red]{folder / name} is missing: train the model first[/red]")
-            raise typer.Exit(1)
-    stated = float(json.loads((folder / "training.json").read_text(encoding="utf-8"))["heldout_perplexity"])
-    measured, predicted = saved_perplexity(folder)
+            raise TrainingInputError(f"{folder / name} is missing: train the model first")
+    load(folder).require("gpt2")
+    try:
+        stated = float(json.loads((folder / "training.json").read_text(encoding="utf-8"))["heldout_perplexity"])
+        measured, predicted = saved_perplexity(folder)
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise TrainingInputError(f"{folder} does not hold what training leaves: {error!r}") from error
+    if not 0 < stated < math.inf:
+        raise TrainingInputError(f"{folder / 'training.json'}: heldout_perplexity must be above 0, not {stated}")
     good = abs(measured / stated - 1) <= 0.005
-    console.print(
-        f"[{'green' if good else 'red'}]held-out perplexity of the saved weights: {measured:.4f} over {predicted} "
-        f"tokens; training.json says {stated:.4f}[/]"
+    found = (
+        f"held-out perplexity of the saved weights: {measured:.4f} over {predicted} tokens; training.json says "
+        f"{stated:.4f}"
     )
     if not good:
-        raise typer.Exit(1)
+        raise TrainingError(found)
+    console.print(found, style="green")
 
 
 # -------------------------------------------------------------------------------------------------- training
@@ -471,12 +501,11 @@ def config_of(shape: Shape, dropout: float) -> dict[str, Any]:
 
 
 def import_torch() -> Any:
-    """Return the torch module, or leave with one clear line."""
+    """Return the torch module. Raises `TrainingInputError` where it is not installed."""
     try:
         import torch
     except ImportError:
-        typer.echo("training needs PyTorch: pip install -e .[train]", err=True)
-        raise typer.Exit(1) from None
+        raise TrainingInputError("training needs PyTorch: pip install -e .[train]") from None
     return torch
 
 
@@ -593,7 +622,7 @@ class Trainer:
         copy = {name: w.detach().numpy().astype(np.float16) for name, w in self.weights.items()}
         for name, value in copy.items():
             if not np.isfinite(value).all():
-                raise RuntimeError(f"{name} does not fit float16, or training diverged")
+                raise TrainingError(f"{name} does not fit float16, or training diverged")
         return copy
 
     def load(self, weights: dict[str, npt.NDArray[np.float16]]) -> None:
@@ -735,6 +764,12 @@ def install(temporary: Path, out: Path) -> None:
 
 def train(out: Path, recipe: Recipe, threads: int, wanted: Precision, command: str, console: Console) -> None:
     """Do everything from corpus to the finished folder; an interrupt leaves ``out`` as it was."""
+    if not 1 <= threads <= THREADS_MAX:
+        raise TrainingInputError(f"threads must be 1 to {THREADS_MAX}, not {threads}")
+    out = Path(os.path.abspath(out))  # as it is written: links are replaced, not followed
+    if not out.name or (out.exists() and not out.is_dir()):
+        raise TrainingInputError(f"{out} must be a folder that can be replaced, or not exist yet")
+    files.require_writable(out.with_name(f"{out.name}.old"))
     torch = import_torch()
     torch.set_num_threads(threads)
     shape = Shape()
@@ -787,7 +822,7 @@ def train(out: Path, recipe: Recipe, threads: int, wanted: Precision, command: s
                 rows, first, passes = next(source)
                 loss = trainer.step(rows, first, learning_rate(step, recipe))
                 if not math.isfinite(loss):
-                    raise RuntimeError(f"training diverged: the loss at step {step} is {loss}")
+                    raise TrainingError(f"training diverged: the loss at step {step} is {loss}")
                 mean += 0.02 * (loss - mean)
                 done = step + 1
                 if done % recipe.validate_every == 0 or done == recipe.steps:
@@ -816,7 +851,7 @@ def train(out: Path, recipe: Recipe, threads: int, wanted: Precision, command: s
         (temporary / "model.safetensors").chmod(0o644)  # safetensors writes for the owner only
         weight_bytes = (temporary / "model.safetensors").stat().st_size
         if weight_bytes > MAX_WEIGHT_BYTES:
-            raise RuntimeError(f"model.safetensors has {weight_bytes} bytes, more than {MAX_WEIGHT_BYTES}")
+            raise TrainingError(f"model.safetensors has {weight_bytes} bytes, more than {MAX_WEIGHT_BYTES}")
         figures: dict[str, Any] = {
             "command": command,
             "python": platform.python_version(),
@@ -859,37 +894,34 @@ def train(out: Path, recipe: Recipe, threads: int, wanted: Precision, command: s
         table.add_row("[bold]GPT-2[/bold]", f"[bold]{perplexity:.2f}[/bold]")
         console.print(table)
         if perplexity >= counted["bigram"]:
-            console.print(f"[red]not better than a bigram model: {out} is left as it was[/red]")
-            raise typer.Exit(1)
+            raise TrainingError(f"not better than a bigram model: {out} is left as it was")
         install(temporary, out)
-    console.print(f"[green]wrote {out}[/green]")
+    console.print(f"wrote {out}", style="green", markup=False)
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the model; replaced as a whole at the end.")] = MODEL_DIR,
     only_check: Annotated[bool, typer.Option("--check", help="Only measure the saved weights, with NumPy.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of split, weights, dropout and order.")] = 2021,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 5500,
-    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 5500,
+    threads: Annotated[int, typer.Option(help="Processor threads.")] = 2,
     precision: Annotated[Precision, typer.Option(help="Matrix products; auto takes the faster.")] = Precision.auto,
 ) -> None:
-    """Train the language model from Python's own documentation, or check the saved one."""
+    """Train the language model from Python's own documentation, or check the saved one.
+
+    An interrupt leaves the saved one as it was.
+    """
     console = Console()
     if only_check:
         check(out, console)
         return
     command = " ".join(["python -m host.train_lm", *sys.argv[1:]])
-    try:
-        train(out, Recipe(seed=seed, steps=steps), threads, precision, command, console)
-    except KeyboardInterrupt:
-        console.print(f"[yellow]interrupted: {out} is left as it was[/yellow]")
-        raise typer.Exit(130) from None
-    except typer.Exit:
-        raise  # itself a RuntimeError
-    except RuntimeError as error:
-        console.print(str(error), style="red", markup=False)
-        raise typer.Exit(1) from None
+    train(out, Recipe(seed=seed, steps=steps), threads, precision, command, console)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_app(app, "python -m host.train_lm")

@@ -9,12 +9,16 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from hw.errors import SpattenError
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # of collections.abc from Python 3.12 on: bytes, bytearray, arrays
 
 
-class TransportError(RuntimeError):
+class TransportError(SpattenError, RuntimeError):
     """The accelerator cannot be reached, or what connects it failed; the transport may be of no more use."""
+
+    exit_status = 1
 
 
 class BusError(TransportError):

@@ -16,15 +16,16 @@ from amaranth.lib import wiring
 from rich.console import Console
 from rich.table import Table
 
+from cli.main import run_app
 from hw import config as configuration
 from hw import package, register_map
 from hw.spatten import Spatten
-from hw.units import UNITS
+from hw.units import UNITS, require_units
 from sim import files
 from sim.payload import Payload
 from sim.verilog import convert
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, help="Generate the accelerator's Verilog.")
 
 Which = Annotated[str, typer.Option("--config", help="paper, eighth, ulx3s, tiny or a TOML file")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="PARAMETER=VALUE", help="change one parameter")]
@@ -33,10 +34,7 @@ Changes = Annotated[list[str] | None, typer.Option("--set", metavar="PARAMETER=V
 def circuits(
     config: configuration.Config, units: Iterable[str] | None = None
 ) -> Iterator[tuple[str, wiring.Component]]:
-    """The accelerator, or `units` of it, with their names, each made when its turn comes.
-
-    Raises `ConfigError` for a configuration whose units do not fit together.
-    """
+    """The accelerator, or `units` of it, with their names, each made when its turn comes."""
     if not units:
         yield "spatten", Spatten(config=config)
     for name in units or ():
@@ -60,27 +58,27 @@ def verilog(
     The constants of its registers come with it, as spatten.h and spatten.py; and what brings it into a design:
     spatten.core for FuseSoC, spatten.xml in IP-XACT.
     """
-    config = _load(which, changes)
+    config = configuration.load(which, changes or ())
+    require_units(units or ())
     if prefix is not None and re.fullmatch(r"[A-Za-z]\w*", prefix, re.ASCII) is None:
-        wanted = "letters, digits and '_', and begin with a letter"
-        typer.echo(f"error: name must be {wanted}, not {prefix!r}: it begins names of modules", err=True)
-        raise typer.Exit(2)
-    for unit in units or ():
-        if unit not in UNITS:
-            typer.echo(f"error: unit must be one of {', '.join(UNITS)}, not {unit!r}", err=True)
-            raise typer.Exit(2)
+        raise configuration.ConfigError(
+            f"name must be letters, digits and '_', and begin with a letter, not {prefix!r}: it begins names of modules"
+        )
+    start = "" if prefix is None else f"{prefix}_"
     folder = out / config.name
-    for circuit, component in _checked(circuits(config, units)):
-        name = circuit if prefix is None else f"{prefix}_{circuit}"
+    for circuit in units or ("spatten",):
+        files.require_writable(folder / f"{start}{circuit}.v")
+    for circuit, component in circuits(config, units):
+        name = f"{start}{circuit}"
         text = convert(component, name=name)
         sidecar = _sidecar(config, name, component, text)
-        _write(folder / f"{name}.v", text)
+        files.write_text(folder / f"{name}.v", text)
         typer.echo(f"{folder / name}.v  {len(text.encode()):,} bytes")
         beside = {"json": json.dumps(sidecar, indent=2) + "\n"}
         if not units:
             beside |= _packaging(config, name, sidecar)
         for ending, content in beside.items():
-            _write(folder / f"{name}.{ending}", content)
+            files.write_text(folder / f"{name}.{ending}", content)
             typer.echo(f"{folder / name}.{ending}")
 
 
@@ -95,14 +93,6 @@ def _packaging(config: configuration.Config, name: str, sidecar: dict[str, Any])
     }
 
 
-def _checked(modules: Iterator[tuple[str, wiring.Component]]) -> Iterator[tuple[str, wiring.Component]]:
-    try:
-        yield from modules
-    except configuration.ConfigError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-
-
 @app.command()
 def registers(
     which: Which = "paper",
@@ -110,14 +100,14 @@ def registers(
     out: Annotated[Path, typer.Option("--out", help="the page to write")] = Path("docs/registers.md"),
 ) -> None:
     """Write the page of the registers, which docs/ has of the configuration paper."""
-    _write(out, register_map.markdown(_load(which, changes)))
+    files.write_text(out, register_map.markdown(configuration.load(which, changes or ())))
     typer.echo(str(out))
 
 
 @app.command()
 def show(which: Which = "paper", changes: Changes = None) -> None:
     """Print the parameters of a configuration and what follows from them."""
-    config = _load(which, changes)
+    config = configuration.load(which, changes or ())
     table = Table("parameter", "value", title=f"configuration {config.name}", title_justify="left")
     table.columns[1].justify = "right"
     for name, value in config.as_dict().items():
@@ -127,22 +117,6 @@ def show(which: Which = "paper", changes: Changes = None) -> None:
     for name, value in config.derived().items():
         table.add_row(name, _plain(value), style="cyan")
     Console().print(table)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        files.write_text(path, text)
-    except OSError as error:
-        typer.echo(f"error: cannot write {error.filename}: {error.strerror}", err=True)
-        raise typer.Exit(1) from None
-
-
-def _load(which: str, changes: list[str] | None) -> configuration.Config:
-    try:
-        return configuration.load(which, changes or ())
-    except (configuration.ConfigError, TypeError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
 
 
 def _plain(value: Any) -> str:
@@ -189,4 +163,4 @@ def _ports(name: str, component: wiring.Component, text: str) -> list[dict[str, 
 
 
 if __name__ == "__main__":
-    app()
+    run_app(app, "python -m hw")

@@ -10,6 +10,7 @@ from hw.checks import check_stream
 from hw.fifo import Fifo, SkidBuffer
 from hw.logic import product
 from hw.parameters import check_integer, check_power_of_two
+from hw.row_format import BANKS, SECTORS_MAX
 from hw.shared import Shared
 
 __all__ = [
@@ -27,10 +28,6 @@ __all__ = [
 
 QUERY, KEY, VALUE, LINEAR = range(4)
 """The ring buffers, and the part of the key buffer beyond its ring, where places do not wrap."""
-BANKS = 4
-"""Banks of a lane of a ring buffer: sector a of a lane lies in bank a mod 4, word a div 4."""
-SECTORS_MAX = 8
-"""Most sectors of a row that one fetch takes, and of a block row."""
 
 
 def row_group(*, rows: int, id_bits: int, sector_bits: int, place_bits: int) -> data.StructLayout:

@@ -10,11 +10,15 @@ Source: SpAtten (HPCA 2021) section V for `paper` and `eighth`.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+
+from hw.errors import SpattenError
 
 PLANE_BITS = (4, 6, 8, 10, 12)
 """Widths an MSB plane, a V plane or a static plane can have in DRAM."""
@@ -24,9 +28,23 @@ SECTOR_BYTES = 32
 """DRAM access granule: addresses interleave over channels every sector."""
 HEAD_DIMS = (16, 32, 64, 128)
 """Head dimensions a job can choose, up to the configuration's `head_dim_max`."""
+CHANNELS_MAX = 32
+"""Memory channels that the registers have room for."""
+BUFFER_ROWS_MAX = 16_384
+"""Most rows of a K or V buffer: eight times the paper's. Nobody has tried more, and every row is memory on the chip."""
+SLICE_WIDTH_MAX = 64
+"""Most operands of a slice: what wider ones need of a buffer in one cycle is more sectors than it has banks."""
+NAME_MAX = 200
+"""Most characters of a configuration's name: file systems allow 255 bytes for a folder's."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_TAKEN_NAME = re.compile(r"sim|synth|formal|run|waves|con|prn|aux|nul|(com|lpt)[0-9]", re.IGNORECASE)
+"""Names of folders that this project keeps under `build/` itself, and names that Windows gives to devices."""
+_INTEGER = re.compile(r"[+-]?[0-9](_?[0-9])*|0x[0-9A-Fa-f](_?[0-9A-Fa-f])*|0o[0-7](_?[0-7])*|0b[01](_?[01])*")
+"""An integer as TOML writes it."""
 
 
-class ConfigError(ValueError):
+class ConfigError(SpattenError, ValueError):
     """A parameter or a combination of parameters that cannot work; the message says what must hold."""
 
 
@@ -86,12 +104,30 @@ class Config:
             if field.name == "name":
                 if not isinstance(value, str):
                     raise TypeError(f"name must be a string, not {value!r}")
-                if not value or not value.replace("-", "").replace("_", "").isalnum():
-                    raise ConfigError(f"name must be letters, digits, '-' and '_', not {value!r}: it names a folder")
+                self._check_name()
             elif not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"{field.name} must be an integer, not {value!r}")
+            elif value.bit_length() > 32:
+                # Not shown: Python refuses to print an integer of more than some thousand digits.
+                raise ConfigError(f"{field.name} must be at least 1 and below 2**32, not of {value.bit_length()} bits")
             elif value < 1:
                 raise ConfigError(f"{field.name} must be at least 1, not {value}")
+        self._check_alone()
+        self._check_together()
+
+    def _check_name(self) -> None:
+        """Whether the name can be a folder's under `build/`, on any system."""
+        name = self.name
+        if not _NAME.fullmatch(name) or len(name) > NAME_MAX:
+            raise ConfigError(
+                f"name must be 1 to {NAME_MAX} letters (A to Z), digits, '-' and '_', the first a letter or a digit, "
+                f"not {name[: NAME_MAX + 1]!r}: it names a folder"
+            )
+        if _TAKEN_NAME.fullmatch(name):
+            raise ConfigError(f"name must be another than {name!r}, which is taken: it names a folder under build/")
+
+    def _check_alone(self) -> None:
+        """Each parameter by itself."""
         self._check_range("operand_bits", 4, 16)
         self._check_range("prob_bits", 8, 12)
         self._check_range("tokens_max", 2, 1024)
@@ -113,6 +149,14 @@ class Config:
                 f"channel_bits must be 16, 32, 64, 128 or 256 (a sector is {8 * SECTOR_BYTES} bits), "
                 f"not {self.channel_bits}"
             )
+        for buffer in ("key_buffer_rows", "value_buffer_rows"):
+            if getattr(self, buffer) > BUFFER_ROWS_MAX:
+                raise ConfigError(f"{buffer} must be at most {BUFFER_ROWS_MAX}, not {getattr(self, buffer)}")
+        if self.channels > CHANNELS_MAX:
+            raise ConfigError(f"channels must be at most {CHANNELS_MAX}, not {self.channels}: each has its registers")
+
+    def _check_together(self) -> None:
+        """Whether the units that the parameters make fit together."""
         for array in ("qk_multipliers", "pv_multipliers"):
             multipliers = getattr(self, array)
             if multipliers < HEAD_DIMS[0]:
@@ -138,6 +182,25 @@ class Config:
                     f"{self.head_dim_max}, that is {self.tokens_max * rows_per_token} rows of {self.buffer_dim} "
                     f"operands, not {rows}"
                 )
+        if self.pv_multipliers != self.qk_multipliers:
+            raise ConfigError(
+                f"pv_multipliers must equal qk_multipliers = {self.qk_multipliers}, not {self.pv_multipliers}: the key "
+                "and the value buffer are filled by the same crossbar"
+            )
+        if self.topk_lanes < self.softmax_lanes:
+            raise ConfigError(
+                f"topk_lanes must be at least softmax_lanes = {self.softmax_lanes}, not {self.topk_lanes}: rows come "
+                "to the top-k engine from softmax"
+            )
+        if self.topk_lanes > 32:
+            raise ConfigError(
+                f"topk_lanes must be at most 32, not {self.topk_lanes}: saved states are read 32 tokens at a time"
+            )
+        if self.slice_width > SLICE_WIDTH_MAX:
+            raise ConfigError(
+                f"slice_width must be at most {SLICE_WIDTH_MAX} operands, not {self.slice_width}: take fewer "
+                "multipliers, more softmax_lanes or a smaller buffer_dim"
+            )
 
     def _check_range(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)
@@ -319,24 +382,37 @@ NAMED = {config.name: config for config in (PAPER, EIGHTH, ULX3S, TINY)}
 def from_toml(path: Path) -> Config:
     """Read a configuration: parameters at top level, and optionally `base = "<named configuration>"`.
 
-    Errors: `ConfigError` for a file that cannot be read or parsed, an unknown base or parameter, or a bad value.
+    Without a `name` it is called after the file. Errors: `ConfigError` for a file that cannot be read or parsed, an
+    unknown base or parameter, or a bad value.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a TOML file: {error}") from error
+    values = _read_toml(path)
     base = values.pop("base", "paper")
     if not isinstance(base, str) or base not in NAMED:
         raise ConfigError(f"{path}: base must be one of {', '.join(NAMED)}, not {base!r}")
     values.setdefault("name", path.stem)
-    if values["name"] in NAMED:
-        raise ConfigError(f"{path}: the name {values['name']!r} is that of a built-in configuration: give it another")
     try:
-        return NAMED[base].replace(**values)
-    except TypeError as error:
+        config = NAMED[base].replace(**values)
+    except (ConfigError, TypeError) as error:
         raise ConfigError(f"{path}: {error}") from error
+    if config.name.lower() in NAMED:
+        raise ConfigError(f"{path}: the name {config.name!r} is that of a built-in configuration: give it another")
+    return config
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"cannot read the configuration file {path}: it is not a file")
+        # Some editors put a byte order mark in front.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except ConfigError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} is not a TOML file of parameters: it nests too deeply") from error
 
 
 def load(which: str, changes: Iterable[str] = ()) -> Config:
@@ -350,17 +426,45 @@ def load(which: str, changes: Iterable[str] = ()) -> Config:
         config = from_toml(Path(which))
     else:
         raise ConfigError(f"configuration must be one of {', '.join(NAMED)} or a .toml file, not {which!r}")
+    values = _read_changes(changes)
+    if not values:
+        return config
+    changed = config.replace(**values)
+    if "name" not in values:
+        changed = changed.replace(name=_changed_name(config.name, values))
+    if changed != NAMED.get(changed.name.lower(), changed):
+        raise ConfigError(f"name must be another than {changed.name!r}, which a built-in configuration has")
+    return changed
+
+
+def _read_changes(changes: Iterable[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    changes = list(changes)
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
             raise ConfigError(f"a change must be parameter=value, not {change!r}")
         _refuse_unknown({name: text})
-        try:
-            values[name] = text if name == "name" else int(text, 0)
-        except ValueError as error:
-            raise ConfigError(f"{name} must be an integer, not {text!r}") from error
-    if values:
-        values.setdefault("name", "-".join([config.name, *(f"{name}-{value}" for name, value in values.items())]))
-    return config.replace(**values)
+        if name in values:
+            raise ConfigError(f"{name} must be set once, not twice or more")
+        if name == "name":
+            values[name] = text
+        elif _INTEGER.fullmatch(text):
+            values[name] = _parse_integer(name, text)
+        else:
+            raise ConfigError(f"{name} must be an integer, not {text!r}")
+    return values
+
+
+def _parse_integer(name: str, text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError as error:  # 007, or more digits than Python takes
+        raise ConfigError(f"{name} must be an integer, not {text!r}") from error
+
+
+def _changed_name(name: str, values: Mapping[str, Any]) -> str:
+    """`name` and what was changed; where that is too long for a folder's name, a hash stands for the changes."""
+    changes = "-".join(f"{parameter}-{value}" for parameter, value in values.items())
+    if len(name) + 1 + len(changes) > NAME_MAX:
+        changes = hashlib.sha256(changes.encode()).hexdigest()[:16]
+    return f"{name}-{changes}"

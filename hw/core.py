@@ -11,7 +11,7 @@ from amaranth.utils import ceil_log2
 
 from hw.address_generator import BANKS, KEY, QUERY, VALUE
 from hw.arbiter import RoundRobin
-from hw.config import Config, ConfigError
+from hw.config import Config
 from hw.converter import Converter
 from hw.expander import select
 from hw.fetch import Fetch
@@ -29,7 +29,7 @@ from hw.qk import QkArray
 from hw.quick_select import value_beat
 from hw.ram import Ram
 from hw.ring_buffer import RingBuffer
-from hw.row_format import key_ring_sectors, lsb_sectors, query_ring_sectors, ring_banks, value_ring_sectors
+from hw.row_format import key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
 from hw.rows import KeyReader, QueryReader, RowControl, key_header
 from hw.sector_reader import SectorReader
 from hw.slots import KEPT_SLOTS, by_slot, row_layout
@@ -39,33 +39,10 @@ from hw.token_importance import TokenImportance
 from hw.topk import TopK
 from hw.values import ValueReader
 
-__all__ = ["Core", "Widen", "check_core"]
+__all__ = ["Core", "Widen"]
 
 OUTSTANDING = 128
 """Sectors that a channel may have asked for and not yet got."""
-
-
-def check_core(config: Config) -> None:
-    """Raise `ConfigError` for a configuration whose units work alone but do not fit together."""
-    if config.pv_multipliers != config.qk_multipliers:
-        raise ConfigError(
-            f"pv_multipliers must equal qk_multipliers = {config.qk_multipliers}, not {config.pv_multipliers}: the key "
-            "and the value buffer are filled by the same crossbar"
-        )
-    if config.topk_lanes < config.softmax_lanes:
-        raise ConfigError(
-            f"topk_lanes must be at least softmax_lanes = {config.softmax_lanes}, not {config.topk_lanes}: rows come "
-            "to the top-k engine from softmax"
-        )
-    if config.topk_lanes > 32:
-        raise ConfigError(
-            f"topk_lanes must be at most 32, not {config.topk_lanes}: saved states are read 32 tokens at a time"
-        )
-    if ring_banks(config) != BANKS:
-        raise ConfigError(
-            f"slice_width = {config.slice_width} needs windows of {ring_banks(config)} sectors, but the crossbar has "
-            f"{BANKS} banks: take fewer multipliers, more softmax_lanes or a smaller buffer_dim"
-        )
 
 
 class Widen(wiring.Component):
@@ -143,7 +120,6 @@ class Core(wiring.Component):
     """
 
     def __init__(self, *, config: Config) -> None:
-        check_core(config)
         self.config = config
         channels = config.channels
         super().__init__(

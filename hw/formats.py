@@ -11,10 +11,9 @@ from typing import Any
 from amaranth.hdl import Cat, Const, Module, Signal, Value, unsigned
 from amaranth.lib import data
 
-from hw.address_generator import BANKS
 from hw.config import HEAD_DIMS, PLANE_BITS, Config
 from hw.converter import part_code
-from hw.row_format import CODE_BITS, RowFormat, heads_per_row, row_format, row_sectors
+from hw.row_format import BANKS, CODE_BITS, RowFormat, heads_per_row, row_format, row_sectors
 
 __all__ = [
     "BANKS",

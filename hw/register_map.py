@@ -28,7 +28,6 @@ from hw.row_format import CODE_BITS
 
 __all__ = [
     "ADDRESS_BITS",
-    "CHANNELS_MAX",
     "CORE_ERROR_BITS",
     "DESCRIPTOR_VERSION",
     "MAP_VERSION",
@@ -56,8 +55,6 @@ DESCRIPTOR_VERSION = 1
 MAGIC = int.from_bytes(b"SPAT", "big")
 ADDRESS_BITS = 12
 """Of the register space: 4 KiB."""
-CHANNELS_MAX = 32
-"""Channels that the register space has room for."""
 PAGE_BITS = 28
 """Of a channel's base address, in units of 4 KiB: it lies below 2**40."""
 QUEUED_JOBS = 4
@@ -209,16 +206,11 @@ class Register:
 
 
 class RegisterMap(Mapping[str, Register]):
-    """The registers of a configuration by name, in the order of their offsets.
-
-    ValueError if the configuration has more than `CHANNELS_MAX` channels.
-    """
+    """The registers of a configuration by name, in the order of their offsets."""
 
     def __init__(self, config: Config) -> None:
         if not isinstance(config, Config):
             raise TypeError(f"config must be a Config, not {config!r}")
-        if config.channels > CHANNELS_MAX:
-            raise ValueError(f"channels must be at most {CHANNELS_MAX} for the registers, not {config.channels}")
         self.config = config
         self._registers = {register.name: register for register in _declare(config)}
 
@@ -461,6 +453,7 @@ def _declare(config: Config) -> list[Register]:
     return declared
 
 
+@functools.cache
 def _member_docs(declared: type) -> dict[str, str]:
     """What the fields of a dataclass or the members of an enum mean, from the text under each."""
     (declaration,) = ast.parse(textwrap.dedent(inspect.getsource(declared))).body

@@ -30,6 +30,7 @@ from types import MappingProxyType
 from hw.config import HEAD_DIMS, LSB_BITS, PLANE_BITS, SECTOR_BYTES, Config
 
 __all__ = [
+    "BANKS",
     "CODE_BITS",
     "SECTORS_MAX",
     "SECTOR_BITS",
@@ -41,7 +42,6 @@ __all__ = [
     "key_ring_sectors",
     "lsb_sectors",
     "query_ring_sectors",
-    "ring_banks",
     "row_format",
     "row_sectors",
     "value_formats",
@@ -49,8 +49,11 @@ __all__ = [
 ]
 
 SECTOR_BITS = 8 * SECTOR_BYTES
+BANKS = 4
+"""Banks of a lane of a ring buffer: sector a of a lane lies in bank a mod 4, word a div 4. No window of a slice of up
+to `hw.config.SLICE_WIDTH_MAX` operands is longer."""
 SECTORS_MAX = 8
-"""Most sectors of a block row."""
+"""Most sectors of a row that one fetch takes, and of a block row."""
 CODE_BITS = (*PLANE_BITS, 16)
 """Widths a packed code can have; 16 only in a Q plane."""
 
@@ -117,7 +120,7 @@ class RowFormat:
         """Consecutive block rows of a lane that one window of `banks` sectors covers: a power of two up to `most`.
 
         A slice wider than the head dimension works on several tokens at once if their windows fit together. 0 if not
-        even one row fits, which `ring_banks` excludes.
+        even one row fits, which no configuration has.
         """
         longest = max(self.parts.values(), key=lambda part: part.sectors)
         rows = 1
@@ -226,12 +229,6 @@ def _formats(config: Config, *, joined: bool) -> Iterator[RowFormat]:
             yield row_format(head_dim=head_dim, slice_width=config.slice_width, bits=bits, joined=joined)
 
 
-def ring_banks(config: Config) -> int:
-    """Banks of a lane: a power of two, and as many as the sectors of the longest window of any part."""
-    longest = max(part.sectors for row in key_formats(config) for part in row.parts.values())
-    return 1 << (longest - 1).bit_length()
-
-
 def key_ring_sectors(config: Config) -> int:
     """Sectors of a lane of the key buffer: `key_buffer_rows` rows, and at least the largest block that must fit."""
     return _ring_sectors(config, config.key_buffer_rows, max(row.stride for row in key_formats(config)))
@@ -256,5 +253,4 @@ def _ring_sectors(config: Config, rows: int, stride: int) -> int:
     buffer = -(-rows * config.buffer_dim * config.operand_bits // (SECTOR_BITS * config.slices))
     block = -(-config.tokens_max // config.slices) * stride
     least = SECTORS_MAX * (config.topk_lanes // config.slices + 1)
-    banks = ring_banks(config)
-    return -(-max(buffer, block, least) // banks) * banks
+    return -(-max(buffer, block, least) // BANKS) * BANKS

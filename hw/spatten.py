@@ -34,7 +34,6 @@ class Spatten(wiring.Component):
     Parameters
     ----------
     config : Config
-        Raises `ConfigError` if its units do not fit together (`hw.core.check_core`).
 
     Ports
     -----

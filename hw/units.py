@@ -6,7 +6,7 @@ its parameters follow from the configuration.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from hw.axi_reader import AxiReader
 from hw.axi_writer import AxiWriter
 from hw.config import Config
 from hw.converter import Converter
+from hw.errors import SpattenError
 from hw.expander import Expander
 from hw.fetch import Fetch
 from hw.head_importance import HeadImportance
@@ -30,7 +31,7 @@ from hw.qk import QkArray
 from hw.quick_select import QuickSelect
 from hw.registers import Registers
 from hw.ring_buffer import RingBuffer
-from hw.row_format import key_ring_sectors, lsb_sectors, query_ring_sectors, ring_banks, value_ring_sectors
+from hw.row_format import BANKS, key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
 from hw.rows import KeyReader, QueryReader, RowControl
 from hw.sector_reader import SectorReader
 from hw.slots import KEPT_SLOTS
@@ -42,7 +43,11 @@ from hw.topk import PackedTopK, TopK
 from hw.values import ValueReader
 from hw.zero_eliminator import ZeroEliminator
 
-__all__ = ["UNITS", "Unit"]
+__all__ = ["UNITS", "Unit", "UnknownUnitError", "require_units"]
+
+
+class UnknownUnitError(SpattenError, LookupError):
+    """A name that no unit has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +113,7 @@ _UNITS = (
         make=lambda config: RingBuffer(
             lanes=config.slices,
             sectors=key_ring_sectors(config),
-            banks=ring_banks(config),
+            banks=BANKS,
             linear=lsb_sectors(config),
             header=_row(config),
         ),
@@ -168,7 +173,7 @@ _UNITS = (
         rate="a window of every lane per cycle, and a sector written per bank and cycle",
         block="prob x V",
         make=lambda config: RingBuffer(
-            lanes=config.slices, sectors=value_ring_sectors(config), banks=ring_banks(config), header=_row(config)
+            lanes=config.slices, sectors=value_ring_sectors(config), banks=BANKS, header=_row(config)
         ),
     ),
     Unit(
@@ -362,6 +367,13 @@ UNITS = {unit.name: unit for unit in _UNITS}
 """By name: the datapath along the data's way, then its control."""
 
 
+def require_units(names: Iterable[str]) -> None:
+    """Raise `UnknownUnitError` for a name that is not in `UNITS`."""
+    for name in names:
+        if name not in UNITS:
+            raise UnknownUnitError(f"unit must be one of {', '.join(UNITS)}, not {name!r}")
+
+
 def _addresses(config: Config) -> dict[str, Any]:
     return {
         "channels": config.channels,
@@ -412,6 +424,6 @@ def _converter(config: Config, tensor: str) -> Converter:
         slice_width=config.slice_width,
         lanes=config.softmax_lanes,
         operand_bits=config.operand_bits,
-        banks=ring_banks(config),
+        banks=BANKS,
         header=_row(config),
     )

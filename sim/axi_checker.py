@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hw.errors import SpattenError
 from sim.stream import Bench
 
 CHANNELS = {
@@ -41,8 +42,10 @@ _FIXED, _INCR, _WRAP = range(3)
 _EXOKAY = 1
 
 
-class AxiError(AssertionError):
+class AxiError(SpattenError, AssertionError):
     """A rule of AXI4 is broken: the message says which, by whom, and when."""
+
+    exit_status = 1
 
 
 @dataclass(frozen=True, kw_only=True)

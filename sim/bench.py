@@ -26,12 +26,14 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cli.main import run_app
 from golden import BoolArray
 from golden.attention import Addresses, Job, KeyFetch, Mode, planes
 from golden.memory import Plane
 from golden.quantize import ScoreScale
-from host.driver import Device, Report, descriptor
+from host.driver import Device, DeviceError, DeviceTimeoutError, Report, descriptor
 from hw.config import LSB_BITS, NAMED, SECTOR_BYTES, Config
+from hw.errors import SpattenError
 from hw.register_map import DESCRIPTOR_VERSION
 from hw.spatten import Spatten
 from sim import cycles as model
@@ -54,6 +56,10 @@ MEMORY_MODELS = {
     "ideal": "answers 40 cycles after a request, then a beat per cycle; a write is acknowledged after 8",
     "hbm2": "HBM2-like: row activation, precharge, bank conflicts and refresh (sim/machine.py, Hbm2Timings)",
 }
+
+
+class BenchError(SpattenError, ValueError):
+    """Figures that cannot be measured as asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,10 +184,12 @@ class Bench:
     def _finish(self) -> tuple[int, Report]:
         """The cycle of the next interrupt, and its report."""
         if not self.machine.interrupt and not self.device.transport.wait_for_interrupt(timeout_cycles=PATIENCE):
-            raise TimeoutError(f"no report within {PATIENCE} cycles: {self.device.status()} {self.device.counters()}")
+            raise DeviceTimeoutError(
+                f"no report within {PATIENCE} cycles: {self.device.status()} {self.device.counters()}"
+            )
         now = self.machine.cycles
         if self.device.status()["failed"]:
-            raise RuntimeError(f"the accelerator failed: {self.device.counters()}")
+            raise DeviceError(f"the accelerator failed: {self.device.counters()}")
         return now, self.device.take_report()
 
     def prepare(self, layer: Layer, contexts: Sequence[int]) -> None:
@@ -546,7 +554,7 @@ def write_page(page: Path, results: dict[str, Any]) -> None:
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         found = marked.search(text)
         if found is None:
-            raise ValueError(f"{page} has no table {name}: it needs <!-- {name} --> and <!-- end -->")
+            raise files.PageError(f"{page} has no table {name}: it needs <!-- {name} --> and <!-- end -->")
         text = text[: found.end(1)] + content + "\n" + text[found.start(2) :]
     files.write_text(page, text)
 
@@ -557,7 +565,34 @@ def _processor_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def _main(
+def _prompt_lengths(text: str) -> list[int]:
+    try:
+        return [int(length) for length in text.split(",")]
+    except ValueError:
+        raise BenchError(f"lengths must be integers with commas between them, not {text!r}") from None
+
+
+def require_room(config: Config, groups: Sequence[str], lengths: Sequence[int]) -> None:
+    """Raise `BenchError` unless a configuration can hold the layers of the groups and prompts of the lengths."""
+    prompts = list(lengths) if {"summarization", "causal"} & set(groups) else []
+    for length in prompts:
+        if not 1 <= length <= config.tokens_max:
+            raise BenchError(f"lengths must be 1 to tokens_max = {config.tokens_max}, not {length}")
+    longest = CONTEXT if set(CHANNELS_DECIDE) & set(groups) else max(prompts, default=0)
+    needed = {"heads_max": HEADS, "head_dim_max": HEAD_DIM, "tokens_max": longest} if longest else {}
+    for name, least in needed.items():
+        if getattr(config, name) < least:
+            raise BenchError(
+                f"config must have {name} of at least {least} for these figures, not {getattr(config, name)}: "
+                f"{config.name} is too small"
+            )
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
     config: Annotated[str, typer.Option(help="paper, eighth, ulx3s or tiny")] = "paper",
     lengths: Annotated[str, typer.Option(help="prompt lengths")] = ",".join(map(str, LENGTHS)),
     memory: Annotated[str, typer.Option(help="ideal, hbm2 or both")] = "both",
@@ -574,7 +609,10 @@ def _main(
     ):
         for value in values:
             if value not in known:
-                raise typer.BadParameter(f"{name} must be of {', '.join(known)}, not {value!r}")
+                raise BenchError(f"{name} must be of {', '.join(known)}, not {value!r}")
+    prompts = _prompt_lengths(lengths)
+    require_room(NAMED[config], groups, prompts)
+    files.require_writable(output)
     found: list[Figure] = []
     table = Table("figure", "memory", "must be", "measured", "", "predicted", title=f"{config}", title_justify="left")
     simulated, seconds, build_seconds = 0, 0.0, 0.0
@@ -598,7 +636,7 @@ def _main(
             build_seconds = max(build_seconds, bench.build_seconds)
             used = _processor_seconds()
             progress.update(task, description=f"simulating, {kind} channels")
-            for figure in figures(bench, [int(text) for text in lengths.split(",")], wanted):
+            for figure in figures(bench, prompts, wanted):
                 found.append(figure)
                 bound = "" if figure.limit is None else ("<= " if figure.at_most else ">= ") + f"{figure.limit:,}"
                 value = f"{figure.measured:,}" if figure.unit == "cycles" else f"{figure.measured:.4f} {figure.unit}"
@@ -613,11 +651,11 @@ def _main(
             simulation = {"cycles_per_second": simulated / seconds, "build_seconds": build_seconds}
             save()
     console.print(table)
-    console.print(f"{output}", highlight=False)
+    console.print(str(output), markup=False, highlight=False)
     if config == "paper" and memory == "both" and set(groups) == set(GROUPS):
         write_page(PAGE, json.loads(output.read_text(encoding="utf-8")))
-        console.print(f"{PAGE}", highlight=False)
+        console.print(str(PAGE), markup=False, highlight=False)
 
 
 if __name__ == "__main__":
-    typer.run(_main)
+    run_app(app, "python -m sim.bench")

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hw.errors import SpattenError
+
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "sim"
 SIMULATORS = ("verilator", "icarus")
@@ -34,8 +36,10 @@ _VERILATOR_ARGUMENTS = ("-Wno-fatal", "--no-timing", "--x-initial", "unique", "-
 _FAR_FUTURE = 4_000_000_000
 
 
-class SimulatorError(RuntimeError):
+class SimulatorError(SpattenError, RuntimeError):
     """A simulator is missing, refused its input, crashed or was stopped: nothing is known about the circuit."""
+
+    exit_status = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from golden.attention import planes
 from golden.state import state_sectors
 from host.driver import ADDRESS_END, PAGE_BYTES, Device, Report
 from hw.config import SECTOR_BYTES
+from hw.errors import SpattenError
 from hw.job import Flag
 from sim.machine import Machine
 from sim.random_jobs import Campaign, Task
@@ -32,8 +33,10 @@ WAIT_CYCLES = 1_000_000
 """Within which a job must be done, whatever its memory does."""
 
 
-class DifferenceError(AssertionError):
+class DifferenceError(SpattenError, AssertionError):
     """The accelerator did not do what the golden model does; the message has the job."""
+
+    exit_status = 1
 
 
 def machine_of(device: Device) -> Machine:

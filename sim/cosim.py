@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 from amaranth.lib import wiring
 
+from hw.errors import SpattenError
 from sim.build import ROOT, SIMULATORS, SimulatorError, build, launch, tail, waves_wanted
 from sim.measure import MEASURED
 from sim.verilog import convert, stop_at_assertions, strip_initial_values
@@ -23,8 +24,10 @@ _PARAMETERS = "COSIM_PARAMETERS"
 _SEEDS = (1, 2, 3, 5, 8, 13, 21, 34)
 
 
-class CosimulationError(AssertionError):
+class CosimulationError(SpattenError, AssertionError):
     """A cocotb test failed: the message has every failing test with its assertion."""
+
+    exit_status = 1
 
 
 def seeds(count: int = 2) -> list[int]:

@@ -19,10 +19,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from cli.main import run_app
 from golden import IntArray
 from golden.attention import Mode
 from golden.memory import OUTPUT_BITS, Plane
@@ -934,6 +936,10 @@ def cascade_works(*, contexts: int, steps: int, flat: float = 0.059, seed: int =
     return works
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def main() -> None:
     """Print the predictions, one by one as they are made."""
     console = Console()
@@ -951,4 +957,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_app(app, "python -m sim.cycles")

@@ -49,9 +49,12 @@ def accelerator_verilog(config: Config, *, assertions: bool = False) -> str:
 def simulated_device(config: Config, *, memory: str = "ideal", console: Console | None = None) -> Iterator[Device]:
     """The accelerator of a configuration: generated, compiled unless `build/sim` has it, reset, its memory empty.
 
-    `memory` is a model of `sim.machine.Machine.set_memory`; on `console`, None: stderr, the progress is shown.
+    `memory` is a model of `sim.machine.Machine.set_memory`. The progress is shown on `console`, or, if that is None, on
+    stderr if it is a terminal.
     """
-    console = Console(stderr=True) if console is None else console
+    if console is None:
+        console = Console(stderr=True)
+        console.quiet = not console.is_terminal  # elsewhere stderr is for errors
     began = time.monotonic()
     with console.status(f"generating the Verilog of {config.name}"):
         verilog = accelerator_verilog(config)

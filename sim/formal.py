@@ -68,6 +68,7 @@ from amaranth.hdl import (
 )
 
 from hw.checks import SIMULATION
+from hw.errors import SpattenError
 from sim.abc import STATUS, counterexample
 from sim.build import ROOT, tail
 
@@ -78,12 +79,16 @@ _SMT = "smtbmc --nomem --syn yices"
 """Bit by bit and without arrays: on these circuits 5 to 10 times faster than words and arrays."""
 
 
-class ProofError(AssertionError):
+class ProofError(SpattenError, AssertionError):
     """A property fails or a cover is not reached: the message has which, and where its trace is."""
 
+    exit_status = 1
 
-class FormalError(RuntimeError):
+
+class FormalError(SpattenError, RuntimeError):
     """The tools failed or ran out of time: nothing is known about the circuit."""
+
+    exit_status = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hw.config import Config
+from hw.errors import SpattenError
 from sim.build import CACHE, SimulatorError, digest, environment, lock, publish, require_tools, tail, toolchain
 from sim.build import work_folder as make_work_folder
 from sim.verilog import stop_at_assertions, strip_initial_values
@@ -49,8 +50,10 @@ _CHUNK_BYTES = 1 << 24
 """Most bytes of memory in one message."""
 
 
-class MachineError(RuntimeError):
+class MachineError(SpattenError, RuntimeError):
     """What went wrong with a machine; this class itself: a request that it cannot serve now."""
+
+    exit_status = 1
 
 
 class RegisterError(MachineError):

@@ -53,18 +53,22 @@ from rich.table import Table
 
 import sim.build
 import sim.cosim
+from cli.main import run_app
+from hw.errors import SpattenError
 from sim.abc import YOSYS
 from sim.build import ROOT, SimulatorError
 from sim.cosim import CosimulationError, cosimulate
-from sim.files import write_text
+from sim.files import PageError, read_json, write_text
 from sim.formal import FormalError, Run, design_of, free, without_initial_values
 from sim.verilog import strip_initial_values
+from sim.workers import require_jobs
 
 REPORT = ROOT / "build" / "mutate.json"
 PAGE = ROOT / "docs" / "verification.md"
 EXPLANATIONS = ROOT / "tests" / "survivors.toml"
 SEED = 1
 COUNT = 24
+COUNT_MAX = 10_000
 LEAST = 20
 """Mutants that must count, of those that are not equivalent."""
 SHARE = 0.95
@@ -75,8 +79,20 @@ _PREPARE = ("hierarchy -top top", "proc -norom", "pmuxtree", "opt_expr", "wreduc
 _OPTION = re.compile(r"-(\w+) (\S+)")
 
 
-class MutationError(RuntimeError):
+class MutationError(SpattenError, RuntimeError):
     """A tool failed, or the run fails without any fault: nothing is known about the tests."""
+
+    exit_status = 1
+
+
+class MutationProblemsError(SpattenError):
+    """Mutants survived, or too few count: the testbenches of a unit are not good enough."""
+
+    exit_status = 1
+
+
+class MutationInputError(SpattenError, ValueError):
+    """Units or mutants that there are not, or an explanation that is not one."""
 
 
 @dataclass(kw_only=True)
@@ -356,8 +372,12 @@ def mutate(
 
         while batch:
             with concurrent.futures.ThreadPoolExecutor(max_workers=jobs) as pool:
-                for done in [pool.submit(judge, *pair) for pair in zip(batch, netlist.verilog(batch), strict=True)]:
-                    done.result()
+                try:
+                    for done in [pool.submit(judge, *pair) for pair in zip(batch, netlist.verilog(batch), strict=True)]:
+                        done.result()
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)  # an interrupt does not wait for the rest
+                    raise
             for mutant in batch:
                 explained = explanations.get(mutant.name)
                 if mutant.outcome != "survived":
@@ -430,7 +450,9 @@ def explained() -> dict[str, dict[str, dict[str, Any]]]:
     for unit, entries in listed.items():
         for entry in entries:
             if not {"mutant", "why"} <= set(entry) <= {"mutant", "why", "equivalent"}:
-                raise ValueError(f"{EXPLANATIONS.name}: an entry of {unit} must have mutant, why, maybe equivalent")
+                raise MutationInputError(
+                    f"{EXPLANATIONS.name}: an entry of {unit} must have mutant, why, maybe equivalent"
+                )
     return {unit: {entry["mutant"]: entry for entry in entries} for unit, entries in listed.items()}
 
 
@@ -475,7 +497,7 @@ def write_page(page: Path, tables: dict[str, str]) -> None:
     for name, table in tables.items():
         found = re.search(rf"(<!-- {name} -->\n).*?(<!-- end -->)", text, re.DOTALL)
         if found is None:
-            raise ValueError(f"{page} has no table {name}: it needs <!-- {name} --> and <!-- end -->")
+            raise PageError(f"{page} has no table {name}: it needs <!-- {name} --> and <!-- end -->")
         text = text[: found.end(1)] + table + text[found.start(2) :]
     write_text(page, text)
 
@@ -483,6 +505,10 @@ def write_page(page: Path, tables: dict[str, str]) -> None:
 # -- Command line -----------------------------------------------------------------------------------------------------
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def main(
     unit: Annotated[list[str] | None, typer.Argument(help="Units by name; all if none is given.")] = None,
     count: Annotated[int, typer.Option(help="Mutants of each unit.")] = COUNT,
@@ -492,7 +518,12 @@ def main(
     known = units()
     chosen = unit or list(known)
     if unknown := [name for name in chosen if name not in known]:
-        raise typer.BadParameter(f"no unit {', '.join(unknown)} with a mutation_run; there are {', '.join(known)}")
+        raise MutationInputError(
+            f"unit must be one of those with a mutation_run, {', '.join(known)}, not {', '.join(map(repr, unknown))}"
+        )
+    if not 1 <= count <= COUNT_MAX:
+        raise MutationInputError(f"count must be 1 to {COUNT_MAX}, not {count}")
+    require_jobs(jobs)
     # The runs' own words go elsewhere meanwhile.
     console = Console(file=sys.stdout)
     explanations = explained()
@@ -522,17 +553,17 @@ def main(
         style = "red" if result.problems else None
         table.add_row(result.unit, *numbers, f"{result.share:.0%}", f"{result.seconds:.0f}", style=style)
     console.print(table)
-    if any(result.problems for result in results):
-        raise typer.Exit(1)
+    if failing := [result.unit for result in results if result.problems]:
+        raise MutationProblemsError(f"there are problems with the mutants of {', '.join(failing)}")
     write_page(PAGE, {"mutants": results_table(_reported(), known), "survivors": survivors_table(explanations)})
-    console.print(f"[dim]{PAGE}[/]", highlight=False)
+    console.print(str(PAGE), style="dim", markup=False, highlight=False)
 
 
 def _save(result: Result) -> None:
     """Put a unit's result into the report, in place of the one before."""
     report: dict[str, Any] = {}
     if REPORT.is_file():
-        report = json.loads(REPORT.read_text(encoding="utf-8"))
+        report = read_json(REPORT)
     numbers = {outcome: result.count(outcome) for outcome in ("killed", "survived", "equivalent")}
     report[result.unit] = {**numbers, "share": result.share, **asdict(result)}
     write_text(REPORT, json.dumps(report, indent=1, sort_keys=True) + "\n")
@@ -540,7 +571,7 @@ def _save(result: Result) -> None:
 
 def _reported() -> dict[str, Result]:
     """The units that the report has without a problem, with no fewer mutants than usual."""
-    report: dict[str, Any] = json.loads(REPORT.read_text(encoding="utf-8"))
+    report: dict[str, Any] = read_json(REPORT)
     results = {}
     for unit, entry in report.items():
         if not entry["problems"] and len(entry["mutants"]) >= COUNT:
@@ -550,4 +581,4 @@ def _reported() -> dict[str, Result]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_app(app, "python -m sim.mutate")

@@ -25,6 +25,7 @@ from golden.state import restore, save, state_sectors
 from golden.traffic import traffic
 from host.driver import descriptor
 from hw.config import LSB_BITS, MULTIPLIER_FRACTION, SECTOR_BYTES, Config
+from hw.errors import SpattenError
 from hw.formats import rows_per_read
 from hw.jobs import topk_sizes
 from hw.quick_select import default_digit_bits
@@ -116,6 +117,10 @@ def _passes(values: IntArray, k: int, width: int) -> int:
     return passes(values, k, width=width, digit_bits=default_digit_bits(width))
 
 
+class ImageFullError(SpattenError):
+    """A campaign's jobs have filled its memory."""
+
+
 class Campaign:
     """A seeded source of tasks for a configuration."""
 
@@ -137,7 +142,7 @@ class Campaign:
         place = self._next
         self._next += -(-sectors // channels) * channels
         if self._next > self.sectors:
-            raise MemoryError(f"the campaign's {self.sectors} sectors of memory are used up")
+            raise ImageFullError(f"the campaign's {self.sectors} sectors are used up: take fewer jobs for a campaign")
         return place
 
     def _choose(self, *values: Any) -> Any:
@@ -146,7 +151,7 @@ class Campaign:
     def task(self, **wanted: Any) -> Task:
         """The next task; `wanted` fixes fields of its `Job`. The memory image and the contexts are then those after it.
 
-        Raises `MemoryError` when the image is full: make a new campaign.
+        Raises `ImageFullError` when the image is full: make a new campaign.
         """
         while True:
             kept_next = self._next

@@ -6,7 +6,6 @@ pruning and progressive quantization. Every job's result is compared with the go
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from cli.main import run_app
 from golden import GoldenError, IntArray
 from golden.attention import Mode
 from golden.schedule import Ratios
@@ -29,21 +29,19 @@ from golden.traffic import Traffic
 from host import zoo
 from host.__main__ import DEFAULT_SENTENCE
 from host.bert import Bert
-from host.checked_engine import CheckedEngine, MismatchError
-from host.checkpoint import CheckpointError, TextError, load
+from host.checked_engine import CheckedEngine
+from host.checkpoint import check_text, load
 from host.device_engine import DeviceEngine
-from host.driver import Device, DeviceError
+from host.driver import Device
 from host.engine import ReferenceEngine
 from host.golden_engine import GoldenEngine
 from host.gpt2 import Gpt2
 from host.pooling import cosine
 from host.quantized_engine import Computed, Settings, Work
-from host.transport import TransportError
 from hw import config as hw_config
-from hw.config import SECTOR_BYTES, Config, ConfigError
-from sim.build import SimulatorError
+from hw.config import SECTOR_BYTES, Config
 from sim.device import simulated_device
-from sim.machine import MODELS, MachineError
+from sim.machine import MODELS
 
 DEFAULT_PROMPT = (
     "Every object has an identity, a type and a value. An object's type determines the operations that the object "
@@ -189,8 +187,7 @@ def engine(device: Device, settings: Settings, watch: Watch) -> CheckedEngine:
 
 def check_bert(bert: Bert, text: str, config: Config, settings: Settings = BERT_SETTINGS) -> None:
     """Raise `GoldenError` or `TextError` for a sentence that cannot be run."""
-    if not text.strip():
-        raise GoldenError("the sentence is empty: give at least one word")
+    check_text(text)
     GoldenEngine(settings, config).check(bert.shape, len(bert.encode(text).ids))
 
 
@@ -218,12 +215,15 @@ def run_bert(bert: Bert, text: str, device: Device, console: Console, settings: 
     return watch
 
 
-def check_gpt2(gpt2: Gpt2, text: str, count: int, config: Config, settings: Settings = GPT2_SETTINGS) -> None:
-    """Raise `GoldenError` for a text that cannot be continued so far."""
+def _check_count(count: int) -> None:
     if count < 2:
         raise GoldenError(f"tokens must be at least 2, for one to be generated from another, not {count}")
-    if not text:
-        raise GoldenError("the text is empty: give at least one word")
+
+
+def check_gpt2(gpt2: Gpt2, text: str, count: int, config: Config, settings: Settings = GPT2_SETTINGS) -> None:
+    """Raise `GoldenError` or `TextError` for a text that cannot be continued so far."""
+    _check_count(count)
+    check_text(text)
     length = len(gpt2.encode(text).ids) + count - 1  # nothing follows the last
     if length > gpt2.positions:
         raise GoldenError(
@@ -338,7 +338,11 @@ def _empty_table(*columns: str) -> Table:
     return table
 
 
-def main_command(
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
     model: Annotated[Model, typer.Option(help="Which model to run.")] = Model.ALL,
     config: Annotated[str, typer.Option(help="Configuration: a name or a TOML file.")] = "paper",
     changes: Annotated[list[str] | None, typer.Option("--set", help="parameter=value; may be repeated.")] = None,
@@ -348,13 +352,16 @@ def main_command(
 ) -> None:
     """Run real models through the simulated Verilog, every bit compared with the golden model."""
     console = Console()
+    # Everything that can be wrong, before the models are read and before the build, which takes minutes.
     if memory not in MODELS:
         raise GoldenError(f"memory must be one of {', '.join(MODELS)}, not {memory!r}")
     chosen = hw_config.load(config, changes or ())
     sentence, prompt = (DEFAULT_SENTENCE, DEFAULT_PROMPT) if text is None else (text, text)
+    check_text(sentence)
+    if model is not Model.MINILM:
+        _check_count(tokens)
     bert = Bert(load(zoo.minilm())) if model is not Model.GPT2 else None
     gpt2 = Gpt2(load(zoo.pydoc_gpt2())) if model is not Model.MINILM else None
-    # Before the build, which takes minutes.
     if bert is not None:
         check_bert(bert, sentence, chosen)
     if gpt2 is not None:
@@ -366,19 +373,5 @@ def main_command(
             run_gpt2(gpt2, prompt, tokens, device, console)
 
 
-def main() -> None:
-    """Run the command line; bad input ends in one line and exit status 2, anything but equality in exit status 1."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main_command)
-    try:
-        app()
-    except (CheckpointError, TextError, ConfigError, GoldenError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (MismatchError, DeviceError, TransportError, MachineError, SimulatorError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    run_app(app, "python -m sim.run")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cli.main import run_app
 from host.driver import Device, DeviceError
 from host.transport import TransportError
-from hw.config import SECTOR_BYTES, ConfigError, load
+from hw.config import SECTOR_BYTES, load
+from hw.errors import SpattenError
 from hw.spatten import Spatten
-from sim.build import SimulatorError
 from sim.campaigns import DifferenceError, machine_of, move, run
 from sim.machine import Machine, MachineError
 from sim.random_jobs import Campaign
@@ -32,6 +34,18 @@ from sim.verilog import convert
 __all__ = ["Conditions", "conditions", "soak_one"]
 
 CAMPAIGN_JOBS = 50
+MOST = 1 << 62
+"""Of jobs and seeds: what is counted stays an integer of 64 bits."""
+
+
+class SoakError(SpattenError, ValueError):
+    """An option of the soak that cannot be."""
+
+
+class CampaignError(SpattenError):
+    """A campaign did not end as the golden model does; the message says how, and how to see it again."""
+
+    exit_status = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,35 +83,34 @@ def soak_one(device: Device, seed: int, jobs: int, *, done: Callable[[], object]
     config = device.config
     # What one job can take at most: a plane of every kind and its output, of 16 bits an element each.
     largest = 5 * config.tokens_max * config.heads_max * config.head_dim_max * 2 // SECTOR_BYTES
-    campaign = Campaign(config, seed, sectors=jobs * largest + 1_000)
+    campaign = Campaign(config, seed, sectors=min(jobs * largest + 1_000, 1 << config.sector_bits))
     run(device, campaign, [campaign.task() for _ in range(jobs)], wait_cycles=100_000_000, done=done)
 
 
-def _main(
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
     config: Annotated[str, typer.Option(help="paper, eighth, ulx3s, tiny or a .toml file")] = "tiny",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="PARAMETER=VALUE", help="change it")] = None,
-    jobs: Annotated[int, typer.Option(min=0, help="jobs to run; 0: until Ctrl-C")] = 1000,
-    seed: Annotated[int | None, typer.Option(min=0, help="of the first campaign; others count up from it")] = None,
-    campaign_jobs: Annotated[int, typer.Option(min=1, help="jobs of a campaign")] = CAMPAIGN_JOBS,
+    jobs: Annotated[int, typer.Option(help="jobs to run; 0: until Ctrl-C")] = 1000,
+    seed: Annotated[int | None, typer.Option(help="of the first campaign; others count up from it")] = None,
+    campaign_jobs: Annotated[int, typer.Option(help="jobs of a campaign")] = CAMPAIGN_JOBS,
 ) -> None:
     """Run random jobs until one differs from the golden model."""
-    console = Console(stderr=True)
+    console = Console()
     first = secrets.randbelow(1 << 32) if seed is None else seed
-    try:
-        chosen = load(config, set_ or ())
-    except ConfigError as error:
-        console.print(f"error: {error}", style="red", markup=False)
-        raise typer.Exit(2) from None
+    chosen = load(config, set_ or ())
+    for name, value, least in (("jobs", jobs, 0), ("seed", first, 0), ("campaign-jobs", campaign_jobs, 1)):
+        if not least <= value <= MOST:
+            raise SoakError(f"{name} must be {least} to {MOST}, not {value}")
     console.print(f"{chosen.name}: campaigns of {campaign_jobs} jobs, the first with seed {first}", highlight=False)
     verilog = convert(Spatten(config=chosen), name="spatten", assertions=True)
     bar = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     columns = (TextColumn("{task.description}"), *bar)
     started = time.monotonic()
-    try:
-        device = Device(SimulatedTransport(Machine(verilog, chosen, answer_seconds=600)))
-    except SimulatorError as error:
-        console.print(f"error: {error}", style="red", markup=False)
-        raise typer.Exit(1) from None
+    device = Device(SimulatedTransport(Machine(verilog, chosen, answer_seconds=600)))
     finished = 0
     current = first
     with device, Progress(*columns, console=console) as progress:
@@ -111,17 +124,18 @@ def _main(
                 soak_one(device, current, count, done=lambda: progress.advance(meter))
                 finished += count
         except KeyboardInterrupt:
-            pass
-        except (DifferenceError, DeviceError, MachineError, TransportError, TimeoutError) as error:
-            progress.stop()
-            console.print(f"seed {current}, {conditions(current)}:\n{error}", style="red", markup=False)
-            changes = "".join(f" --set {change}" for change in set_ or ())
-            again = f"--config {config}{changes} --seed {current} --jobs {count} --campaign-jobs {count}"
-            console.print(f"again: python -m sim.soak {again}", markup=False, highlight=False)
-            raise typer.Exit(1) from None
+            if jobs:
+                raise
+        except (DifferenceError, DeviceError, MachineError, TransportError) as error:
+            changes = "".join(f" --set {shlex.quote(change)}" for change in set_ or ())
+            where = f"--config {shlex.quote(config)}{changes}"
+            again = f"{where} --seed {current} --jobs {count} --campaign-jobs {count}"
+            raise CampaignError(
+                f"seed {current}, {conditions(current)}:\n{error}\nagain: python -m sim.soak {again}"
+            ) from error
     seconds = time.monotonic() - started
     console.print(f"{finished} jobs as in the golden model, in {seconds:.0f} s; last seed {current}", highlight=False)
 
 
 if __name__ == "__main__":
-    typer.run(_main)
+    run_app(app, "python -m sim.soak")

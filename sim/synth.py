@@ -40,8 +40,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cli.main import run_app
 from hw import config as configuration
-from hw.units import UNITS
+from hw.errors import SpattenError
+from hw.units import UNITS, require_units
 from sim import files
 from sim.build import ROOT
 from sim.verilog import convert
@@ -54,11 +56,22 @@ IO_SHARE = 0.2
 LOGIC_SHARE = 0.75
 """Share of the period that ABC may fill with logic; the rest is clock-to-q and setup of a flip-flop."""
 
+CLOCKS_NS = (0.001, 1_000_000)
+"""Shortest and longest period that makes sense."""
+
 Facts = dict[str, Any]
 
 
-class SynthesisError(RuntimeError):
+class SynthesisError(SpattenError, RuntimeError):
     """A tool or library is missing or refused its input, or the circuit has what it must not have."""
+
+    exit_status = 1
+
+
+class SynthesisInputError(SynthesisError, ValueError):
+    """A tool, a library or a clock that synthesis cannot do without, or cannot take: nothing was begun."""
+
+    exit_status = 2
 
 
 # -- Libraries --------------------------------------------------------------------------------------------------------
@@ -93,27 +106,29 @@ class Library:
 
 
 def read_library(path: Path) -> Library:
-    """The Liberty file `path`, which may be compressed with gzip."""
+    """The Liberty file `path`, which may be compressed with gzip. Raises `SynthesisInputError`."""
     try:
+        if path.exists() and not path.is_file():
+            raise SynthesisInputError(f"cannot read the library {path}: it is not a file")
         raw = path.read_bytes()
         if raw[:2] == b"\x1f\x8b":
             raw = gzip.decompress(raw)
         text = raw.decode("utf-8", errors="replace")
     except OSError as error:
         if path == DEFAULT_LIBERTY and isinstance(error, FileNotFoundError):
-            raise SynthesisError(
+            raise SynthesisInputError(
                 f"the default library {path} is missing: apt-get install qflow-tech-osu018, or name another by LIBERTY="
             ) from None
-        raise SynthesisError(f"cannot read the library {path}: {error.strerror or error}") from None
+        raise SynthesisInputError(f"cannot read the library {path}: {error.strerror or error}") from None
     except (EOFError, zlib.error) as error:
-        raise SynthesisError(f"cannot read the library {path}: {error}") from None
+        raise SynthesisInputError(f"cannot read the library {path}: {error}") from None
     name = re.search(r"^\s*library\s*\(\s*\"?([\w.-]+)\"?\s*\)", text, re.MULTILINE)
     if name is None:
-        raise SynthesisError(f"{path} is not a Liberty file: it has no library(...)")
+        raise SynthesisInputError(f"{path} is not a Liberty file: it has no library(...)")
     unit = re.search(r"capacitive_load_unit\s*\(\s*([\d.]+)\s*,\s*\"?(ff|pf)\"?\s*\)", text, re.IGNORECASE)
     if unit is None:
-        raise SynthesisError(f"{path} has no capacitive_load_unit in fF or pF")
-    femto = float(unit[1]) * (1000 if unit[2].lower() == "pf" else 1)
+        raise SynthesisInputError(f"{path} has no capacitive_load_unit in fF or pF")
+    femto = _number(path, unit[1]) * (1000 if unit[2].lower() == "pf" else 1)
     nands: list[tuple[float, float]] = []
     buffers: list[tuple[float, str, tuple[str, str]]] = []
     areas = {}
@@ -124,19 +139,20 @@ def read_library(path: Path) -> Library:
         if re.search(r"^\s*ff\s*\(", body, re.MULTILINE):
             flip_flops.add(cell)
         if area is not None:
-            areas[cell] = float(area[1])
+            areas[cell] = _number(path, area[1])
         if area is None or re.search(r"\bdont_use\s*:\s*true", body):
             continue
         if re.search(r"nand2", cell, re.IGNORECASE):
             load = re.search(r"\bcapacitance\s*:\s*([\d.]+)", body)
-            if load is not None and float(load[1]) > 0:
-                nands.append((float(area[1]), float(load[1]) * femto))
+            if load is not None:
+                nands.append((areas[cell], _number(path, load[1]) * femto))
         pins = re.findall(r"^\s*pin\s*\(\s*\"?(\w+)\"?\s*\)", body, re.MULTILINE)
         function = re.findall(r"\bfunction\s*:\s*\"\(?(\w+)\)?\"", body)
         if len(pins) == 2 and len(function) == 1 and function[0] in pins:
-            buffers.append((float(area[1]), cell, (function[0], pins[1 - pins.index(function[0])])))
+            buffers.append((areas[cell], cell, (function[0], pins[1 - pins.index(function[0])])))
+    nands = [(area, load) for area, load in nands if area > 0 and load > 0]
     if not nands or not buffers or not flip_flops:
-        raise SynthesisError(f"{path} has no NAND2, no buffer or no flip-flop: nothing can be mapped to it")
+        raise SynthesisInputError(f"{path} has no NAND2, no buffer or no flip-flop: nothing can be mapped to it")
     nand2_area, nand2_load = min(nands)
     _, buffer, buffer_pins = min(buffers)
     return Library(
@@ -150,6 +166,13 @@ def read_library(path: Path) -> Library:
         areas=areas,
         flip_flops=frozenset(flip_flops),
     )
+
+
+def _number(path: Path, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise SynthesisInputError(f"{path}: {text} is not a number") from None
 
 
 # -- Memories ---------------------------------------------------------------------------------------------------------
@@ -301,7 +324,7 @@ def _find_macros(netlist: Facts, unit: str) -> list[Macro]:
 def _program(tool: str, package: str) -> str:
     program = shutil.which(tool)
     if program is None:
-        raise SynthesisError(f"{tool} is needed, not found on PATH: install it (apt-get install {package})")
+        raise SynthesisInputError(f"{tool} is needed, not found on PATH: install it (apt-get install {package})")
     return program
 
 
@@ -442,8 +465,7 @@ def synthesise(
     result that is there already for the same circuit, library, clock, tools and flow is read back.
     """
     clock = round(library.scale, 2) if clock_ns is None else clock_ns
-    if clock <= 0:
-        raise ValueError(f"clock_ns must be above 0, not {clock_ns!r}")
+    _check_clock(clock)
     verilog = convert(component, name=name)
     tools = {"yosys": _version(_yosys_program(), "-V"), "opensta": _version(_program("sta", "opensta"), "-version")}
     parts = [verilog, library.text, f"{clock}", json.dumps(tools), Path(__file__).read_text(encoding="utf-8")]
@@ -479,6 +501,12 @@ def synthesise(
     files.write_text(results / f"{stem}.rpt", report)
     files.write_text(done, json.dumps(facts, indent=2) + "\n")
     return facts
+
+
+def _check_clock(clock_ns: float) -> None:
+    low, high = CLOCKS_NS
+    if not low <= clock_ns <= high:
+        raise SynthesisInputError(f"clock_ns must be {low:g} to {high:,.0f}, not {clock_ns:g}")
 
 
 def _words(folder: Path, name: str) -> Facts:
@@ -648,7 +676,11 @@ def table(rows: Sequence[Facts]) -> Table:
     return result
 
 
-def _main(
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
     units: Annotated[list[str] | None, typer.Argument(help="units of hw/units.py", show_default=False)] = None,
     which: Annotated[str, typer.Option("--config", help="paper, eighth, ulx3s, tiny or a TOML file")] = "paper",
     changes: Annotated[list[str] | None, typer.Option("--set", metavar="PARAMETER=VALUE")] = None,
@@ -657,33 +689,22 @@ def _main(
     fpga: Annotated[bool, typer.Option("--ecp5", help="count the cells of a Lattice ECP5 instead")] = False,
 ) -> None:
     """Map units to standard cells and time them, into build/synth/<configuration>/<unit>-<library>.json."""
-    for unit in units or [""]:
-        if unit not in UNITS:
-            typer.echo(f"error: unit must be one of {', '.join(UNITS)}, not {unit!r}", err=True)
-            raise typer.Exit(2)
-    try:
-        config = configuration.load(which, changes or ())
-        if clock_ns is not None and clock_ns <= 0:
-            raise ValueError(f"clock-ns must be above 0, not {clock_ns:g}")
-    except (ValueError, TypeError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    require_units(units or [""])
+    config = configuration.load(which, changes or ())
+    if clock_ns is not None:
+        _check_clock(clock_ns)
     console = Console()
     folder = RESULTS / config.name
     rows = []
-    try:
-        library = None if fpga else read_library(liberty)
-        for unit in units or []:
-            with console.status(f"{unit}, configuration {config.name}"):
-                component = UNITS[unit].make(config)
-                if library is None:
-                    rows.append({"unit": unit, **ecp5(component, name=unit)})
-                    files.write_text(folder / f"{unit}-ecp5.json", json.dumps(rows[-1], indent=2) + "\n")
-                else:
-                    rows.append(synthesise(component, name=unit, library=library, clock_ns=clock_ns, results=folder))
-    except SynthesisError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+    library = None if fpga else read_library(liberty)
+    for unit in units or []:
+        with console.status(f"{unit}, configuration {config.name}"):
+            component = UNITS[unit].make(config)
+            if library is None:
+                rows.append({"unit": unit, **ecp5(component, name=unit)})
+                files.write_text(folder / f"{unit}-ecp5.json", json.dumps(rows[-1], indent=2) + "\n")
+            else:
+                rows.append(synthesise(component, name=unit, library=library, clock_ns=clock_ns, results=folder))
     if library is None:
         counts = Table(*rows[0], box=box.SIMPLE_HEAD, title="Lattice ECP5 after synthesis", title_justify="left")
         for row in rows:
@@ -695,8 +716,8 @@ def _main(
             if row["path"] is not None:
                 path = "{unit}: {path[gates]} gates from {path[start]} to {path[end]}".format_map(row)
                 console.print(escape(path), highlight=False)
-    console.print(f"[dim]{folder}[/]", highlight=False)
+    console.print(str(folder), style="dim", markup=False, highlight=False)
 
 
 if __name__ == "__main__":
-    typer.run(_main)
+    run_app(app, "python -m sim.synth")

@@ -11,14 +11,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import multiprocessing
 import os
 import re
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,13 +29,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cli.main import run_app
 from hw.config import NAMED, PAPER, ULX3S, Config
-from hw.units import UNITS
+from hw.units import UNITS, require_units
 from sim import files, measure
-from sim.build import ROOT, SimulatorError
-from sim.cosim import CosimulationError, cosimulate
+from sim.build import ROOT
+from sim.cosim import cosimulate
 from sim.synth import RESULTS, Facts, SynthesisError, ecp5, read_library, structure, synthesise
 from sim.verilog import convert
+from sim.workers import require_jobs, workers
 
 FIGURES = ROOT / "build" / "units.json"
 PAGE = ROOT / "docs" / "units.md"
@@ -306,7 +307,7 @@ def write_page(page: Path, rows: list[Facts]) -> None:
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         found = marked.search(text)
         if found is None:
-            raise ValueError(f"{page} has no table {name}: it needs <!-- {name} --> and <!-- end -->")
+            raise files.PageError(f"{page} has no table {name}: it needs <!-- {name} --> and <!-- end -->")
         before, after = text[: found.end(1)], text[found.start(2) :]
         text = before + content + after
     files.write_text(page, text)
@@ -336,17 +337,21 @@ def _print(console: Console, rows: list[Facts]) -> None:
     console.print(table)
 
 
-def _main(
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
     only: Annotated[list[str] | None, typer.Option("--only", metavar="UNIT", help="measure this unit again")] = None,
     changed: Annotated[bool, typer.Option("--changed", help="measure what is missing or has changed since")] = False,
     liberty: Annotated[Path | None, typer.Option("--liberty", help="standard cells, for area and slack")] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="units at a time")] = os.cpu_count() or 1,
+    jobs: Annotated[int, typer.Option("--jobs", help="units at a time")] = os.cpu_count() or 1,
 ) -> None:
     """Measure every unit, into build/units.json and, once that has all of them, the tables of docs/units.md."""
-    for unit in only or ():
-        if unit not in UNITS:
-            typer.echo(f"error: unit must be one of {', '.join(UNITS)}, not {unit!r}", err=True)
-            raise typer.Exit(2)
+    require_units(only or ())
+    require_jobs(jobs)
+    if liberty is not None:
+        read_library(liberty)  # its errors now rather than after the first simulation
     console = Console()
     columns = (
         TextColumn("{task.description}"),
@@ -356,7 +361,7 @@ def _main(
         TimeRemainingColumn(),
     )
     goes_on = (only or changed) and FIGURES.is_file()
-    before = json.loads(FIGURES.read_text(encoding="utf-8"))["units"] if goes_on else []
+    before = files.read_json(FIGURES)["units"] if goes_on else []
     found = {(row["unit"], row["configuration"]): row for row in before}
     order = [(unit, config.name) for unit in UNITS for config in CONFIGURATIONS]
     work = [key for key in order if not only or key[0] in only]
@@ -364,33 +369,22 @@ def _main(
         with console.status("circuits"):
             work = [key for key in work if not is_current(found.get(key), NAMED[key[1]], liberty)]
     rows = [found[key] for key in order if key in found]
-    context = multiprocessing.get_context("spawn")
-    try:
-        if liberty is not None:
-            read_library(liberty)  # its errors now rather than after the first simulation
-        with Progress(*columns, console=console) as progress, ProcessPoolExecutor(jobs, mp_context=context) as pool:
-            try:
-                task = progress.add_task("units", total=len(work))
-                futures: dict[Future[Facts], tuple[str, str]] = {
-                    pool.submit(_measure, unit, name, liberty): (unit, name) for unit, name in work
-                }
-                for future in as_completed(futures):
-                    found[futures[future]] = future.result()
-                    rows = [found[key] for key in order if key in found]
-                    files.write_text(FIGURES, json.dumps({"units": rows, "topk": topk_rows(rows)}, indent=2) + "\n")
-                    progress.update(task, advance=1, description=" ".join(futures[future]))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)  # the first failure is enough
-                raise
-    except (SynthesisError, SimulatorError, CosimulationError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+    with Progress(*columns, console=console) as progress, workers(jobs, len(work)) as pool:
+        task = progress.add_task("units", total=len(work))
+        futures: dict[Future[Facts], tuple[str, str]] = {
+            pool.submit(_measure, unit, name, liberty): (unit, name) for unit, name in work
+        }
+        for future in as_completed(futures):
+            found[futures[future]] = future.result()
+            rows = [found[key] for key in order if key in found]
+            files.write_text(FIGURES, json.dumps({"units": rows, "topk": topk_rows(rows)}, indent=2) + "\n")
+            progress.update(task, advance=1, description=" ".join(futures[future]))
     _print(console, rows)
-    console.print(f"[dim]{FIGURES}[/]", highlight=False)
+    console.print(str(FIGURES), style="dim", markup=False, highlight=False)
     if len(rows) == len(order):
         write_page(PAGE, rows)
-        console.print(f"[dim]{PAGE}[/]", highlight=False)
+        console.print(str(PAGE), style="dim", markup=False, highlight=False)
 
 
 if __name__ == "__main__":
-    typer.run(_main)
+    run_app(app, "python -m sim.units")

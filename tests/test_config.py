@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +163,43 @@ def test_design_figures() -> None:
             "value_buffer_rows must hold one head of tokens_max = 1024 tokens at head_dim_max = 128, that is 2048 rows "
             "of 64 operands, not 2047",
         ),
-        ({"name": ""}, "name must be letters, digits, '-' and '_', not '': it names a folder"),
-        ({"name": "../x"}, "name must be letters, digits, '-' and '_', not '../x': it names a folder"),
-        ({"name": "a b"}, "name must be letters, digits, '-' and '_', not 'a b': it names a folder"),
+        ({"channels": 64}, "channels must be at most 32, not 64: each has its registers"),
+        ({"key_buffer_rows": 16385}, "key_buffer_rows must be at most 16384, not 16385"),
+        ({"value_buffer_rows": 1 << 20}, "value_buffer_rows must be at most 16384, not 1048576"),
+        ({"channels": -(1 << 40)}, "channels must be at least 1 and below 2**32, not of 41 bits"),
+        ({"sector_bits": 1 << 100_000}, "sector_bits must be at least 1 and below 2**32, not of 100001 bits"),
+        (
+            {"pv_multipliers": 256},
+            "pv_multipliers must equal qk_multipliers = 512, not 256: the key and the value buffer are filled by the "
+            "same crossbar",
+        ),
+        (
+            {"topk_lanes": 4},
+            "topk_lanes must be at least softmax_lanes = 8, not 4: rows come to the top-k engine from softmax",
+        ),
+        ({"topk_lanes": 64}, "topk_lanes must be at most 32, not 64: saved states are read 32 tokens at a time"),
+        (
+            {"softmax_lanes": 4},
+            "slice_width must be at most 64 operands, not 128: take fewer multipliers, more softmax_lanes or a smaller "
+            "buffer_dim",
+        ),
+        (
+            {"buffer_dim": 128},
+            "slice_width must be at most 64 operands, not 128: take fewer multipliers, more softmax_lanes or a smaller "
+            "buffer_dim",
+        ),
+        *(
+            (
+                {"name": name},
+                "name must be 1 to 200 letters (A to Z), digits, '-' and '_', the first a letter or a digit, "
+                f"not {name[:201]!r}: it names a folder",
+            )
+            for name in ("", "../x", "a b", "a/b", "..", "-x", "_", "é", "²", "a\n", "a\0", "x" * 201)
+        ),
+        *(
+            ({"name": name}, f"name must be another than {name!r}, which is taken: it names a folder under build/")
+            for name in ("con", "NUL", "com1", "sim", "synth")
+        ),
     ],
 )
 def test_refused(changes: dict[str, Any], text: str) -> None:
@@ -210,19 +245,34 @@ def test_toml(tmp_path: Path) -> None:
     assert load(str(path)) == from_toml(path)
     path.write_text('name = "other"\n', encoding="utf-8")
     assert from_toml(path) == PAPER.replace(name="other")
+    path.write_bytes(b'\xef\xbb\xbfbase = "tiny"\r\nchannels = 0x4\r\n')
+    assert from_toml(path) == TINY.replace(name="mine", channels=4), "a byte order mark is no part of it"
+    path.write_text("", encoding="utf-8")
+    assert from_toml(path) == PAPER.replace(name="mine")
 
 
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("channels = 3\n", "channels must be a power of two, not 3"),
-        ("chanels = 4\n", "unknown parameter 'chanels'"),
+        ("channels = 3\n", "{path}: channels must be a power of two, not 3"),
+        ("chanels = 4\n", "{path}: unknown parameter 'chanels'"),
         ('base = "big"\n', "{path}: base must be one of paper, eighth, ulx3s, tiny, not 'big'"),
         ("base = 5\n", "{path}: base must be one of paper, eighth, ulx3s, tiny, not 5"),
         ("base = []\n", "{path}: base must be one of paper, eighth, ulx3s, tiny, not []"),
         ('name = "paper"\n', "{path}: the name 'paper' is that of a built-in configuration: give it another"),
         ("channels = 2.5\n", "{path}: channels must be an integer, not 2.5"),
         ("channels = \n", "{path} is not a TOML file: "),
+        ("channels = 4\nchannels = 8\n", "{path} is not a TOML file: "),
+        ("channels = " + "9" * 5000 + "\n", "{path} is not a TOML file: "),
+        ("channels = " + "[" * 5000 + "\n", "{path} is not a TOML file of parameters: it nests too deeply"),
+        ('name = "Paper"\n', "{path}: the name 'Paper' is that of a built-in configuration: give it another"),
+        ('name = ["a"]\n', "{path}: name must be a string, not ['a']"),
+        ("channels = true\n", "{path}: channels must be an integer, not True"),
+        ("channels = inf\n", "{path}: channels must be an integer, not inf"),
+        ('channels = "4"\n', "{path}: channels must be an integer, not '4'"),
+        ("[channels]\nnumber = 4\n", "{path}: channels must be an integer, not {{'number': 4}}"),
+        ("[paper]\nchannels = 4\n", "{path}: unknown parameter 'paper'"),
+        ("channels = 1979-05-27\n", "{path}: channels must be an integer, not datetime.date(1979, 5, 27)"),
     ],
 )
 def test_toml_refused(tmp_path: Path, text: str, error: str) -> None:
@@ -242,6 +292,20 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="is not a TOML file"):
         load(str(binary))
+    (tmp_path / "folder.toml").mkdir()
+    os.mkfifo(tmp_path / "pipe.toml")
+    for name in ("folder", "pipe"):
+        with pytest.raises(
+            ConfigError, match=rf"^cannot read the configuration file .*{name}\.toml: it is not a file$"
+        ):
+            load(str(tmp_path / f"{name}.toml"))
+    (tmp_path / "my machine.toml").write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"my machine\.toml: name must be 1 to 200 letters"):
+        load(str(tmp_path / "my machine.toml"))
+    with pytest.raises(ConfigError, match="File name too long"):
+        load("x" * 300 + ".toml")
+    with pytest.raises(ConfigError, match="null byte"):
+        load("x\0.toml")
 
 
 def test_changes_from_the_command_line() -> None:
@@ -252,6 +316,17 @@ def test_changes_from_the_command_line() -> None:
     )
     assert load("tiny", ["name=small"]).name == "small"
     assert load("tiny", ["channels=1"]).name == "tiny-channels-1", "a changed machine does not replace the named one"
+    assert load("paper", ["name=paper"]) == PAPER
+    assert load("paper", ["tokens_max=1_024"]) == PAPER.replace(name="paper-tokens_max-1024")
+
+
+def test_a_name_of_many_changes_is_one_that_a_folder_can_have() -> None:
+    changes = [f"{name}={value}" for name, value in PAPER.as_dict().items() if name != "name"]
+    names = [load("paper", changes[:count]).name for count in range(1, len(changes) + 1)]
+    assert len(set(names)) == len(names)
+    assert names[1] == "paper-qk_multipliers-512-pv_multipliers-512"
+    assert max(map(len, names)) <= 200
+    assert load("paper", changes).name == names[-1], "the same changes have the same name"
 
 
 @pytest.mark.parametrize(
@@ -263,6 +338,18 @@ def test_changes_from_the_command_line() -> None:
         ("paper", ["channels=4.0"], "channels must be an integer, not '4.0'"),
         ("paper", ["channels="], "channels must be an integer, not ''"),
         ("paper", ["channels=5"], "channels must be a power of two, not 5"),
+        ("paper", ["channels= 4"], "channels must be an integer, not ' 4'"),
+        ("paper", ["channels=\u0664"], "channels must be an integer, not '\u0664'"),
+        ("paper", ["channels=1__6"], "channels must be an integer, not '1__6'"),
+        ("paper", ["channels=010"], "channels must be an integer, not '010'"),
+        ("paper", ["channels=-1"], "channels must be at least 1, not -1"),
+        ("paper", ["channels=0x" + "f" * 9999], "channels must be at least 1 and below 2**32, not of 39996 bits"),
+        ("paper", ["channels=4", "channels=8"], "channels must be set once, not twice or more"),
+        ("paper", ["channels=4", "channels=4"], "channels must be set once, not twice or more"),
+        ("paper", ["name=tiny"], "name must be another than 'tiny', which a built-in configuration has"),
+        ("tiny", ["channels=1", "name=tiny"], "name must be another than 'tiny', which a built-in configuration has"),
+        ("tiny", ["channels=1", "name=Tiny"], "name must be another than 'Tiny', which a built-in configuration has"),
+        ("", [], "configuration must be one of paper, eighth, ulx3s, tiny or a .toml file, not ''"),
     ],
 )
 def test_changes_refused(which: str, changes: list[str], text: str) -> None:

@@ -12,7 +12,7 @@ from golden.convert import unpack
 from golden.converter import beat_operands, block_rows, key_operands, value_operands, windows
 from hw.config import EIGHTH, HEAD_DIMS, PAPER, TINY, ULX3S, Config
 from hw.converter import Converter, operand_beat, packed_beat, part_code, part_layout
-from hw.row_format import ring_banks, row_format
+from hw.row_format import BANKS, row_format
 from sim.build import lint
 from sim.cosim import cosimulate, seeds
 from sim.verilog import convert
@@ -62,7 +62,7 @@ def _sizes(config: Config, tensor: str) -> dict[str, Any]:
         "slice_width": config.slice_width,
         "lanes": config.softmax_lanes,
         "operand_bits": config.operand_bits,
-        "banks": ring_banks(config),
+        "banks": BANKS,
         "head_dims": config.head_dims,
     }
 

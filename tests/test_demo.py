@@ -15,7 +15,8 @@ from rich.console import Console
 
 from golden import GoldenError
 from host import demo
-from host.__main__ import DEFAULT_SENTENCE
+from host.__main__ import DEFAULT_SENTENCE, app
+from tests.command_line import command_line
 
 ROOT = Path(__file__).parents[1]
 
@@ -106,24 +107,22 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([""], "the sentence is empty: give at least one word"),
+        ([""], "the text is empty: give at least one word"),
         (["word " * 600], "the sequence has 602 tokens, and the model allows 512"),
         (["hi", "--keep", "2"], "keep must be above 0 and at most 1, not 2.0"),
         (["hi", "--keep-heads", "0"], "keep-heads must be above 0 and at most 1, not 0.0"),
-        (["hi", "--bits", "7"], "query_bits must be one of (4, 6, 8, 10, 12), not 7"),
+        (["hi", "--keep", "1e-300"], "keep must be at least 1e-15"),
+        (["hi", "--bits", "7"], "query_bits must be one of (4, 6, 8, 10, 12, 16), not 7"),
         (["hi", "--config", "big"], "configuration must be one of paper, eighth, ulx3s, tiny or a .toml file"),
         (["hi", "--model", "nowhere"], "nowhere is missing: a checkpoint folder holds config.json"),
         (["hi", "--config", "tiny"], "the configuration 'tiny' takes 1 to 4 layers, not 6"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "host", "demo", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert run.returncode == 2
-    assert message in run.stderr
-    assert len(run.stderr.strip().splitlines()) == 1
-    assert run.stdout == ""
+    ended = command_line(app, "demo", *arguments)
+    assert (ended.status, ended.output) == (2, "")
+    assert message in ended.errors
+    assert len(ended.errors.splitlines()) == 1
 
 
 def test_keep_is_checked_in_the_library_too() -> None:

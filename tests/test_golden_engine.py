@@ -342,9 +342,24 @@ def test_schedules_of_the_wrong_length(schedule: tuple[int, ...]) -> None:
 
 
 def test_widths_that_the_configuration_lacks() -> None:
-    sequence = started(Settings(key_bits=12), operand_bits=8)
-    with pytest.raises(GoldenError, match=r"query_bits must be one of \(4, 6, 8\), not 12"):
-        sequence.prompt(0, *tensors(np.random.default_rng(1), 3, 10, 64), tokens=np.arange(10))
+    for settings, name in (
+        (Settings(query_bits=12), "query_bits"),
+        (Settings(query_bits=8, key_bits=12), "key_bits"),
+        (Settings(query_bits=8, value_bits=10), "value_bits"),
+    ):
+        bits = getattr(settings, name)
+        with pytest.raises(GoldenError, match=rf"^the configuration 'paper' takes {name} of \(4, 6, 8\), not {bits}$"):
+            started(settings, operand_bits=8)
+
+
+@pytest.mark.parametrize("bits", [0, -4, 5, 14, 1 << 100, 8.5])
+def test_widths_that_no_configuration_has(bits: Any) -> None:
+    with pytest.raises(GoldenError, match=r"query_bits must be one of \(4, 6, 8, 10, 12, 16\), not "):
+        Settings(query_bits=bits)
+    with pytest.raises(GoldenError, match=r"key_bits must be one of \(4, 6, 8, 10, 12\), not "):
+        Settings(key_bits=bits)
+    with pytest.raises(GoldenError, match=r"value_bits must be one of \(4, 6, 8, 10, 12\), not "):
+        Settings(value_bits=bits)
 
 
 def test_generation_needs_a_prompt() -> None:

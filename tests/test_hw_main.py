@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from hw import config
+from hw.__main__ import app
 from hw.register_map import markdown
 from hw.units import UNITS
 from sim.build import ROOT, lint
 from sim.device import accelerator_verilog
+from tests.command_line import Ended, command_line
 
 
 def _hw(*arguments: str | Path, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
@@ -101,9 +103,9 @@ def test_verilog_and_its_sidecar_agree(tmp_path: Path, name: str) -> None:
 
 
 def test_an_unknown_unit_is_one_line_and_status_2() -> None:
-    result = _hw("verilog", *_units("softmin"))
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == f"error: unit must be one of {', '.join(UNITS)}, not 'softmin'\n"
+    result = command_line(app, "verilog", *_units("softmin"))
+    assert (result.status, result.output) == (2, "")
+    assert result.errors == f"error: unit must be one of {', '.join(UNITS)}, not 'softmin'\n"
 
 
 @pytest.mark.parametrize(
@@ -120,38 +122,36 @@ def test_an_unknown_unit_is_one_line_and_status_2() -> None:
 )
 @pytest.mark.parametrize("command", ["verilog", "show", "registers"])
 def test_a_bad_configuration_is_one_line_and_status_2(command: str, arguments: list[str], message: str) -> None:
-    result = _hw(command, *arguments)
-    assert (result.returncode, result.stderr, result.stdout) == (2, message, "")
+    assert command_line(app, command, *arguments) == Ended(2, "", message)
 
 
-def test_a_configuration_whose_units_do_not_fit_is_one_line_and_status_2(tmp_path: Path) -> None:
-    result = _hw("verilog", "--config", "tiny", "--set", "softmax_lanes=4", "--out", tmp_path)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: topk_lanes must be at least softmax_lanes = 4, not 2")
+@pytest.mark.parametrize("command", ["verilog", "show", "registers"])
+def test_a_configuration_whose_units_do_not_fit_is_one_line_and_status_2(command: str) -> None:
+    result = command_line(app, command, "--config", "tiny", "--set", "softmax_lanes=4")
+    assert (result.status, result.output) == (2, "")
+    assert result.errors.startswith("error: topk_lanes must be at least softmax_lanes = 4, not 2")
 
 
 def test_a_bad_type_in_a_file_is_one_line_and_status_2(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("topk_lanes = 8.0\n")
-    result = _hw("verilog", "--config", tmp_path / "mine.toml", "--out", tmp_path)
-    assert result.returncode == 2
-    assert result.stderr == f"error: {tmp_path / 'mine.toml'}: topk_lanes must be an integer, not 8.0\n"
+    result = command_line(app, "verilog", "--config", str(tmp_path / "mine.toml"), "--out", str(tmp_path))
+    assert result == Ended(2, "", f"error: {tmp_path / 'mine.toml'}: topk_lanes must be an integer, not 8.0\n")
 
 
-def test_a_folder_that_cannot_be_written_is_one_line_and_status_1(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_one_line_and_status_2(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    result = _hw("verilog", "--config", "tiny", *_units("packer"), "--out", tmp_path / "file")
-    assert result.returncode == 1
-    assert re.fullmatch(r"error: cannot write .*file.*: Not a directory\n", result.stderr)
+    place = tmp_path / "file"
+    result = command_line(app, "verilog", "--config", "tiny", *_units("packer"), "--out", str(place))
+    assert result == Ended(2, "", f"error: cannot write {place}/tiny/packer.v: {place} is not a folder\n")
 
 
 def test_registers_writes_the_page_of_a_configuration(tmp_path: Path) -> None:
-    result = _hw("registers", "--config", "tiny", "--out", tmp_path / "page.md")
-    assert (result.returncode, result.stdout) == (0, f"{tmp_path / 'page.md'}\n"), result.stderr
+    result = command_line(app, "registers", "--config", "tiny", "--out", str(tmp_path / "page.md"))
+    assert result == Ended(0, f"{tmp_path / 'page.md'}\n", "")
     assert (tmp_path / "page.md").read_text() == markdown(config.TINY)
     (tmp_path / "file").write_text("")
-    result = _hw("registers", "--out", tmp_path / "file" / "page.md")
-    assert result.returncode == 1
-    assert re.fullmatch(r"error: cannot write .*file.*: (Not a directory|File exists)\n", result.stderr)
+    result = command_line(app, "registers", "--out", str(tmp_path / "file" / "page.md"))
+    assert result == Ended(2, "", f"error: cannot write {tmp_path}/file/page.md: {tmp_path}/file is not a folder\n")
 
 
 def test_show_lists_every_parameter_and_derived_size() -> None:

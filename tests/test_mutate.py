@@ -9,7 +9,6 @@ import pytest
 from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-from typer.testing import CliRunner
 
 import sim.mutate
 from hw.config import TINY
@@ -30,6 +29,7 @@ from sim.mutate import (
     write_page,
 )
 from sim.verilog import convert
+from tests.command_line import command_line
 from tests.test_fifo import _skid_buffer
 
 SAMPLE = (0, 13)
@@ -264,23 +264,22 @@ def test_the_command_fails_and_reports(tmp_path: Path, monkeypatch: pytest.Monke
         return dataclasses.replace(result, unit=unit, problems=problems)
 
     monkeypatch.setattr(sim.mutate, "mutate", run)
-    app = sim.mutate.typer.Typer()
-    app.command()(sim.mutate.main)
     page = tmp_path / "page.md"
     page.write_text("<!-- mutants -->\n<!-- end -->\n<!-- survivors -->\n<!-- end -->\n", encoding="utf-8")
-    assert CliRunner().invoke(app, ["fifo"]).exit_code == 0
+    assert command_line(sim.mutate.app, "fifo").status == 0
     assert "| `fifo` | 24 | 24 | 0 | 0 |\n" in page.read_text(encoding="utf-8")
-    failed = CliRunner().invoke(app, ["ram"])
-    assert failed.exit_code == 1
+    failed = command_line(sim.mutate.app, "ram")
+    assert failed.status == 1
     assert "ram: only 83% are killed" in failed.output
+    assert failed.errors == "error: there are problems with the mutants of ram\n"
     report = json.loads((tmp_path / "mutate.json").read_text(encoding="utf-8"))
     assert {unit: (entry["killed"], entry["survived"]) for unit, entry in report.items()} == {
         "fifo": (24, 0),
         "ram": (20, 4),
     }
-    unknown = CliRunner().invoke(app, ["no_such_unit"])
-    assert unknown.exit_code == 2
-    assert "no_such_unit" in unknown.output
+    unknown = command_line(sim.mutate.app, "no_such_unit")
+    assert unknown.status == 2
+    assert "no_such_unit" in unknown.errors
 
 
 def test_explanations_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,6 @@ def test_verilog_is_lint_clean(config: Config) -> None:
     ("config", "error", "text"),
     [
         ("tiny", TypeError, "config must be a Config, not 'tiny'"),
-        (TINY.replace(channels=64), ValueError, "channels must be at most 32 for the registers, not 64"),
     ],
 )
 def test_parameters_are_validated(config: Any, error: type[Exception], text: str) -> None:

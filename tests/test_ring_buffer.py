@@ -15,7 +15,7 @@ from golden.ring_buffer import block_addresses, granted, window
 from hw.checks import SIMULATION
 from hw.config import Config
 from hw.ring_buffer import RingBuffer, lane_window, window_request
-from hw.row_format import key_ring_sectors, lsb_sectors, ring_banks, value_ring_sectors
+from hw.row_format import BANKS, key_ring_sectors, lsb_sectors, value_ring_sectors
 from sim.build import lint
 from sim.cosim import cosimulate, seeds
 from sim.verilog import convert
@@ -46,7 +46,7 @@ def measurement_run(config: Config) -> dict[str, Any]:
     return _run(
         lanes=config.slices,
         sectors=key_ring_sectors(config),
-        banks=ring_banks(config),
+        banks=BANKS,
         linear=lsb_sectors(config),
         blocks=0,
     )
@@ -54,7 +54,7 @@ def measurement_run(config: Config) -> dict[str, Any]:
 
 def value_measurement_run(config: Config) -> dict[str, Any]:
     """The run that measures the value buffer of `config`."""
-    return _run(lanes=config.slices, sectors=value_ring_sectors(config), banks=ring_banks(config), blocks=0)
+    return _run(lanes=config.slices, sectors=value_ring_sectors(config), banks=BANKS, blocks=0)
 
 
 @pytest.mark.slow

@@ -12,15 +12,15 @@ import hw.row_format
 from golden import GoldenError
 from golden.convert import unpack
 from golden.converter import block_rows
-from hw.config import EIGHTH, HEAD_DIMS, LSB_BITS, NAMED, PAPER, PLANE_BITS, TINY, ULX3S
+from hw.config import EIGHTH, HEAD_DIMS, LSB_BITS, NAMED, PAPER, PLANE_BITS, SLICE_WIDTH_MAX, TINY, ULX3S
 from hw.formats import BLOCK, READ, part_layout
 from hw.row_format import (
+    BANKS,
     CODE_BITS,
     SECTOR_BITS,
     heads_per_row,
     key_formats,
     key_ring_sectors,
-    ring_banks,
     row_format,
     row_sectors,
     value_formats,
@@ -109,10 +109,12 @@ def test_tables_hold_every_layout() -> None:
 
 def test_windows_are_as_short_as_the_banks_of_the_named_configurations_need() -> None:
     for row in LAYOUTS:
-        width = row.head_dim // row.beats
-        assert all(part.sectors <= (4 if width <= 64 else 8) for part in row.parts.values()), str(row)
-    assert [ring_banks(config) for config in NAMED.values()] == [4, 4, 4, 4]
-    assert ring_banks(PAPER.replace(qk_multipliers=1024, pv_multipliers=1024, buffer_dim=128)) == 8
+        longest = max(part.sectors for part in row.parts.values())
+        assert longest <= (BANKS if row.head_dim // row.beats <= SLICE_WIDTH_MAX else 2 * BANKS), str(row)
+    wide = row_format(head_dim=128, slice_width=2 * SLICE_WIDTH_MAX, bits=8)
+    assert [part.sectors for part in wide.parts.values()] == [BANKS]
+    wide = row_format(head_dim=128, slice_width=2 * SLICE_WIDTH_MAX, bits=10)
+    assert max(part.sectors for part in wide.parts.values()) > BANKS
 
 
 def test_rows_per_read_is_the_most_that_one_window_covers() -> None:
@@ -157,7 +159,7 @@ def test_rings_hold_the_buffer_and_the_largest_block(config: Any) -> None:
         (key_ring_sectors(config), config.key_buffer_rows, key_formats(config)),
         (value_ring_sectors(config), config.value_buffer_rows, value_formats(config)),
     ]:
-        assert sectors % ring_banks(config) == 0
+        assert sectors % BANKS == 0
         assert sectors * config.slices * SECTOR_BITS >= rows * config.buffer_dim * config.operand_bits
         for row in formats:
             assert sectors * config.slices >= config.tokens_max * row.stride

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from host import demo, zoo
 from host.__main__ import DEFAULT_SENTENCE
 from host.bert import Bert
 from host.checked_engine import MismatchError
-from host.checkpoint import load
+from host.checkpoint import TextError, load
 from host.driver import Device
 from host.engine import LayerResult, ModelShape
 from host.engines import EngineName, make_engine
@@ -33,9 +31,9 @@ from sim import run
 from sim.build import CACHE
 from sim.device import accelerator_verilog, simulated_device
 from sim.verilog import convert
+from tests.command_line import command_line
 from tests.test_checkpoint import BERT_CONFIG, GPT2_CONFIG, write
 
-ROOT = Path(__file__).parents[1]
 SMALL_GPT2 = GPT2_CONFIG | {"n_layer": 4, "n_embd": 48, "n_head": 3}
 SMALL_SETTINGS = Settings(
     key_bits=6, lsb=True, threshold=0.3, tokens=Ratios(0.2, 0.5), heads=Ratios(0.3, 0.34), value_keep=0.6, pin_recent=3
@@ -87,13 +85,10 @@ def test_the_default_run_of_minilm_leaves_what_the_demo_leaves() -> None:
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_built(arguments: list[str], message: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "sim.run", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert done.stdout == ""
+    ended = command_line(run.app, *arguments)
+    assert (ended.status, ended.output) == (2, "")
+    assert message in ended.errors
+    assert len(ended.errors.splitlines()) == 1
 
 
 # -- On the Verilog ---------------------------------------------------------------------------------------------------
@@ -194,7 +189,7 @@ def test_what_the_accelerator_cannot_hold_is_refused_before_it_is_built(monkeypa
 
 def test_text_is_checked_in_the_library_too() -> None:
     gpt2 = Gpt2(load(zoo.pydoc_gpt2()))
-    with pytest.raises(GoldenError, match="the text is empty"):
+    with pytest.raises(TextError, match="the text is empty"):
         run.check_gpt2(gpt2, "", 8, PAPER)
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
 import sim.soak
 from sim.campaigns import DifferenceError
 from sim.soak import conditions
+from tests.command_line import command_line
 
 
 class Nothing:
@@ -41,10 +40,8 @@ def soak(monkeypatch: pytest.MonkeyPatch, *arguments: str, wrong: int | None = N
         monkeypatch.setattr(sim.soak, name, Nothing)
     monkeypatch.setattr(sim.soak, "convert", lambda *_, **__: "")
     monkeypatch.setattr(sim.soak, "soak_one", soak_one)
-    app = typer.Typer()
-    app.command()(sim.soak._main)
-    result = CliRunner().invoke(app, list(arguments))
-    return result.exit_code, " ".join(result.output.split()), ran
+    result = command_line(sim.soak.app, *arguments)
+    return result.status, " ".join((result.output + result.errors).split()), ran
 
 
 def test_jobs_are_shared_out_to_campaigns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,9 @@ from hw.shared import Shared
 from hw.units import UNITS
 from sim import synth
 from sim.build import ROOT
-from sim.synth import DEFAULT_LIBERTY, Library, Macro, SynthesisError, ecp5, read_library, structure, synthesise
+from sim.synth import DEFAULT_LIBERTY, Library, Macro, SynthesisError, app, ecp5, read_library, structure, synthesise
 from sim.verilog import convert
+from tests.command_line import Ended, command_line
 
 LIBERTY = os.environ.get("LIBERTY")
 needs_liberty = pytest.mark.skipif(not LIBERTY, reason="LIBERTY names no 45 nm library")
@@ -297,7 +298,7 @@ def test_slack_follows_the_clock(library: Library, tmp_path: Path) -> None:
     fast = synthesise(adder(), name="adder", library=library, results=tmp_path, clock_ns=0.5)
     assert slow["slack_ns"]["register_to_register"] > 40
     assert fast["slack_ns"]["register_to_register"] < 0
-    with pytest.raises(ValueError, match="clock_ns must be above 0, not 0"):
+    with pytest.raises(ValueError, match=r"clock_ns must be 0\.001 to 1,000,000, not 0"):
         synthesise(adder(), name="adder", library=library, results=tmp_path, clock_ns=0)
 
 
@@ -411,17 +412,19 @@ def _synth(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         (["softmin"], 2, f"error: unit must be one of {', '.join(UNITS)}, not 'softmin'\n"),
         ([], 2, f"error: unit must be one of {', '.join(UNITS)}, not ''\n"),
         (["expander", "--set", "topk_lanes=3"], 2, "error: topk_lanes must be a power of two, not 3\n"),
-        (["expander", "--clock-ns", "0"], 2, "error: clock-ns must be above 0, not 0\n"),
+        *(
+            (["expander", "--clock-ns", clock], 2, f"error: clock_ns must be 0.001 to 1,000,000, not {clock}\n")
+            for clock in ("0", "-1", "nan", "inf", "1e-300")
+        ),
         (
             ["expander", "--liberty", "/none.lib"],
-            1,
+            2,
             "error: cannot read the library /none.lib: No such file or directory\n",
         ),
     ],
 )
 def test_the_command_line_refuses_in_one_line(arguments: list[str], status: int, message: str) -> None:
-    result = _synth(*arguments)
-    assert (result.returncode, result.stderr, result.stdout) == (status, message, "")
+    assert command_line(app, *arguments) == Ended(status, "", message)
 
 
 @pytest.mark.slow

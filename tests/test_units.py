@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +13,8 @@ import pytest
 from hw.config import EIGHTH, NAMED, PAPER, TINY, ULX3S
 from hw.units import UNITS
 from sim import units
-from sim.build import ROOT
 from sim.synth import SynthesisError
+from tests.command_line import Ended, command_line
 
 SLACK = {"register_to_register": 0.125, "input": -1.0, "output": 0.2, "through": None}
 ASIC = {"area_um2": 18968.4, "memory_bits": 0, "memory_area_um2": 0, "slack_ns": SLACK}
@@ -141,7 +138,7 @@ def test_a_run_of_what_has_changed_keeps_the_rest(
     monkeypatch.setattr(units, "FIGURES", figures)
     monkeypatch.setattr(units, "PAGE", page)
     monkeypatch.setattr(units, "circuit", lambda unit, config: "the present one")
-    units._main(changed=True, jobs=1)
+    units.main(changed=True, jobs=1)
     assert json.loads(figures.read_text())["units"] == kept
     assert page.read_text().count("| `expander` |") == 3
     assert str(page) in capsys.readouterr().out.replace("\n", "")
@@ -231,17 +228,8 @@ def test_the_page_in_the_repository_has_the_tools_format(name: str) -> None:
     ("arguments", "status", "message"),
     [
         (["--only", "softmin"], 2, f"error: unit must be one of {', '.join(UNITS)}, not 'softmin'\n"),
-        (["--liberty", "/none.lib"], 1, "error: cannot read the library /none.lib: No such file or directory\n"),
+        (["--liberty", "/none.lib"], 2, "error: cannot read the library /none.lib: No such file or directory\n"),
     ],
 )
 def test_the_command_line_refuses_in_one_line(arguments: list[str], status: int, message: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "sim.units", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert (result.returncode, result.stderr, result.stdout) == (status, message, "")
+    assert command_line(units.app, *arguments) == Ended(status, "", message)
