@@ -8,6 +8,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,6 +63,7 @@ def verilog(
             typer.echo(f"error: unit must be one of {', '.join(UNITS)}, not {unit!r}", err=True)
             raise typer.Exit(2)
     folder = out / config.name
+    _check_writable(folder / "spatten.v")  # rather now than after a minute's work
     for name, component in _checked(circuits(config, units)):
         text = convert(component, name=name)
         sidecar = json.dumps(_sidecar(config, name, component, text), indent=2) + "\n"
@@ -108,9 +110,20 @@ def show(which: Which = "paper", changes: Changes = None) -> None:
     Console().print(table)
 
 
+def _check_writable(path: Path) -> None:
+    with _refused():
+        files.check_writable(path)
+
+
 def _write(path: Path, text: str) -> None:
-    try:
+    with _refused():
         files.write_text(path, text)
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         typer.echo(f"error: cannot write {error.filename}: {error.strerror}", err=True)
         raise typer.Exit(1) from None

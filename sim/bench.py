@@ -35,8 +35,9 @@ from hw.config import LSB_BITS, NAMED, SECTOR_BYTES, Config
 from hw.register_map import DESCRIPTOR_VERSION
 from hw.spatten import Spatten
 from sim import cycles as model
-from sim import files
-from sim.build import ROOT
+from sim import files, requirements
+from sim.build import MissingSimulatorError
+from sim.cache import ROOT
 from sim.machine import Machine
 from sim.transport import SimulatedTransport
 from sim.units import simulate, topk_rows
@@ -575,6 +576,9 @@ def _main(
         for value in values:
             if value not in known:
                 raise typer.BadParameter(f"{name} must be of {', '.join(known)}, not {value!r}")
+    requirements.require("bench", requirements.needed("bench"), MissingSimulatorError)
+    for path in (output, PAGE) if output == RESULTS else (output,):
+        files.check_writable(path)
     found: list[Figure] = []
     table = Table("figure", "memory", "must be", "measured", "", "predicted", title=f"{config}", title_justify="left")
     simulated, seconds, build_seconds = 0, 0.0, 0.0
@@ -614,7 +618,7 @@ def _main(
             save()
     console.print(table)
     console.print(f"{output}", highlight=False)
-    if config == "paper" and memory == "both" and set(groups) == set(GROUPS):
+    if output == RESULTS and config == "paper" and memory == "both" and set(groups) == set(GROUPS):
         write_page(PAGE, json.loads(output.read_text(encoding="utf-8")))
         console.print(f"{PAGE}", highlight=False)
 

@@ -14,13 +14,18 @@ from xml.etree import ElementTree
 
 from amaranth.lib import wiring
 
-from sim.build import ROOT, SIMULATORS, SimulatorError, build, launch, tail, waves_wanted
+from sim import cache
+from sim.build import SIMULATORS, SimulatorError, build, cocotb_package, launch, tail, waves_wanted
 from sim.measure import MEASURED
 from sim.verilog import convert, stop_at_assertions, strip_initial_values
 
-RUNS = ROOT / "build" / "run"
 _PARAMETERS = "COSIM_PARAMETERS"
 _SEEDS = (1, 2, 3, 5, 8, 13, 21, 34)
+
+
+def runs() -> Path:
+    """The folder of the runs: those that end well are removed from it."""
+    return cache.folder("run")
 
 
 class CosimulationError(AssertionError):
@@ -89,7 +94,7 @@ def cosimulate(
     stop_at_failure : bool
         End the run with the first test that fails; the others count as not run.
 
-    The environment's WAVES=1 keeps a waveform under `build/waves/`.
+    The environment's WAVES=1 keeps a waveform in the folder `waves` of the cache.
 
     Raises `CosimulationError` if a test or an assertion of the circuit fails, and `SimulatorError` if the simulator is
     missing, does not compile, runs no test, ends without results, crashes, or takes too long.
@@ -118,16 +123,14 @@ def cosimulate(
 
     what = f"{test_module} on {top} ({type(component).__name__}) in {simulator}, seed {seed}"
     print(f"{what}, build {compiled.folder.name}")
-    RUNS.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=RUNS, prefix=f"{test_module.rpartition('.')[2]}-{simulator}-{seed}-"))
+    folder = Path(tempfile.mkdtemp(dir=runs(), prefix=f"{test_module.rpartition('.')[2]}-{simulator}-{seed}-"))
     (folder / "parameters.json").write_text(parameters_text, encoding="utf-8")
     test_args: list[str] = []
     plusargs: list[str] = []
     if simulator == "verilator" and strip_initial:
         plusargs += ["+verilator+rand+reset+2", f"+verilator+seed+{seed % 2**31 + 1}"]
     if waves_wanted():
-        wave = ROOT / "build" / "waves" / f"{folder.name}.{'vcd' if simulator == 'verilator' else 'fst'}"
-        wave.parent.mkdir(parents=True, exist_ok=True)
+        wave = cache.folder("waves") / f"{folder.name}.{'vcd' if simulator == 'verilator' else 'fst'}"
         print(f"waveform: {wave}")
         if simulator == "verilator":
             test_args += ["--trace-file", str(wave)]
@@ -151,6 +154,7 @@ def cosimulate(
         "test_args": test_args,
         "plusargs": plusargs,
         "waves": compiled.waves,
+        "cocotb": str(cocotb_package()),
         "environment": environment,
     }
     status = launch("run", job, folder, log, timeout_seconds=timeout_seconds)

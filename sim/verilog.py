@@ -12,6 +12,7 @@ from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 
 from hw.shared import Platform, Shared
+from sim import cache
 
 
 class _Modules:
@@ -73,6 +74,7 @@ def convert(component: wiring.Component, *, name: str = "top", assertions: bool 
         shared_name, shared = modules.pending.pop(0)
         modules.emitting = shared
         texts.append(_convert_shared(shared, platform, shared_name))
+    cache.lend()
     # What `verilog.convert` calls with the text of one module.
     text = str(verilog._convert_rtlil_text("".join(texts), strip_internal_attrs=True))
     if never := _NEVER.search(text):
