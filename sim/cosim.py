@@ -129,11 +129,13 @@ def cosimulate(
     plusargs: list[str] = []
     if simulator == "verilator" and strip_initial:
         plusargs += ["+verilator+rand+reset+2", f"+verilator+seed+{seed % 2**31 + 1}"]
-    if waves_wanted():
-        wave = cache.folder("waves") / f"{folder.name}.{'vcd' if simulator == 'verilator' else 'fst'}"
-        print(f"waveform: {wave}")
+    wave = f"wave.{'vcd' if simulator == 'verilator' else 'fst'}"
+    kept = cache.folder("waves") / f"{folder.name}{Path(wave).suffix}" if waves_wanted() else None
+    if kept is not None:
+        print(f"waveform: {kept}")
+        # In the folder that the simulator runs in, since Icarus cannot take every path.
         if simulator == "verilator":
-            test_args += ["--trace-file", str(wave)]
+            test_args += ["--trace-file", wave]
         else:
             plusargs += [f"+dumpfile_path={wave}"]
     environment = {_PARAMETERS: str(folder / "parameters.json")}
@@ -157,7 +159,11 @@ def cosimulate(
         "cocotb": str(cocotb_package()),
         "environment": environment,
     }
-    status = launch("run", job, folder, log, timeout_seconds=timeout_seconds)
+    try:
+        status = launch("run", job, folder, log, timeout_seconds=timeout_seconds)
+    finally:
+        if kept is not None and (folder / wave).is_file():
+            shutil.move(folder / wave, kept)
     passed = _judge(results, status, log, what)
     shutil.rmtree(folder)
     return passed

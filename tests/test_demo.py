@@ -143,7 +143,7 @@ def test_make_passes_the_sentence_as_it_is(tmp_path: Path) -> None:
             "ARGS=",
             f"TEXT={sentence}",
             "-o",
-            ".venv/.ready",
+            "ready",
             f"RUN={sys.executable}",
         ],
         cwd=ROOT,
