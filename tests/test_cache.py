@@ -1,4 +1,4 @@
-"""The cache folder: which it is, what its entries survive, and that tools cope with folders whatever they are called."""
+"""The cache folder: which it is, what its entries survive, and that tools cope with folders whatever their name is."""
 
 from __future__ import annotations
 
