@@ -66,9 +66,8 @@ soak: ready ## Run N random jobs, or without end with N=0, and stop at the first
 	$(RUN) -m sim.soak --config "$(CONFIG)" $(CHANGES) --jobs $(N) $(ARGS)
 
 lint: ready ## Check style (ruff) and types (mypy)
-	$(RUN) -m ruff check .
-	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy
+	cache=$$($(RUN) -m sim.cache); export RUFF_CACHE_DIR="$$cache/ruff" MYPY_CACHE_DIR="$$cache/mypy"; \
+	$(RUN) -m ruff check .; $(RUN) -m ruff format --check .; $(RUN) -m mypy
 
 format: ready ## Format the sources
 	$(RUN) -m ruff check --fix .

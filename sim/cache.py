@@ -1,4 +1,5 @@
 """Where the project keeps what it can make again, and how its tools are shown paths that they cannot take.
+`python -m sim.cache` prints the folder.
 
 The cache folder is what the environment's `SPATTEN_CACHE` names. Without that it is the first of these that can be
 written: `build/` of this checkout; `spatten/` in the user's cache folder (`XDG_CACHE_HOME`, or `~/.cache`);
@@ -21,6 +22,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -208,3 +210,10 @@ def _lend(user_caches: str) -> None:
     # Where packages do not go by XDG_CACHE_HOME: on macOS, and for matplotlib's settings.
     os.environ.setdefault("YOWASP_CACHE_DIR", str(lent / "YoWASP"))
     os.environ.setdefault("MPLCONFIGDIR", str(lent / "matplotlib"))
+
+
+if __name__ == "__main__":
+    try:
+        print(cache_folder())
+    except CacheError as problem:
+        sys.exit(f"error: {problem}")

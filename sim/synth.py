@@ -685,7 +685,7 @@ def _main(
         raise typer.Exit(2) from None
     console = Console()
     folder = out / config.name
-    files.check_writable(folder / "any.json")
+    files.check_writable(folder / f"{(units or [''])[0]}.json")
     rows = []
     try:
         if not fpga and liberty == DEFAULT_LIBERTY:
