@@ -373,10 +373,10 @@ def _main(
     context = multiprocessing.get_context("spawn")
     try:
         # Errors now rather than after the first simulation.
-        needed = requirements.needed("units", [] if liberty is None else ["--liberty"])
-        requirements.require("units", needed, MissingSimulatorError)
         if liberty is not None:
             read_library(liberty)
+        needed = requirements.needed("units", [] if liberty is None else ["--liberty"])
+        requirements.require("units", needed, MissingSimulatorError)
         with Progress(*columns, console=console) as progress, ProcessPoolExecutor(jobs, mp_context=context) as pool:
             try:
                 task = progress.add_task("units", total=len(work))

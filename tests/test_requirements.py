@@ -172,6 +172,7 @@ def test_the_makefile_asks_for_every_target_that_needs_something() -> None:
         assert recipe.startswith(f"\t@$(NEEDS) {target}") == bool(some), target
 
 
+@pytest.mark.needs("make")
 def test_make_says_what_is_missing_first(tmp_path: Path) -> None:
     """Without OpenSTA, `make synth` stops at once, and names nothing that it does not use."""
     for tool in ("bash", "env", "id"):
@@ -195,6 +196,7 @@ def test_make_says_what_is_missing_first(tmp_path: Path) -> None:
         (["VENV=/proc/venv"], "error: cannot make the virtual environment /proc/venv: "),
     ],
 )
+@pytest.mark.needs("make")
 def test_make_refuses_an_environment_that_it_cannot_make(tmp_path: Path, variables: list[str], message: str) -> None:
     """Before it removes or installs anything."""
     folder = tmp_path / "my files"
@@ -218,6 +220,8 @@ def test_a_test_without_its_tool_is_skipped_and_counted(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PATH", str(pytester.path))
+    pytester.makeini("[pytest]\nmarkers = needs(*names)")
     pytester.makeconftest((ROOT / "tests" / "conftest.py").read_text(encoding="utf-8"))
     pytester.makepyfile(
         """
@@ -237,16 +241,23 @@ def test_a_test_without_its_tool_is_skipped_and_counted(
             except MissingError as error:
                 raise RuntimeError("units failed") from error
 
-        def test_of_the_message():
-            with pytest.raises(MissingError, match="another message"):
-                raise MissingError("icarus needs iverilog", ("iverilog",))
+        def test_of_another_error():
+            with pytest.raises(RuntimeError, match="does not compile"):
+                raise MissingError("synthesis needs sta", ("sta",))
+
+        @pytest.mark.needs("perl", "sta")
+        def test_by_its_mark():
+            raise ValueError
+
+        @pytest.mark.needs("yices-smt2")
+        def test_of_what_is_there_is_not_skipped():
+            raise MissingError("a proof needs yices-smt2", ("yices-smt2",))
 
         def test_that_runs():
             pass
         """
     )
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
-    result.assert_outcomes(passed=1, skipped=2, failed=1)
-    result.stdout.fnmatch_lines(
-        ["*skipped for want of a tool*", "1 tests: iverilog not found", "1 tests: sta not found"]
-    )
+    result.assert_outcomes(passed=1, skipped=4, failed=1)
+    counts = ["2 tests: sta not found", "1 tests: iverilog not found", "1 tests: perl, sta not found"]
+    result.stdout.fnmatch_lines(["*skipped for want of a tool*", *counts])

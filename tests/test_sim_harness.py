@@ -321,6 +321,7 @@ def test_a_build_is_made_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert not list(cache.glob("work-*"))
 
 
+@pytest.mark.needs("iverilog")
 def test_two_processes_can_ask_for_the_same_build(cache: Path) -> None:
     program = "import sim.build, sys\nprint(sim.build.build(sys.stdin.read(), simulator='icarus').folder)\n"
     processes = [

@@ -40,6 +40,7 @@ def soak(monkeypatch: pytest.MonkeyPatch, *arguments: str, wrong: int | None = N
     for name in ("Machine", "SimulatedTransport", "Device"):
         monkeypatch.setattr(sim.soak, name, Nothing)
     monkeypatch.setattr(sim.soak, "convert", lambda *_, **__: "")
+    monkeypatch.setattr(sim.soak, "require_tools", lambda simulator: None)
     monkeypatch.setattr(sim.soak, "soak_one", soak_one)
     app = typer.Typer()
     app.command()(sim.soak._main)

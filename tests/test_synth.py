@@ -430,6 +430,7 @@ def test_the_command_line_refuses_in_one_line(arguments: list[str], status: int,
 
 
 @pytest.mark.slow
+@pytest.mark.needs("sta", "the TSMC 0.18 um library")
 def test_the_command_line_prints_and_writes() -> None:
     result = _synth("expander", "packer", "--config", "tiny")
     assert result.returncode == 0, result.stderr
