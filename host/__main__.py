@@ -98,6 +98,10 @@ def fidelity(
     jobs: Annotated[int, typer.Option(help="Processes to use.")] = 2,
 ) -> None:
     """Measure what quantization and pruning cost: softmax, MiniLM embeddings, language model perplexity."""
+    from sim import cache, files
+
+    files.require_writable(out / "fidelity.json")
+    cache.lend()  # before matplotlib looks for a place of its own
     from host import fidelity as module
 
     module.measure(out, jobs, Console())

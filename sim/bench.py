@@ -37,8 +37,9 @@ from hw.errors import SpattenError
 from hw.register_map import DESCRIPTOR_VERSION
 from hw.spatten import Spatten
 from sim import cycles as model
-from sim import files
-from sim.build import ROOT
+from sim import files, requirements
+from sim.build import MissingSimulatorError
+from sim.cache import ROOT
 from sim.machine import Machine
 from sim.transport import SimulatedTransport
 from sim.units import simulate, topk_rows
@@ -612,7 +613,9 @@ def main(
                 raise BenchError(f"{name} must be of {', '.join(known)}, not {value!r}")
     prompts = _prompt_lengths(lengths)
     require_room(NAMED[config], groups, prompts)
-    files.require_writable(output)
+    requirements.require("bench", requirements.needed("bench"), MissingSimulatorError)
+    for path in (output, PAGE) if output == RESULTS else (output,):
+        files.require_writable(path)
     found: list[Figure] = []
     table = Table("figure", "memory", "must be", "measured", "", "predicted", title=f"{config}", title_justify="left")
     simulated, seconds, build_seconds = 0, 0.0, 0.0
@@ -652,7 +655,7 @@ def main(
             save()
     console.print(table)
     console.print(str(output), markup=False, highlight=False)
-    if config == "paper" and memory == "both" and set(groups) == set(GROUPS):
+    if output == RESULTS and config == "paper" and memory == "both" and set(groups) == set(GROUPS):
         write_page(PAGE, json.loads(output.read_text(encoding="utf-8")))
         console.print(str(PAGE), markup=False, highlight=False)
 

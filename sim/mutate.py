@@ -52,13 +52,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import sim.build
-import sim.cosim
 from cli.main import run_app
 from hw.errors import SpattenError
+from sim import cache, requirements
 from sim.abc import YOSYS
-from sim.build import ROOT, SimulatorError
+from sim.build import SimulatorError
+from sim.cache import ROOT
 from sim.cosim import CosimulationError, cosimulate
-from sim.files import PageError, read_json, write_text
+from sim.files import PageError, read_json, require_writable, write_text
 from sim.formal import FormalError, Run, design_of, free, without_initial_values
 from sim.verilog import strip_initial_values
 from sim.workers import require_jobs
@@ -167,6 +168,7 @@ class Netlist:
 
     def _yosys(self, *script: str) -> None:
         (self._folder / "script.ys").write_text("\n".join(script) + "\n", encoding="utf-8")
+        cache.lend()
         command = [str(YOSYS), "-q", "-l", "yosys.log", "script.ys"]
         result = subprocess.run(command, cwd=self._folder, capture_output=True, text=True, check=False)
         if result.returncode != 0:
@@ -433,13 +435,13 @@ def _stripped(arguments: dict[str, Any], verilog: str) -> str:
 @contextlib.contextmanager
 def _apart(folder: Path) -> Iterator[None]:
     """Builds and runs in a folder that goes away, and nothing on the terminal."""
-    kept = sim.build.CACHE, sim.cosim.RUNS
-    sim.build.CACHE, sim.cosim.RUNS = folder / "cache", folder / "run"
+    kept = os.environ.get(cache.VARIABLE, "")
+    os.environ[cache.VARIABLE] = str(folder / "cache")
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        sim.build.CACHE, sim.cosim.RUNS = kept
+        os.environ[cache.VARIABLE] = kept
 
 
 def explained() -> dict[str, dict[str, dict[str, Any]]]:
@@ -513,6 +515,7 @@ def main(
     unit: Annotated[list[str] | None, typer.Argument(help="Units by name; all if none is given.")] = None,
     count: Annotated[int, typer.Option(help="Mutants of each unit.")] = COUNT,
     jobs: Annotated[int, typer.Option(help="Runs side by side.")] = os.cpu_count() or 1,
+    out: Annotated[Path | None, typer.Option(help="Where to write what was found; default build/mutate.json.")] = None,
 ) -> None:
     """Plant faults in the units' netlists, and see whether their testbenches notice."""
     known = units()
@@ -524,6 +527,11 @@ def main(
     if not 1 <= count <= COUNT_MAX:
         raise MutationInputError(f"count must be 1 to {COUNT_MAX}, not {count}")
     require_jobs(jobs)
+    requirements.require("mutate", requirements.needed("mutate"), sim.build.MissingSimulatorError)
+    report = REPORT if out is None else out
+    for path in (report, PAGE) if out is None else (report,):
+        require_writable(path)
+    cache.lend()
     # The runs' own words go elsewhere meanwhile.
     console = Console(file=sys.stdout)
     explanations = explained()
@@ -546,7 +554,7 @@ def main(
             results.append(result)
             for problem in result.problems:
                 bar.console.print(f"{name}: {problem}", style="red", highlight=False, markup=False)
-            _save(result)
+            _save(report, result)
     table = Table("unit", "killed", "survived", "equivalent", "share", "seconds")
     for result in results:
         numbers = [str(result.count(outcome)) for outcome in ("killed", "survived", "equivalent")]
@@ -555,18 +563,19 @@ def main(
     console.print(table)
     if failing := [result.unit for result in results if result.problems]:
         raise MutationProblemsError(f"there are problems with the mutants of {', '.join(failing)}")
-    write_page(PAGE, {"mutants": results_table(_reported(), known), "survivors": survivors_table(explanations)})
-    console.print(str(PAGE), style="dim", markup=False, highlight=False)
+    if out is None:
+        write_page(PAGE, {"mutants": results_table(_reported(), known), "survivors": survivors_table(explanations)})
+        console.print(str(PAGE), style="dim", markup=False, highlight=False)
 
 
-def _save(result: Result) -> None:
-    """Put a unit's result into the report, in place of the one before."""
+def _save(place: Path, result: Result) -> None:
+    """Put a unit's result into the report at `place`, in place of the one before."""
     report: dict[str, Any] = {}
-    if REPORT.is_file():
-        report = read_json(REPORT)
+    if place.is_file():
+        report = read_json(place)
     numbers = {outcome: result.count(outcome) for outcome in ("killed", "survived", "equivalent")}
     report[result.unit] = {**numbers, "share": result.share, **asdict(result)}
-    write_text(REPORT, json.dumps(report, indent=1, sort_keys=True) + "\n")
+    write_text(place, json.dumps(report, indent=1, sort_keys=True) + "\n")
 
 
 def _reported() -> dict[str, Result]:

@@ -25,6 +25,7 @@ from host.transport import TransportError
 from hw.config import SECTOR_BYTES, load
 from hw.errors import SpattenError
 from hw.spatten import Spatten
+from sim.build import require_tools
 from sim.campaigns import DifferenceError, machine_of, move, run
 from sim.machine import Machine, MachineError
 from sim.random_jobs import Campaign
@@ -106,10 +107,11 @@ def main(
         if not least <= value <= MOST:
             raise SoakError(f"{name} must be {least} to {MOST}, not {value}")
     console.print(f"{chosen.name}: campaigns of {campaign_jobs} jobs, the first with seed {first}", highlight=False)
-    verilog = convert(Spatten(config=chosen), name="spatten", assertions=True)
     bar = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     columns = (TextColumn("{task.description}"), *bar)
     started = time.monotonic()
+    require_tools("verilator")  # rather now than after the generator's minute
+    verilog = convert(Spatten(config=chosen), name="spatten", assertions=True)
     device = Device(SimulatedTransport(Machine(verilog, chosen, answer_seconds=600)))
     finished = 0
     current = first

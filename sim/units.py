@@ -32,10 +32,11 @@ from rich.table import Table
 from cli.main import run_app
 from hw.config import NAMED, PAPER, ULX3S, Config
 from hw.units import UNITS, require_units
-from sim import files, measure
-from sim.build import ROOT
+from sim import files, measure, requirements
+from sim.build import MissingSimulatorError
+from sim.cache import ROOT
 from sim.cosim import cosimulate
-from sim.synth import RESULTS, Facts, SynthesisError, ecp5, read_library, structure, synthesise
+from sim.synth import Facts, SynthesisError, ecp5, read_library, structure, synthesise
 from sim.verilog import convert
 from sim.workers import require_jobs, workers
 
@@ -105,8 +106,9 @@ def simulate(unit: str, config: Config) -> list[dict[str, Any]] | None:
         return measure.read(figures)
 
 
-def _measure(unit: str, name: str, liberty: Path | None) -> Facts:
-    """Everything about a unit at the size of a configuration; runs in a process of its own."""
+def _measure(unit: str, name: str, liberty: Path | None, results: Path) -> Facts:
+    """Everything about a unit at the size of a configuration, its synthesis also into `results`; runs in a process of
+    its own."""
     warnings.simplefilter("ignore", UnusedElaboratable)  # `find_run` makes components to compare
     sys.path.insert(0, str(ROOT))
     config = NAMED[name]
@@ -117,7 +119,7 @@ def _measure(unit: str, name: str, liberty: Path | None) -> Facts:
     # A size is synthesised for what it is meant for: the paper's for a chip, the board's for its FPGA.
     if config == PAPER and liberty is not None:
         component = UNITS[unit].make(config)
-        row["asic"] = synthesise(component, name=unit, library=read_library(liberty), results=RESULTS / name)
+        row["asic"] = synthesise(component, name=unit, library=read_library(liberty), results=results / name)
     if config == ULX3S:
         component = UNITS[unit].make(config)
         row["words"] = structure(component, name=unit)
@@ -346,10 +348,15 @@ def main(
     changed: Annotated[bool, typer.Option("--changed", help="measure what is missing or has changed since")] = False,
     liberty: Annotated[Path | None, typer.Option("--liberty", help="standard cells, for area and slack")] = None,
     jobs: Annotated[int, typer.Option("--jobs", help="units at a time")] = os.cpu_count() or 1,
+    out: Annotated[Path, typer.Option("--out", help="where to write the figures")] = FIGURES,
 ) -> None:
-    """Measure every unit, into build/units.json and, once that has all of them, the tables of docs/units.md."""
+    """Measure every unit, into OUT and, once the usual file has all of them, the tables of docs/units.md."""
     require_units(only or ())
     require_jobs(jobs)
+    for path in (out, PAGE) if out == FIGURES else (out,):
+        files.require_writable(path)
+    needed = requirements.needed("units", [] if liberty is None else ["--liberty"])
+    requirements.require("units", needed, MissingSimulatorError)
     if liberty is not None:
         read_library(liberty)  # its errors now rather than after the first simulation
     console = Console()
@@ -360,8 +367,8 @@ def main(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    goes_on = (only or changed) and FIGURES.is_file()
-    before = files.read_json(FIGURES)["units"] if goes_on else []
+    goes_on = (only or changed) and out.is_file()
+    before = files.read_json(out)["units"] if goes_on else []
     found = {(row["unit"], row["configuration"]): row for row in before}
     order = [(unit, config.name) for unit in UNITS for config in CONFIGURATIONS]
     work = [key for key in order if not only or key[0] in only]
@@ -372,16 +379,16 @@ def main(
     with Progress(*columns, console=console) as progress, workers(jobs, len(work)) as pool:
         task = progress.add_task("units", total=len(work))
         futures: dict[Future[Facts], tuple[str, str]] = {
-            pool.submit(_measure, unit, name, liberty): (unit, name) for unit, name in work
+            pool.submit(_measure, unit, name, liberty, out.parent / "synth"): (unit, name) for unit, name in work
         }
         for future in as_completed(futures):
             found[futures[future]] = future.result()
             rows = [found[key] for key in order if key in found]
-            files.write_text(FIGURES, json.dumps({"units": rows, "topk": topk_rows(rows)}, indent=2) + "\n")
+            files.write_text(out, json.dumps({"units": rows, "topk": topk_rows(rows)}, indent=2) + "\n")
             progress.update(task, advance=1, description=" ".join(futures[future]))
     _print(console, rows)
-    console.print(str(FIGURES), style="dim", markup=False, highlight=False)
-    if len(rows) == len(order):
+    console.print(str(out), style="dim", markup=False, highlight=False)
+    if len(rows) == len(order) and out == FIGURES:
         write_page(PAGE, rows)
         console.print(str(PAGE), style="dim", markup=False, highlight=False)
 

@@ -14,6 +14,7 @@ from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 
 from hw.shared import Platform, Shared
+from sim import cache
 from sim.tidy import tidy
 
 
@@ -81,6 +82,7 @@ def convert(component: wiring.Component, *, name: str = "top", assertions: bool 
         shared_name, shared = modules.pending.pop(0)
         modules.emitting = shared
         texts.append(_convert_shared(shared, platform, shared_name))
+    cache.lend()
     return HEADER + tidy(_written("".join(texts))) + FOOTER
 
 

@@ -19,7 +19,7 @@ from sim.verilog import convert, stop_at_assertions
 @pytest.fixture(autouse=True)
 def _runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Failed runs are kept, and most of these fail."""
-    monkeypatch.setattr(sim.cosim, "RUNS", tmp_path)
+    monkeypatch.setattr(sim.cosim, "runs", lambda: tmp_path)
 
 
 class Outer(wiring.Component):

@@ -45,7 +45,7 @@ CASES = _cases()
 def _folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Failed proofs are kept, and most of these fail."""
     if "case" not in request.fixturenames:
-        monkeypatch.setattr(sim.formal, "PROOFS", tmp_path)
+        monkeypatch.setattr(sim.formal, "proofs", lambda: tmp_path)
 
 
 @pytest.mark.formal
@@ -171,7 +171,7 @@ def test_a_right_queue_is_proved() -> None:
         "full with 3 inside": 4,
         "empty again after it was full": 7,
     }
-    assert not any(sim.formal.PROOFS.iterdir())
+    assert not any(sim.formal.proofs().iterdir())
 
 
 @pytest.mark.slow

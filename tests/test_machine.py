@@ -648,6 +648,7 @@ def test_verilog_that_does_not_compile() -> None:
 
 
 @pytest.mark.parametrize("config", [TINY, ULX3S, Config()], ids=lambda config: config.name)
+@pytest.mark.needs("g++")
 def test_the_program_is_free_of_warnings(config: Config, tmp_path: Path) -> None:
     """With -Wall -Wextra, for every kind of port: 1 to 16 channels, data as integers and as arrays."""
     from sim.machine import port_widths
@@ -811,6 +812,7 @@ def test_a_request_that_cannot_be_read() -> None:
             machine.run(10)
 
 
+@pytest.mark.needs("g++", "make", "perl")
 def test_an_interrupt_from_the_keyboard() -> None:
     """Ctrl-C in the middle of a run ends the machine and the program, and leaves nothing behind."""
     program = (
@@ -834,6 +836,7 @@ def test_an_interrupt_from_the_keyboard() -> None:
     assert gone(pid)
 
 
+@pytest.mark.needs("g++", "make", "perl")
 def test_a_program_that_is_killed_leaves_no_machine() -> None:
     program = (
         "from hw.config import TINY; from sim.machine import Machine; from sim.verilog import convert\n"

@@ -252,6 +252,7 @@ def test_the_page_has_the_results(tmp_path: Path) -> None:
 
 
 def test_the_command_fails_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sim.mutate.requirements, "missing", lambda requirements: [])
     monkeypatch.setattr(sim.mutate, "REPORT", tmp_path / "mutate.json")
     monkeypatch.setattr(sim.mutate, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(sim.mutate, "mutation_run", lambda unit: {"unit": unit})

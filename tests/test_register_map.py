@@ -145,6 +145,7 @@ def _python(config: Config, folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("config", [EIGHTH, TINY], ids=lambda config: config.name)
+@pytest.mark.needs("g++")
 def test_the_header_compiles_and_says_the_same(config: Config, tmp_path: Path) -> None:
     constants = _python(config, tmp_path)
     registers = RegisterMap(config)

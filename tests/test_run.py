@@ -27,8 +27,7 @@ from host.gpt2 import Gpt2
 from host.quantized_engine import Settings
 from hw.config import PAPER, TINY
 from hw.spatten import Spatten
-from sim import run
-from sim.build import CACHE
+from sim import cache, run
 from sim.device import accelerator_verilog, simulated_device
 from sim.verilog import convert
 from tests.command_line import command_line
@@ -203,6 +202,6 @@ def test_the_verilog_is_kept_until_something_changes(monkeypatch: pytest.MonkeyP
     try:
         assert accelerator_verilog(other) == "another", "another configuration is another key"
     finally:
-        for folder in CACHE.glob("verilog-*"):
+        for folder in cache.folder("sim").glob("verilog-*"):
             if (folder / "spatten.v").read_text(encoding="utf-8") == "another":
                 shutil.rmtree(folder)

@@ -39,6 +39,7 @@ def soak(monkeypatch: pytest.MonkeyPatch, *arguments: str, wrong: int | None = N
     for name in ("Machine", "SimulatedTransport", "Device"):
         monkeypatch.setattr(sim.soak, name, Nothing)
     monkeypatch.setattr(sim.soak, "convert", lambda *_, **__: "")
+    monkeypatch.setattr(sim.soak, "require_tools", lambda simulator: None)
     monkeypatch.setattr(sim.soak, "soak_one", soak_one)
     result = command_line(sim.soak.app, *arguments)
     return result.status, " ".join((result.output + result.errors).split()), ran

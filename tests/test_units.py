@@ -135,6 +135,7 @@ def test_a_run_of_what_has_changed_keeps_the_rest(
     kept = [{**row, "circuit": "the present one"} for row in rows()]
     figures.write_text(json.dumps({"units": kept, "topk": []}))
     page.write_text("".join(f"<!-- {name} -->\n<!-- end -->\n" for name in units.TABLES))
+    monkeypatch.setattr(units.requirements, "missing", lambda requirements: [])
     monkeypatch.setattr(units, "FIGURES", figures)
     monkeypatch.setattr(units, "PAGE", page)
     monkeypatch.setattr(units, "circuit", lambda unit, config: "the present one")
