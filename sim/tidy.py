@@ -24,7 +24,11 @@ _NONE = re.compile(r"(?:~|!) (.+)")
 _CONSTANT = re.compile(r"(\d+)'([hd])([0-9a-f]+)")
 _NOT = re.compile(r"^(  assign [^=]* = )! ", re.MULTILINE)
 _SHIFT = re.compile(r"^  assign [^=]* = .* >>>? .*;$", re.MULTILINE)
-_LEFT = re.compile(r"^.*(?:always @\*|\\\$procmux\$\d+ ?\(|casez).*$", re.MULTILINE)
+_LEFT = re.compile(
+    r"^.*(?:always @\*$(?!\n +if \(.*\) begin\n +(?:if \(!.*\)\n +\$write|assert) ?\()|\\\$procmux\$\d+ ?\(|casez).*$",
+    re.MULTILINE,
+)
+"""An assertion of what has no clock is looked at whenever it changes, and is in no file that is delivered."""
 _BASES = {"h": 16, "d": 10}
 
 

@@ -314,7 +314,7 @@ endmodule
         ("a == 3'h6", "b == 3'h6", r"do not look at one signal, but at \['a', 'b'\]"),
         ("a == 3'h6", "a == 4'h6", "do not look at one signal"),
         ("a == 3'h6", "a == 3'h1", "two choices of .* hold at a time"),
-        ("assign o = ", "always @* o = ", "the Verilog backend writes something new: 'always"),
+        ("assign o = ", "always @*\n    o = ", "the Verilog backend writes something new: 'always"),
     ],
 )
 def test_what_the_backend_never_wrote_is_refused(old: str, new: str, message: str) -> None:
