@@ -7,13 +7,18 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from types import FrameType
+from typing import Any
 
 from hw.errors import SpattenError
 
-__all__ = ["WorkersError", "require_jobs", "workers"]
+__all__ = ["Workers", "WorkersError", "require_jobs", "workers"]
+
+_interrupted = threading.Event()
+"""Of a worker."""
 
 
 class WorkersError(SpattenError, ValueError):
@@ -26,8 +31,24 @@ def require_jobs(jobs: int) -> None:
         raise WorkersError(f"jobs must be at least 1, not {jobs}")
 
 
+class Workers:
+    """What tasks are given to."""
+
+    def __init__(self, pool: ProcessPoolExecutor) -> None:
+        self._pool = pool
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Have a worker call `function`, which must be one that can be imported."""
+        # A process may start now. It inherits that interrupts wait, until it can take them without a traceback.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return self._pool.submit(_work, function, arguments)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @contextlib.contextmanager
-def workers(jobs: int, tasks: int) -> Iterator[ProcessPoolExecutor]:
+def workers(jobs: int, tasks: int) -> Iterator[Workers]:
     """Up to `jobs` fresh processes for `tasks` tasks, until the block ends.
 
     If it ends with an exception, an interrupt too, tasks that wait are dropped and those under way interrupted: the
@@ -38,26 +59,30 @@ def workers(jobs: int, tasks: int) -> Iterator[ProcessPoolExecutor]:
     size = max(1, min(jobs, tasks))
     with ProcessPoolExecutor(size, mp_context=context, initializer=_end_quietly) as pool:
         try:
-            # All processes start with the first task. An interrupt meanwhile would end them in the middle of an import.
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            try:
-                pool.submit(int)
-            finally:
-                signal.signal(signal.SIGINT, before)
-            yield pool
+            yield Workers(pool)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 if process.pid is not None:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(process.pid, signal.SIGINT)
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
+def _work(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    if _interrupted.is_set():  # a task that this process had been given already
+        sys.exit(128 + signal.SIGINT)
+    return function(*arguments)
+
+
 def _end_quietly() -> None:
-    """Have an interrupt end this process, and what it is doing, without a traceback on everybody's terminal."""
+    """Have an interrupt end what this process does, without a traceback on everybody's terminal."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
+        if not _interrupted.is_set():  # once: what has begun to clean up is left alone
+            _interrupted.set()
+            sys.exit(128 + number)
 
     signal.signal(signal.SIGINT, end)
+    with contextlib.suppress(SystemExit):  # one that has waited: the first task sees it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -197,7 +197,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "bytes.toml").write_bytes(b"\xff\xfe\0")
     (folder / "cells.lib").write_text("library(x) { capacitive_load_unit(1.2.3, ff); cell(a) { area : 1; } }\n")
     bert = write(folder / "bert", BERT_CONFIG)
-    gpt2 = write(folder / "gpt2", GPT2_CONFIG)
+    gpt2 = write(folder / "gpt2", GPT2_CONFIG | {"n_positions": 64})
     monkeypatch.setattr(host.zoo, "minilm", lambda: bert)
     monkeypatch.setattr(host.zoo, "pydoc_gpt2", lambda: gpt2)
     monkeypatch.setattr(hw.__main__, "circuits", lambda *_: iter(()))
