@@ -344,14 +344,17 @@ def _main(
     changed: Annotated[bool, typer.Option("--changed", help="measure what is missing or has changed since")] = False,
     liberty: Annotated[Path | None, typer.Option("--liberty", help="standard cells, for area and slack")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="units at a time")] = os.cpu_count() or 1,
-    out: Annotated[Path, typer.Option("--out", help="where to write the figures")] = FIGURES,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="where to write the figures; default build/units.json")
+    ] = None,
 ) -> None:
     """Measure every unit, into OUT and, once the usual file has all of them, the tables of docs/units.md."""
     for unit in only or ():
         if unit not in UNITS:
             typer.echo(f"error: unit must be one of {', '.join(UNITS)}, not {unit!r}", err=True)
             raise typer.Exit(2)
-    for path in (out, PAGE) if out == FIGURES else (out,):
+    figures = FIGURES if out is None else out
+    for path in (figures, PAGE) if out is None else (figures,):
         files.check_writable(path)
     console = Console()
     columns = (
@@ -361,8 +364,8 @@ def _main(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    goes_on = (only or changed) and out.is_file()
-    before = json.loads(out.read_text(encoding="utf-8"))["units"] if goes_on else []
+    goes_on = (only or changed) and figures.is_file()
+    before = json.loads(figures.read_text(encoding="utf-8"))["units"] if goes_on else []
     found = {(row["unit"], row["configuration"]): row for row in before}
     order = [(unit, config.name) for unit in UNITS for config in CONFIGURATIONS]
     work = [key for key in order if not only or key[0] in only]
@@ -381,13 +384,13 @@ def _main(
             try:
                 task = progress.add_task("units", total=len(work))
                 futures: dict[Future[Facts], tuple[str, str]] = {
-                    pool.submit(_measure, unit, name, liberty, out.parent / "synth"): (unit, name)
+                    pool.submit(_measure, unit, name, liberty, figures.parent / "synth"): (unit, name)
                     for unit, name in work
                 }
                 for future in as_completed(futures):
                     found[futures[future]] = future.result()
                     rows = [found[key] for key in order if key in found]
-                    files.write_text(out, json.dumps({"units": rows, "topk": topk_rows(rows)}, indent=2) + "\n")
+                    files.write_text(figures, json.dumps({"units": rows, "topk": topk_rows(rows)}, indent=2) + "\n")
                     progress.update(task, advance=1, description=" ".join(futures[future]))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)  # the first failure is enough
@@ -396,8 +399,8 @@ def _main(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     _print(console, rows)
-    console.print(str(out), style="dim", markup=False, highlight=False)
-    if len(rows) == len(order) and out == FIGURES:
+    console.print(str(figures), style="dim", markup=False, highlight=False)
+    if len(rows) == len(order) and out is None:
         write_page(PAGE, rows)
         console.print(f"[dim]{PAGE}[/]", highlight=False)
 
