@@ -348,12 +348,15 @@ def main(
     changed: Annotated[bool, typer.Option("--changed", help="measure what is missing or has changed since")] = False,
     liberty: Annotated[Path | None, typer.Option("--liberty", help="standard cells, for area and slack")] = None,
     jobs: Annotated[int, typer.Option("--jobs", help="units at a time")] = os.cpu_count() or 1,
-    out: Annotated[Path, typer.Option("--out", help="where to write the figures")] = FIGURES,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="where to write the figures; default build/units.json")
+    ] = None,
 ) -> None:
     """Measure every unit, into OUT and, once the usual file has all of them, the tables of docs/units.md."""
     require_units(only or ())
     require_jobs(jobs)
-    for path in (out, PAGE) if out == FIGURES else (out,):
+    figures = FIGURES if out is None else out
+    for path in (figures, PAGE) if out is None else (figures,):
         files.require_writable(path)
     needed = requirements.needed("units", [] if liberty is None else ["--liberty"])
     requirements.require("units", needed, MissingSimulatorError)
@@ -367,8 +370,8 @@ def main(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    goes_on = (only or changed) and out.is_file()
-    before = files.read_json(out)["units"] if goes_on else []
+    goes_on = (only or changed) and figures.is_file()
+    before = files.read_json(figures)["units"] if goes_on else []
     found = {(row["unit"], row["configuration"]): row for row in before}
     order = [(unit, config.name) for unit in UNITS for config in CONFIGURATIONS]
     work = [key for key in order if not only or key[0] in only]
@@ -379,16 +382,16 @@ def main(
     with Progress(*columns, console=console) as progress, workers(jobs, len(work)) as pool:
         task = progress.add_task("units", total=len(work))
         futures: dict[Future[Facts], tuple[str, str]] = {
-            pool.submit(_measure, unit, name, liberty, out.parent / "synth"): (unit, name) for unit, name in work
+            pool.submit(_measure, unit, name, liberty, figures.parent / "synth"): (unit, name) for unit, name in work
         }
         for future in as_completed(futures):
             found[futures[future]] = future.result()
             rows = [found[key] for key in order if key in found]
-            files.write_text(out, json.dumps({"units": rows, "topk": topk_rows(rows)}, indent=2) + "\n")
+            files.write_text(figures, json.dumps({"units": rows, "topk": topk_rows(rows)}, indent=2) + "\n")
             progress.update(task, advance=1, description=" ".join(futures[future]))
     _print(console, rows)
-    console.print(str(out), style="dim", markup=False, highlight=False)
-    if len(rows) == len(order) and out == FIGURES:
+    console.print(str(figures), style="dim", markup=False, highlight=False)
+    if len(rows) == len(order) and out is None:
         write_page(PAGE, rows)
         console.print(str(PAGE), style="dim", markup=False, highlight=False)
 
