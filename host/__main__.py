@@ -107,5 +107,13 @@ def fidelity(
     module.measure(out, jobs, Console())
 
 
+@app.command()
+def checkpoints() -> None:
+    """Print every file and key of a checkpoint folder, and what is done about it."""
+    from host import checkpoint_keys
+
+    print(checkpoint_keys.render(), end="")
+
+
 if __name__ == "__main__":
     run_app(app, "python -m host")

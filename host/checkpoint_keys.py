@@ -1,7 +1,7 @@
 """Every file and key of a checkpoint folder that is known, and what is done about it: obeyed, refused or ignored.
 
 The reader (`host/checkpoint.py`) asks this table what a value may be and what an absent key means. docs/checkpoints.md
-shows it; `python -m host.checkpoint_keys` prints it.
+shows it; `python -m host checkpoints` prints it.
 """
 
 from __future__ import annotations
@@ -851,7 +851,3 @@ def _key_names(row: KeyRow) -> str:
     plain = " " in row.name or "`" in row.name
     names = [row.name if plain else f"`{row.name}`".replace("|", "\\|"), *(f"`{alias}`" for alias in row.aliases)]
     return " or ".join(names)
-
-
-if __name__ == "__main__":
-    print(render(), end="")

@@ -141,7 +141,7 @@ def test_a_key_of_a_file_has_one_row_a_model() -> None:
 
 def test_the_page_shows_the_table() -> None:
     page = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
-    assert page.endswith(render()), "docs/checkpoints.md must end with what `python -m host.checkpoint_keys` prints"
+    assert page.endswith(render()), "docs/checkpoints.md must end with what `python -m host checkpoints` prints"
 
 
 # -- Obeyed -----------------------------------------------------------------------------------------------------------

@@ -37,8 +37,8 @@ from sim.cosim import seeds
 from tests.command_line import Ended, command_line
 from tests.test_checkpoint import BERT_CONFIG, GPT2_CONFIG, write
 
-FOR_PROGRAMS = {"sim/abc.py", "sim/launch.py"}
-"""Run by other programs, which read what they print."""
+FOR_PROGRAMS = {"sim/abc.py", "sim/launch.py", "sim/cache.py", "sim/requirements.py"}
+"""Run by other programs, the last two by `make` before there are packages: tests/test_requirements.py tries them."""
 TRIES = 25
 """Of each command, with several options at once."""
 
