@@ -18,7 +18,6 @@ import io
 import os
 import select
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -67,6 +66,8 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
         status = _system_status(error)
     except SystemExit:
         status = NO_READER  # how Rich ends a program whose output nobody reads; nothing else here exits
+    if status:
+        _silence_unused_circuits()
     sys.exit(status)
 
 
@@ -133,10 +134,14 @@ def _drop_output() -> None:
         os.close(nowhere)
 
 
+def _silence_unused_circuits() -> None:
+    """Have no circuit that an error left unused say so behind the error: as Amaranth does before the first is used."""
+    if hdl := sys.modules.get("amaranth.hdl"):
+        setattr(hdl.UnusedElaboratable, "_MustUse__silence", True)  # noqa: B010 - Python would change the name here
+
+
 def _end(status: int, text: str) -> int:
     """Say why a command ends with `status`, in one line; a line of status 1 may have a tool's words behind it."""
-    # Circuits that were made and not used would now say so.
-    warnings.simplefilter("ignore")
     if status != 1:
         text = " ".join(part.strip() for part in text.splitlines())
     if sys.stderr is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import warnings
 from dataclasses import dataclass
 
 import pytest
@@ -31,7 +30,6 @@ def command_line(app: typer.Typer, *arguments: str) -> Ended:
     with (
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(errors),
-        warnings.catch_warnings(),
         pytest.raises(SystemExit) as ended,
     ):
         run_app(app, "python -m something", arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import signal
 import subprocess
@@ -16,9 +17,25 @@ import typer
 
 from hw.config import ConfigError
 from hw.errors import SpattenError
-from sim.build import ROOT, SimulatorError
+from sim.build import ROOT, SimulatorError, SimulatorMissingError
 from sim.files import WriteError, replacing, require_writable, write_text
 from tests.command_line import Ended, command_line
+
+
+def test_every_error_of_this_project_is_an_expected_one() -> None:
+    rooms = [path for room in ("cli", "golden", "hw", "host", "sim") for path in sorted((ROOT / room).glob("*.py"))]
+    modules = [f"{path.parent.name}.{path.stem}" for path in rooms if path.stem != "__init__"]
+    found = {
+        one
+        for module in (*modules, "golden")
+        for one in vars(importlib.import_module(module)).values()
+        if isinstance(one, type) and issubclass(one, Exception) and one.__module__ in (*modules, "golden")
+    }
+    assert len(found) > 30
+    for error in found:
+        assert issubclass(error, SpattenError), error
+        assert error.exit_status in (1, 2), error
+    assert (ConfigError.exit_status, SimulatorError.exit_status, SimulatorMissingError.exit_status) == (2, 1, 2)
 
 
 def _raising(error: BaseException) -> typer.Typer:
@@ -130,6 +147,14 @@ def lines():
         print("línea", number)
 
 @app.command()
+def unused():
+    from amaranth.hdl import Fragment
+    from hw.fifo import Fifo
+    Fragment.get(Fifo(shape=4, depth=2), None)
+    circuit = Fifo(shape=4, depth=2)
+    open("/nowhere/file")
+
+@app.command()
 def wait(path: Path):
     with replacing(path) as temporary:
         temporary.write_text("half")
@@ -186,6 +211,13 @@ def test_an_output_that_is_full_is_one_line(arguments: list[str]) -> None:
             [sys.executable, "-c", _PROGRAM, *arguments], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, check=False
         )
     assert (done.returncode, done.stderr) == (2, b"error: input or output failed: No space left on device\n")
+
+
+def test_circuits_that_are_not_used_any_more_are_no_second_line() -> None:
+    with _start("unused") as process:
+        output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output) == (2, b"")
+    assert errors == b"error: /nowhere/file: No such file or directory\n"
 
 
 def test_a_closed_stderr_is_no_reason_to_fail() -> None:
