@@ -30,8 +30,9 @@ def accelerator_verilog(config: Config, *, assertions: bool = False) -> str:
 
     With `assertions` about what every unit's neighbours must keep to, or as it is delivered.
     """
-    sources = [*sorted(_FOLDER.parent.joinpath("hw").glob("*.py")), _FOLDER / "verilog.py", _FOLDER / "payload.py"]
-    texts = [(path.name, path.read_text(encoding="utf-8")) for path in sources]
+    sources = sorted(_FOLDER.parent.joinpath("hw").rglob("*.py"))
+    sources += [_FOLDER / name for name in ("verilog.py", "tidy.py", "payload.py")]
+    texts = [(path.relative_to(_FOLDER.parent).as_posix(), path.read_text(encoding="utf-8")) for path in sources]
     key = cache.digest(texts, config.as_dict(), assertions, [importlib.metadata.version(tool) for tool in _TOOLS])
     folder = cache.folder("sim") / f"verilog-{key}"
     path = folder / "spatten.v"

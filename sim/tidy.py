@@ -17,9 +17,11 @@ _FUNCTION = re.compile(
     r"^  function \[(?P<high>\d+):0\] (?P<name>\\\$procmux\$\d+ );\n.*?^  endfunction\n", re.MULTILINE | re.DOTALL
 )
 _CALL = re.compile(r"^  assign (?P<target>[^=]+?) = (?P<name>\\\$procmux\$\d+ )\((?P<arguments>.*)\);$", re.MULTILINE)
-_CHOICE = re.compile(r"^  assign (\\\$procmux\$\d+_C(?:MP|TRL)) +(?:\[0\] )?= (.*);$", re.MULTILINE)
-_ANY_OF = re.compile(r"\| (?:\{ (.*) \}|(\\\$procmux\S+))")
+_CHOICE = re.compile(r"^  assign (\\\$procmux\$\d+_C(?:MP|TRL)) +(?:\[(\d+)\] )?= (.*);$", re.MULTILINE)
+_WIRE = re.compile(r"^  wire (?:\[(\d+):0\] )?(\\\$procmux\$\d+_C(?:MP|TRL)) ;$", re.MULTILINE)
+_ANY_OF = re.compile(r"\| (\\\$procmux\$\d+_CMP)")
 _EQUAL = re.compile(r"(.+?) +== (\d+)'([hd])([0-9a-f]+)")
+_SIGNAL = re.compile(r"[^ ]+(?: \[\d+\])?")
 _NONE = re.compile(r"(?:~|!) (.+)")
 _CONSTANT = re.compile(r"(\d+)'([hd])([0-9a-f]+)")
 _NOT = re.compile(r"^(  assign [^=]* = )! ", re.MULTILINE)
@@ -30,6 +32,8 @@ _LEFT = re.compile(
 )
 """An assertion of what has no clock is looked at whenever it changes, and is in no file that is delivered."""
 _BASES = {"h": 16, "d": 10}
+_Choices = dict[str, list[str]]
+"""What each bit of a wire of choices is assigned, by the wire's name."""
 
 
 def tidy(text: str) -> str:
@@ -53,14 +57,16 @@ def tidy(text: str) -> str:
 
 def _decisions(module: str) -> str:
     """A module with a `case` for every decision, and without the wires that nothing reads any more."""
-    choices = dict(_CHOICE.findall(module))
+    choices: _Choices = {name: [""] * (int(high or 0) + 1) for high, name in _WIRE.findall(module)}
+    for name, bit, text in _CHOICE.findall(module):
+        choices[name][int(bit or 0)] = text
     widths = {match["name"]: int(match["high"]) + 1 for match in _FUNCTION.finditer(module)}
     module = _FUNCTION.sub("", module)
     module = _CALL.sub(lambda call: _case(call, widths[call["name"]], choices), module)
     # Those of several values read those of one.
     for kind in ("CTRL", "CMP"):
         read = re.findall(rf"\\\$procmux\$\d+_{kind}", module)
-        unread = {name for name in choices if name.endswith(kind) and read.count(name) == 2}
+        unread = {name for name in choices if name.endswith(kind) and read.count(name) == 1 + len(choices[name])}
         lines = module.split("\n")
         module = "\n".join(line for line in lines if _declares(line) not in unread)
     return module
@@ -68,11 +74,12 @@ def _decisions(module: str) -> str:
 
 def _declares(line: str) -> str | None:
     """The wire of a choice that a line declares or assigns."""
-    found = re.match(r"  (?:wire|assign) (\\\$procmux\$\d+_C(?:MP|TRL)) +(?:;|=)", line)
-    return None if found is None else found[1]
+    if found := _WIRE.match(line):
+        return found[2]
+    return found[1] if (found := _CHOICE.match(line)) else None
 
 
-def _case(call: re.Match[str], width: int, choices: dict[str, str]) -> str:
+def _case(call: re.Match[str], width: int, choices: _Choices) -> str:
     """A call of the backend's function, and before it the function that takes its place."""
     otherwise, values, chosen = _arguments(call["arguments"])
     names = [name.strip() for name in chosen.strip("{} ").split(",")]
@@ -138,16 +145,22 @@ def _arguments(text: str) -> list[str]:
     return [argument.strip() for argument in arguments]
 
 
-def _comparisons(name: str, choices: dict[str, str]) -> list[tuple[str, int, int]]:
-    """What makes a choice true: a signal, its width, 0 if not known, and a value."""
-    text = choices[name].strip()
-    if any_of := _ANY_OF.fullmatch(text):
-        return [one for part in (any_of[1] or any_of[2]).split(",") for one in _comparisons(part.strip(), choices)]
+def _comparisons(name: str, choices: _Choices) -> list[tuple[str, int, int]]:
+    """What makes a choice true: a signal, its width, 0 if not known, and a value; each bit of a wire is one."""
+    (text,) = choices[name]
+    if any_of := _ANY_OF.fullmatch(text.strip()):
+        return [_comparison(one.strip()) for one in choices[any_of[1]]]
+    return [_comparison(text.strip())]
+
+
+def _comparison(text: str) -> tuple[str, int, int]:
     if equal := _EQUAL.fullmatch(text):
-        return [(equal[1].strip(), int(equal[2]), int(equal[4], _BASES[equal[3]]))]
+        return equal[1].strip(), int(equal[2]), int(equal[4], _BASES[equal[3]])
     if none := _NONE.fullmatch(text):
-        return [(none[1].strip(), 0, 0)]
-    return [(text, 1, 1)]
+        return none[1].strip(), 0, 0
+    if _SIGNAL.fullmatch(text) is None:
+        raise ValueError(f"the Verilog backend writes a new kind of choice: {text!r}")
+    return text, 1, 1
 
 
 def _parts(text: str, width: int) -> Sequence[str] | None:

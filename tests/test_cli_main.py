@@ -17,7 +17,7 @@ import typer
 
 from hw.config import ConfigError
 from hw.errors import SpattenError
-from sim.build import ROOT, SimulatorError, SimulatorMissingError
+from sim.build import ROOT, MissingSimulatorError, SimulatorError
 from sim.files import WriteError, replacing, require_writable, write_text
 from tests.command_line import Ended, command_line
 
@@ -35,7 +35,7 @@ def test_every_error_of_this_project_is_an_expected_one() -> None:
     for error in found:
         assert issubclass(error, SpattenError), error
         assert error.exit_status in (1, 2), error
-    assert (ConfigError.exit_status, SimulatorError.exit_status, SimulatorMissingError.exit_status) == (2, 1, 2)
+    assert (ConfigError.exit_status, SimulatorError.exit_status, MissingSimulatorError.exit_status) == (2, 1, 2)
 
 
 def _raising(error: BaseException) -> typer.Typer:

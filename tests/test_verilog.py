@@ -254,8 +254,8 @@ WRITTEN = """module top(a, b, c, o);
   wire \\$procmux$1_Y ;
   wire \\$procmux$2_CMP ;
   wire \\$procmux$3_CTRL ;
+  wire [1:0] \\$procmux$3_CMP ;
   wire \\$procmux$4_CMP ;
-  wire \\$procmux$5_CMP ;
   function [1:0] \\$procmux$1 ;
     input [1:0] a;
     input [3:0] b;
@@ -272,9 +272,10 @@ WRITTEN = """module top(a, b, c, o);
   endfunction
   assign \\$procmux$1_Y  = \\$procmux$1 (\\$9 , { b, c }, { \\$procmux$3_CTRL , \\$procmux$2_CMP  });
   assign \\$procmux$2_CMP  = a == 3'h6;
-  assign \\$procmux$3_CTRL  = | { \\$procmux$5_CMP , \\$procmux$4_CMP  };
+  assign \\$procmux$3_CTRL  = | \\$procmux$3_CMP ;
+  assign \\$procmux$3_CMP [0] = ! a;
+  assign \\$procmux$3_CMP [1] = a == 3'h1;
   assign \\$procmux$4_CMP  = ! a;
-  assign \\$procmux$5_CMP  = a == 3'h1;
   assign o = \\$procmux$4_CMP  ? b : c;
 endmodule
 """
@@ -314,6 +315,7 @@ endmodule
         ("a == 3'h6", "b == 3'h6", r"do not look at one signal, but at \['a', 'b'\]"),
         ("a == 3'h6", "a == 4'h6", "do not look at one signal"),
         ("a == 3'h6", "a == 3'h1", "two choices of .* hold at a time"),
+        ("a == 3'h6", "a < 3'h6", 'a new kind of choice: "a < 3\'h6"'),
         ("assign o = ", "always @*\n    o = ", "the Verilog backend writes something new: 'always"),
     ],
 )
