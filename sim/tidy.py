@@ -24,6 +24,7 @@ _EQUAL = re.compile(r"(.+?) +== (\d+)'([hd])([0-9a-f]+)")
 _SIGNAL = re.compile(r"[^ ]+(?: \[\d+\])?")
 _NONE = re.compile(r"(?:~|!) (.+)")
 _CONSTANT = re.compile(r"(\d+)'([hd])([0-9a-f]+)")
+_NOTHING = re.compile(r"^  (?:wire|reg) \[-1:0\] [^;=]*;\n", re.MULTILINE)
 _NOT = re.compile(r"^(  assign [^=]* = )! ", re.MULTILINE)
 _SHIFT = re.compile(r"^  assign [^=]* = .* >>>? .*;$", re.MULTILINE)
 _LEFT = re.compile(
@@ -40,6 +41,7 @@ def tidy(text: str) -> str:
     """The same circuit, written so that
 
     - a decision among many is a function `choose_1` with the `case` of the signal that it looks at;
+    - a signal of no bits, which would have two in Verilog, is not declared: nothing reads it;
     - `! x` of a number is `~| x`: the same for every x, and meant for more than one bit;
     - a shift to the right, whose result may be narrower than what is shifted, since one part of it is chosen, carries a
       waiver of its own, so that lint still remarks every other truncation.
@@ -47,6 +49,7 @@ def tidy(text: str) -> str:
     Raises ValueError for what the backend never wrote before.
     """
     text = "".join(_decisions(module) for module in re.split(r"^(?=module )", text, flags=re.MULTILINE))
+    text = _NOTHING.sub("", text)
     text = _NOT.sub(r"\1~| ", text)
     waived = "  // verilator lint_off WIDTHTRUNC\n{}\n  // verilator lint_on WIDTHTRUNC"
     text = _SHIFT.sub(lambda match: waived.format(match[0]), text)

@@ -11,7 +11,9 @@ from amaranth.hdl import Fragment
 from hw.config import CHANNELS_MAX, NAMED, TINY, Config, ConfigError
 from hw.spatten import Spatten
 from hw.units import UNITS
+from sim.build import lint
 from sim.cosim import seeds
+from sim.verilog import convert
 from tests.random_config import accepted, draw
 
 
@@ -43,8 +45,9 @@ SMALLEST = TINY.replace(
 )  # fmt: skip
 
 
-def test_the_smallest_is_elaborated() -> None:
-    assert Fragment.get(Spatten(config=SMALLEST), None).subfragments
+@pytest.mark.slow
+def test_the_smallest_becomes_verilog() -> None:
+    lint(convert(Spatten(config=SMALLEST), name="spatten"), top="spatten")
 
 
 @pytest.mark.slow
