@@ -144,7 +144,7 @@ class Case:
 
 
 def prove(
-    properties: Elaboratable, *, name: str, depth: int, mode: str = "prove", timeout_seconds: float = 120
+    properties: Elaboratable, *, name: str, depth: int, mode: str = "prove", timeout_seconds: float = 300
 ) -> Proof:
     """Prove every assertion of a property module, and reach every cover.
 

@@ -94,8 +94,9 @@ def test_a_folder_for_temporary_files_must_be_one_s_own(unnamed: Path, monkeypat
 
 def test_others_are_lent_a_folder_where_the_user_has_none(unnamed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Yosys fails without one: Amaranth's goes by XDG_CACHE_HOME."""
-    monkeypatch.delenv("YOWASP_CACHE_DIR", raising=False)
-    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    for name in ("YOWASP_CACHE_DIR", "MPLCONFIGDIR"):
+        monkeypatch.setenv(name, "")  # so that it is taken back after the test, whoever sets it
+        monkeypatch.delenv(name)
     cache.lend()
     assert os.environ["XDG_CACHE_HOME"] == str(unnamed / "caches"), "its own is used where there is one"
     assert "YOWASP_CACHE_DIR" not in os.environ
@@ -107,7 +108,6 @@ def test_others_are_lent_a_folder_where_the_user_has_none(unnamed: Path, monkeyp
     assert os.environ["YOWASP_CACHE_DIR"] == str(lent / "YoWASP")
     assert os.environ["MPLCONFIGDIR"] == "/somewhere"
     assert lent.is_dir()
-    monkeypatch.delenv("YOWASP_CACHE_DIR")
 
 
 # -- Entries ----------------------------------------------------------------------------------------------------------
