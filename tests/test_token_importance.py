@@ -17,9 +17,9 @@ from sim.build import lint
 from sim.cosim import cosimulate, seeds
 from sim.verilog import convert
 
-SIZES = [(16, 2, 2, 2, 2), (64, 2, 4, 3, 3), (64, 4, 2, 1, 2), (16, 16, 8, 2, 1)]
-"""(tokens, P, T, contexts, slots): beats as wide as, narrower and wider than rows; numbers that are no power of two; a
-beat of all tokens. With 32 lines a job is longer than the queue of its live list."""
+SIZES = [(16, 2, 2, 2, 2), (64, 2, 4, 3, 3), (64, 2, 2, 1, 2), (16, 16, 16, 2, 1)]
+"""(tokens, P, T, contexts, slots): beats as wide as and narrower than rows; numbers that are no power of two; a beat of
+all tokens. With 32 lines a job is longer than the queue of its live list."""
 TESTS = 16
 """Testbench functions, times the seeds."""
 
