@@ -40,10 +40,8 @@ class SimulatorError(SpattenError, RuntimeError):
     exit_status = 1
 
 
-class MissingSimulatorError(SimulatorError, requirements.MissingError):
+class MissingSimulatorError(requirements.MissingError, SimulatorError):
     """A simulator lacks what the message names."""
-
-    exit_status = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,10 +92,8 @@ class FormalError(SpattenError, RuntimeError):
     exit_status = 1
 
 
-class MissingProverError(FormalError, requirements.MissingError):
+class MissingProverError(requirements.MissingError, FormalError):
     """Proofs lack what the message names."""
-
-    exit_status = 2
 
 
 def proofs() -> Path:

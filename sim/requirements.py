@@ -29,7 +29,12 @@ DEFAULT_LIBERTY = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")
 
 
 class MissingError(SpattenError, RuntimeError):
-    """Something that a command needs is not there; `missing` has the names."""
+    """Something that a command needs is not there; `missing` has the names.
+
+    A class that says more derives from this one first, for its exit status.
+    """
+
+    exit_status = 2
 
     def __init__(self, message: str, missing: tuple[str, ...] = ()) -> None:
         super().__init__(message)

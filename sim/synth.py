@@ -73,10 +73,8 @@ class SynthesisInputError(SynthesisError, ValueError):
     exit_status = 2
 
 
-class MissingToolError(SynthesisError, requirements.MissingError):
+class MissingToolError(requirements.MissingError, SynthesisError):
     """Synthesis lacks what the message names."""
-
-    exit_status = 2
 
 
 # -- Libraries --------------------------------------------------------------------------------------------------------

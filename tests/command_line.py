@@ -1,15 +1,19 @@
-"""Runs a command line in this process, as `cli.main.run_app` ends it."""
+"""Runs a command line in this process, as `cli.main.run_app` ends it, or `make`; and a stand-in for long work."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
+import subprocess
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import typer
 
 from cli.main import run_app
+from sim.cache import ROOT
 
 
 @dataclass(frozen=True)
@@ -37,3 +41,29 @@ def command_line(app: typer.Typer, *arguments: str) -> Ended:
     assert isinstance(status, int)
     texts = [stream.buffer.getvalue().decode("utf-8") for stream in (output, errors)]  # type: ignore[attr-defined]
     return Ended(status, *texts)
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `make` in the checkout, without what a `make` that runs the tests hands on."""
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+class Nothing:
+    """Takes the place of a machine and its device."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __enter__(self) -> Nothing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass

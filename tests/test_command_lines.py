@@ -36,7 +36,7 @@ import sim.units
 from sim.build import ROOT, SimulatorError
 from sim.campaigns import DifferenceError
 from sim.cosim import seeds
-from tests.command_line import Ended, command_line
+from tests.command_line import Ended, Nothing, command_line
 from tests.test_checkpoint import BERT_CONFIG, GPT2_CONFIG, write
 
 FOR_PROGRAMS = {"sim/abc.py", "sim/launch.py", "sim/cache.py", "sim/requirements.py"}
@@ -153,19 +153,6 @@ def _stops(*_: Any, **__: Any) -> Any:
 def _stopping(*_: Any, **__: Any) -> Iterator[Any]:
     _stops()
     yield
-
-
-class Nothing:
-    """Takes the place of a machine and its device."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def __enter__(self) -> Nothing:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 class Soaked:

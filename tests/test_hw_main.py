@@ -19,7 +19,7 @@ from hw.register_map import markdown
 from hw.units import UNITS
 from sim.build import ROOT, lint
 from sim.device import accelerator_verilog
-from tests.command_line import Ended, command_line
+from tests.command_line import Ended, command_line, make
 
 
 def _hw(*arguments: str | Path, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
@@ -169,15 +169,7 @@ def test_show_lists_every_parameter_and_derived_size() -> None:
 def test_make_passes_changes_as_they_are(tmp_path: Path) -> None:
     """Whatever the shell would make of them."""
     made = tmp_path / "made"
-    command = ["make", "--no-print-directory", "verilog", "CONFIG=tiny", "ARGS=", "-o", "ready"]
-    result = subprocess.run(
-        [*command, f"SET=name=a';>{made};`>{made}`&*\" topk_lanes=x", f"RUN={sys.executable}"],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    command = ["--no-print-directory", "verilog", "CONFIG=tiny", "ARGS=", "-o", "ready"]
+    result = make(*command, f"SET=name=a';>{made};`>{made}`&*\" topk_lanes=x", f"RUN={sys.executable}")
     assert result.stderr.startswith("error: topk_lanes must be an integer, not 'x'\n")
     assert not made.exists()

@@ -15,6 +15,7 @@ from sim import requirements
 from sim.build import MissingSimulatorError
 from sim.cache import ROOT
 from sim.requirements import environment_problem, main, needed
+from tests.command_line import make
 
 COMPILER = ["g++", "make", "perl", "Verilator"]
 COCOTB = ["cocotb", "libpython", requirements.PATHS.name]
@@ -202,15 +203,7 @@ def test_make_refuses_an_environment_that_it_cannot_make(tmp_path: Path, variabl
     folder = tmp_path / "my files"
     folder.mkdir()
     (folder / "letter.txt").touch()
-    result = subprocess.run(
-        ["make", "ready", *(variable.format(folder=folder) for variable in variables)],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    result = make("ready", *(variable.format(folder=folder) for variable in variables))
     assert result.returncode == 2
     assert result.stderr.startswith(message.format(folder=folder))
     assert (folder / "letter.txt").is_file()

@@ -9,20 +9,7 @@ import pytest
 import sim.soak
 from sim.campaigns import DifferenceError
 from sim.soak import conditions
-from tests.command_line import command_line
-
-
-class Nothing:
-    """Takes the place of a machine and its device."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def __enter__(self) -> Nothing:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+from tests.command_line import Nothing, command_line
 
 
 def soak(monkeypatch: pytest.MonkeyPatch, *arguments: str, wrong: int | None = None) -> tuple[int, str, list[Any]]:
