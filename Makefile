@@ -17,6 +17,7 @@ N ?= 24
 soak: CONFIG = tiny
 soak: N = 1000
 ARGS ?=
+ROOMS := spec golden hw host sim cli
 # As given, and by way of the environment: make would expand the $ in a sentence or a path, even as a command, and the
 # shell would take a path with a space for two.
 override TEXT := $(value TEXT)
@@ -27,12 +28,12 @@ export TEXT PYTHON VENV LIBERTY
 
 RUN := "$$VENV/bin/python"
 # says what a target needs of the system and is not there, or installs it
-NEEDS = $(RUN) -m sim.requirements
+NEEDS = $(RUN) -m spatten.sim.requirements
 # quoted: a change is data, whatever the shell would make of it
 CHANGES := $(foreach change,$(SET),--set '$(subst ','\'',$(change))')
 LIBRARY := $${LIBERTY:+--liberty "$$LIBERTY"}
 
-.PHONY: help verilog test check formal mutate lint format demo run fidelity soak synth bench units train clean ready
+.PHONY: help verilog test check formal mutate lint digests format demo run fidelity soak synth bench units train clean ready
 
 help: ## List the targets
 	@echo "SpAtten: a generator of a sparse-attention accelerator, and its proof"
@@ -46,7 +47,7 @@ help: ## List the targets
 	@echo "  PYTHON=python3   VENV=.venv   where Python's packages go   SPATTEN_CACHE=FOLDER   for what can be made again"
 
 verilog: ready ## Generate the Verilog of a configuration, or of UNIT="qk softmax", into build/<config>/
-	$(RUN) -m hw verilog --config "$(CONFIG)" $(CHANGES) $(foreach unit,$(UNIT),--unit "$(unit)") \
+	$(RUN) -m spatten verilog --config "$(CONFIG)" $(CHANGES) $(foreach unit,$(UNIT),--unit "$(unit)") \
 	  $(if $(NAME),--name '$(subst ','\'',$(NAME))') $(ARGS)
 
 test: ready lint ## Run every test: golden, cosimulation in Verilator and Icarus, models
@@ -63,15 +64,21 @@ formal: ready ## Prove the control blocks correct, whatever their neighbours do
 
 mutate: ready ## Plant faults in netlists and see the testbenches notice: UNIT="fifo ram" N=24
 	@$(NEEDS) mutate
-	$(RUN) -m sim.mutate $(UNIT) --count $(N) $(ARGS)
+	$(RUN) -m spatten mutate $(UNIT) --count $(N) $(ARGS)
 
 soak: ready ## Run N random jobs, or without end with N=0, and stop at the first difference: N=1000
 	@$(NEEDS) soak
-	$(RUN) -m sim.soak --config "$(CONFIG)" $(CHANGES) --jobs $(N) $(ARGS)
+	$(RUN) -m spatten soak --config "$(CONFIG)" $(CHANGES) --jobs $(N) $(ARGS)
 
-lint: ready ## Check style (ruff) and types (mypy)
-	cache=$$($(RUN) -m sim.cache); export RUFF_CACHE_DIR="$$cache/ruff" MYPY_CACHE_DIR="$$cache/mypy"; \
-	$(RUN) -m ruff check .; $(RUN) -m ruff format --check .; $(RUN) -m mypy
+lint: ready ## Check style (ruff), types (mypy) and that no room imports one above it (import-linter)
+	@cache=$$($(RUN) -m spatten.sim.cache); export RUFF_CACHE_DIR="$$cache/ruff" MYPY_CACHE_DIR="$$cache/mypy"; \
+	$(RUN) -m ruff check .; $(RUN) -m ruff format --check .; \
+	mkdir -p "$$cache/types"; ln -sfn "$$PWD" "$$cache/types/spatten"; python=$$(realpath -s "$$VENV/bin/python"); \
+	cd "$$cache/types"; "$$python" -m mypy --config-file spatten/pyproject.toml $(addprefix -p spatten.,$(ROOMS)); \
+	PYTHONPATH=. "$$python" -c 'from importlinter.cli import lint_imports_command as lint; lint()' spatten/pyproject.toml --no-cache
+
+digests: ready ## Compare the Verilog of every named configuration with hw/verilog.sha256
+	$(RUN) -m spatten digests --against hw/verilog.sha256 $(ARGS)
 
 format: ready ## Format the sources
 	$(RUN) -m ruff check --fix .
@@ -79,31 +86,31 @@ format: ready ## Format the sources
 
 demo: ready ## Show which tokens of a sentence survive, layer by layer
 	@$(NEEDS) demo $(ARGS)
-	@$(RUN) -m host demo $(ARGS) $${TEXT:+-- "$$TEXT"}
+	@$(RUN) -m spatten demo $(ARGS) $${TEXT:+-- "$$TEXT"}
 
 run: ready ## Run MiniLM and GPT-2 through the simulated Verilog, every bit checked
 	@$(NEEDS) run
-	@$(RUN) -m sim.run --config "$(CONFIG)" $(CHANGES) $(ARGS) $${TEXT:+--text "$$TEXT"}
+	@$(RUN) -m spatten run --config "$(CONFIG)" $(CHANGES) $(ARGS) $${TEXT:+--text "$$TEXT"}
 
 fidelity: ready ## Measure what quantization and pruning cost two real models, with plots
-	$(RUN) -m host fidelity $(ARGS)
+	$(RUN) -m spatten fidelity $(ARGS)
 
 synth: ready ## Map units to standard cells and time them: UNIT="qk softmax"
 	@$(NEEDS) synth $(LIBRARY) $(ARGS)
-	$(RUN) -m sim.synth $(UNIT) --config "$(CONFIG)" $(CHANGES) $(LIBRARY) \
+	$(RUN) -m spatten synth $(UNIT) --config "$(CONFIG)" $(CHANGES) $(LIBRARY) \
 	  $(if $(CLOCK_NS),--clock-ns $(CLOCK_NS)) $(ARGS)
 
 bench: ready ## Measure the accelerator: cycles and bandwidth of whole layers, into build/bench.json
 	@$(NEEDS) bench
-	$(RUN) -m sim.bench $(ARGS)
+	$(RUN) -m spatten bench $(ARGS)
 
 units: ready ## Measure every unit: rates, area, slack, FPGA cells, into docs/units.md
 	@$(NEEDS) units $(LIBRARY) $(ARGS)
-	$(RUN) -m sim.units $(LIBRARY) $(ARGS)
+	$(RUN) -m spatten units $(LIBRARY) $(ARGS)
 
 train: ready ## Train the language model again (needs PyTorch, about an hour)
-	$(RUN) -m pip install --quiet -e '.[train]'
-	$(RUN) -m host.train_lm $(ARGS)
+	$(RUN) -m pip install --quiet '.[train]'
+	$(RUN) -m spatten train $(ARGS)
 
 clean: ## Remove all output
 	rm -rf build
@@ -114,7 +121,7 @@ ready:
 	command -v "$$PYTHON" >/dev/null || { echo "error: $$PYTHON is not there: set PYTHON= to Python 3.11 or newer" >&2; exit 1; }; \
 	"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: Python 3.11 or newer is needed, and $$PYTHON is $$("$$PYTHON" --version 2>&1): set PYTHON=" >&2; exit 1; }; \
-	"$$PYTHON" -m sim.requirements environment "$(MAKECMDGOALS)" $(LIBRARY) $(ARGS); \
+	"$$PYTHON" -m spatten.sim.requirements environment "$(MAKECMDGOALS)" $(LIBRARY) $(ARGS); \
 	"$$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || \
 	  { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -y -q python3-venv; \
 	    else echo "error: Python's module venv is needed (Debian: apt-get install python3-venv)" >&2; exit 1; fi; }; \

@@ -24,7 +24,7 @@ from typing import NoReturn
 import typer
 from typer.main import get_command
 
-from hw.errors import SpattenError
+from spatten.spec.errors import SpattenError
 
 __all__ = ["CANNOT", "INTERRUPTED", "NO_READER", "run_app"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.errors import SpattenError
+from spatten.spec.errors import SpattenError
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]

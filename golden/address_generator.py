@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from golden import IntArray
+from spatten.golden import IntArray
 
 BANKS = 4
 

@@ -7,120 +7,21 @@ DRAM image, calls `attend` and writes the outputs back.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 
 import numpy as np
 
-from golden import BoolArray, GoldenError, IntArray
-from golden.cascade import Context
-from golden.convert import align, join, narrow
-from golden.importance import head_sums, token_sums
-from golden.local_value import kept_values
-from golden.memory import Memory, OutputRegion, Plane
-from golden.progressive import msb_scores, recompute_excess, recomputed_scores
-from golden.pv import outputs
-from golden.qk import scores
-from golden.quantize import ScoreScale
-from golden.softmax import exponentials, is_flat, normalise
-from hw.config import LSB_BITS, MULTIPLIER_FRACTION, Config
-
-
-class Mode(Enum):
-    """What a job's query rows are."""
-
-    SUMMARIZATION = "summarization"
-    """Every live token attends to every live token (BERT)."""
-    CAUSAL = "causal"
-    """Every live token attends to the live tokens up to itself (the prompt of GPT-2)."""
-    GENERATION = "generation"
-    """One token attends to all live tokens and itself."""
-
-
-class KeyFetch(Enum):
-    """Which planes of K a job reads."""
-
-    STATIC = "static"
-    """K is one plane of `key_bits`."""
-    JOINED = "joined"
-    """MSB and LSB planes, both read for every row."""
-    PROGRESSIVE = "progressive"
-    """The MSB plane, and the LSB plane where a row is flat. Generation only."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One attention layer. The fields are those of the register bank, less addresses."""
-
-    mode: Mode
-    head_dim: int
-    heads: int
-    """Heads of the layer; planes and output rows hold this many."""
-    keys: int
-    """Rows of the K and V planes: token ids 0 .. keys-1."""
-    query_offset: int = 0
-    """Token id of the first query row; in generation the id of the token."""
-    queries: int
-    """Query rows: token ids query_offset .. query_offset+queries-1, of which the live ones are computed."""
-    query_bits: int
-    key_bits: int
-    """All bits of a K code, MSB and LSB planes together."""
-    value_bits: int
-    key_fetch: KeyFetch = KeyFetch.STATIC
-    score_scales: tuple[ScoreScale, ...]
-    """One per head, for scores of full K codes."""
-    importance_multiplier: int = 1 << MULTIPLIER_FRACTION
-    """Makes head magnitudes of layers comparable; 1.0 = 32,768."""
-    flat_limit: int = 0xFFFF
-    """Progressive: a row whose sum of exponentials exceeds this (5 fraction bits) is recomputed."""
-    valid_length: int | None = None
-    """Tokens from this id on are padding; None: all `keys` are valid."""
-    keep_tokens: int | None = None
-    """Tokens to keep at the end; None: all that are live."""
-    keep_heads: int | None = None
-    """Heads to keep at the end; None: all that are live."""
-    keep_values: int | None = None
-    """V rows that each head fetches (generation only); None: all."""
-    restart: bool = False
-    """The first layer of a step: all tokens and heads are live again."""
-    clear: bool = False
-    """The first job of a sequence: importance starts from zero."""
-    age_shift: int = 0
-    """Halve all importance so many times before the job."""
-    accumulate: bool = True
-    """Probabilities and outputs add to the importance."""
-
-    def check(self, config: Config) -> None:
-        """Raise `GoldenError` unless `config` can run this job."""
-
-        def require(holds: bool, name: str, what: str) -> None:
-            if not holds:
-                raise GoldenError(f"{name} must be {what}, not {getattr(self, name)!r}")
-
-        full_bits = tuple(bits + LSB_BITS for bits in config.plane_bits)
-        require(self.head_dim in config.head_dims, "head_dim", f"one of {config.head_dims}")
-        require(1 <= self.heads <= config.heads_max, "heads", f"1 to {config.heads_max}")
-        require(1 <= self.keys <= config.tokens_max, "keys", f"1 to {config.tokens_max}")
-        require(1 <= self.queries <= self.keys, "queries", f"1 to keys = {self.keys}")
-        last = self.keys - self.queries
-        require(0 <= self.query_offset <= last, "query_offset", f"0 to keys - queries = {last}")
-        require(self.query_bits in config.query_bits, "query_bits", f"one of {config.query_bits}")
-        widths = config.plane_bits if self.key_fetch is KeyFetch.STATIC else full_bits
-        require(self.key_bits in widths, "key_bits", f"one of {widths} where K is fetched {self.key_fetch.value}")
-        require(self.value_bits in config.plane_bits, "value_bits", f"one of {config.plane_bits}")
-        require(len(self.score_scales) == self.heads, "score_scales", f"one per head ({self.heads})")
-        unit = 1 << MULTIPLIER_FRACTION
-        require(1 <= self.importance_multiplier <= unit, "importance_multiplier", f"1 to {unit}")
-        require(0 <= self.flat_limit <= 0xFFFF, "flat_limit", "0 to 65535")
-        require(self.valid_length is None or 1 <= self.valid_length <= self.keys, "valid_length", f"1 to {self.keys}")
-        require(self.keep_tokens is None or 1 <= self.keep_tokens <= self.keys, "keep_tokens", f"1 to {self.keys}")
-        require(self.keep_heads is None or 1 <= self.keep_heads <= self.heads, "keep_heads", f"1 to {self.heads}")
-        require(self.keep_values is None or 1 <= self.keep_values <= self.keys, "keep_values", f"1 to {self.keys}")
-        require(0 <= self.age_shift <= 31, "age_shift", "0 to 31")
-        if self.mode is Mode.GENERATION:
-            require(self.queries == 1, "queries", "1 in generation")
-        else:
-            require(self.key_fetch is not KeyFetch.PROGRESSIVE, "key_fetch", "static or joined outside generation")
-            require(self.keep_values is None, "keep_values", "None outside generation: rows share their V")
+from spatten.golden import BoolArray, GoldenError, IntArray
+from spatten.golden.cascade import Context
+from spatten.golden.convert import align, join, narrow
+from spatten.golden.importance import head_sums, token_sums
+from spatten.golden.local_value import kept_values
+from spatten.golden.memory import Memory, OutputRegion, Plane
+from spatten.golden.progressive import msb_scores, recompute_excess, recomputed_scores
+from spatten.golden.pv import outputs
+from spatten.golden.qk import scores
+from spatten.golden.softmax import exponentials, is_flat, normalise
+from spatten.spec.config import LSB_BITS, Config
+from spatten.spec.job import Addresses, Job, KeyFetch, Mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,23 +180,6 @@ def attend(job: Job, context: Context, live: Live, query: IntArray, key: IntArra
 
 
 @dataclass(frozen=True, kw_only=True)
-class Addresses:
-    """First global sectors of a job's planes, bitmaps and output, each a multiple of the channels."""
-
-    query: int
-    key_msb: int
-    key_lsb: int | None
-    value: int
-    output: int
-    kv_rows: int | None = None
-    """Rows that the K and V planes have for each head, the same in all jobs of a sequence; None: `Job.keys`."""
-    has_kv: int | None = None
-    """Bitmap of the tokens that have K and V in this layer; None: all have."""
-    pinned: int | None = None
-    """Bitmap of the tokens that are never pruned; None: none."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Planes:
     """The layout of a job's data."""
 
@@ -318,7 +202,7 @@ def planes(config: Config, job: Job, at: Addresses) -> Planes:
     if kv_rows < job.keys:
         raise GoldenError(f"kv_rows must be at least keys = {job.keys}, not {kv_rows}")
     if split and at.key_lsb is None:
-        raise GoldenError(f"a job that fetches K {job.key_fetch.value} needs the address of its LSB plane")
+        raise GoldenError(f"a job that fetches K {job.key_fetch.label} needs the address of its LSB plane")
     return Planes(
         query=plane(at.query, job.queries, job.query_bits),
         key_msb=plane(at.key_msb, kv_rows, job.key_bits - LSB_BITS if split else job.key_bits),

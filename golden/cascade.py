@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from golden import BoolArray, IntArray
-from golden.importance import accumulate
-from golden.topk import keep_mask
-from hw.config import Config
+from spatten.golden import BoolArray, IntArray
+from spatten.golden.importance import accumulate
+from spatten.golden.topk import keep_mask
+from spatten.spec.config import Config
 
 
 @dataclass

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from golden import IntArray
-from golden.rounding import round_shift, saturate
-from hw.config import LSB_BITS
+from spatten.golden import IntArray
+from spatten.golden.rounding import round_shift, saturate
+from spatten.spec.config import LSB_BITS
 
 
 def split(code: IntArray) -> tuple[IntArray, IntArray]:

@@ -1,6 +1,6 @@
 """Operands from packed sectors (SpAtten section IV-E): what a block row holds, and what a beat of it means.
 
-`golden.convert` has the arithmetic of one code; here codes are laid into block rows (hw/row_format.py) and become the
+`golden.convert` has the arithmetic of one code; here codes are laid into block rows (spec/row_format.py) and become the
 operands that the arrays compute with.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from golden import BoolArray, GoldenError, IntArray
-from golden.convert import align, join, narrow
-from golden.memory import Memory, Plane
-from hw.config import LSB_BITS, PAPER
-from hw.row_format import RowFormat
+from spatten.golden import BoolArray, GoldenError, IntArray
+from spatten.golden.convert import align, join, narrow
+from spatten.golden.memory import Memory, Plane
+from spatten.spec.config import LSB_BITS, PAPER
+from spatten.spec.row_format import RowFormat
 
 
 def block_rows(row: RowFormat, msb: IntArray, lsb: IntArray | None = None) -> NDArray[np.uint8]:

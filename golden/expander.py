@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from golden import BoolArray, GoldenError, IntArray
+from spatten.golden import BoolArray, GoldenError, IntArray
 
 
 def expand(elements: IntArray, mask: BoolArray) -> IntArray:

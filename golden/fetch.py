@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from golden.address_generator import Request
+from spatten.golden.address_generator import Request
 
 Place = tuple[int, int, int, int]
 """Ring, lane, bank, word."""

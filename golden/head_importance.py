@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from golden import IntArray
-from golden.importance import accumulate, head_sums
-from hw.config import Config
+from spatten.golden import IntArray
+from spatten.golden.importance import accumulate, head_sums
+from spatten.spec.config import Config
 
 
 class HeadScores:

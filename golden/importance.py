@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from golden import IntArray
-from golden.rounding import round_shift
-from hw.config import Config
+from spatten.golden import IntArray
+from spatten.golden.rounding import round_shift
+from spatten.spec.config import Config
 
 
 def token_sums(prob: IntArray) -> IntArray:

@@ -6,8 +6,8 @@ stay are not normalised again, and importance has been accumulated from all of t
 
 from __future__ import annotations
 
-from golden import BoolArray, IntArray
-from golden.topk import keep_mask
+from spatten.golden import BoolArray, IntArray
+from spatten.golden.topk import keep_mask
 
 
 def kept_values(prob: IntArray, keep: int) -> BoolArray:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from golden import BoolArray, GoldenError, IntArray
-from golden.convert import pack, unpack
-from hw.config import SECTOR_BYTES, Config
+from spatten.golden import BoolArray, GoldenError, IntArray
+from spatten.golden.convert import pack, unpack
+from spatten.spec.config import SECTOR_BYTES, Config
 
 OUTPUT_BITS = 16
 """Outputs are stored as sign-extended 16-bit integers."""

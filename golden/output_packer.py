@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from golden import GoldenError, IntArray
-from golden.convert import pack
-from golden.memory import OUTPUT_BITS, OutputRegion
-from hw.config import SECTOR_BYTES
+from spatten.golden import GoldenError, IntArray
+from spatten.golden.convert import pack
+from spatten.golden.memory import OUTPUT_BITS, OutputRegion
+from spatten.spec.config import SECTOR_BYTES
 
 
 def sector_writes(

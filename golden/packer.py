@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from golden import GoldenError, IntArray
+from spatten.golden import GoldenError, IntArray
 
 
-def pack(lanes: IntArray, counts: IntArray) -> tuple[IntArray, IntArray]:
+def pack_rows(lanes: IntArray, counts: IntArray) -> tuple[IntArray, IntArray]:
     """Rows [r, n] of which the first `counts` [r] lanes are live, joined: rows [R, n], zeros behind, and counts [R].
 
     R = ceil(sum of counts / n), and at least 1: a sequence without elements is one row of count 0.

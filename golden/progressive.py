@@ -6,10 +6,10 @@ Q.LSB to 16 x Q.MSB; beyond (12+4 bits on a 12-bit machine) both planes are fetc
 
 from __future__ import annotations
 
-from golden import IntArray
-from golden.convert import narrow, split
-from golden.qk import scores
-from hw.config import LSB_BITS, Config
+from spatten.golden import IntArray
+from spatten.golden.convert import narrow, split
+from spatten.golden.qk import scores
+from spatten.spec.config import LSB_BITS, Config
 
 
 def msb_scores(query: IntArray, key: IntArray) -> IntArray:

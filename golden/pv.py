@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from golden import GoldenError, IntArray
-from golden.rounding import round_shift, saturate
-from hw.config import Config
+from spatten.golden import GoldenError, IntArray
+from spatten.golden.rounding import round_shift, saturate
+from spatten.spec.config import Config
 
 
 def outputs(config: Config, prob: IntArray, value: IntArray) -> tuple[IntArray, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from golden import IntArray
+from spatten.golden import IntArray
 
 
 def scores(query: IntArray, key: IntArray) -> IntArray:

@@ -7,12 +7,11 @@ range is -(2**(bits-1) - 1) .. 2**(bits-1) - 1, the most negative code is never 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-from golden import FloatArray, GoldenError, IntArray
-from hw.config import MULTIPLIER_FRACTION, SCALE_MANTISSA_BITS, SCALE_SHIFT_MAX, SCALE_SHIFT_MIN
+from spatten.golden import FloatArray, GoldenError, IntArray
+from spatten.spec.config import MULTIPLIER_FRACTION
 
 
 def largest_code(bits: int) -> int:
@@ -43,52 +42,6 @@ def quantize(tensor: FloatArray, scale: FloatArray | float, bits: int) -> tuple[
     code = np.floor(tensor.astype(np.float64) / scale + 0.5)
     clipped = np.clip(code, -peak, peak)
     return clipped.astype(np.int64), int(np.count_nonzero(clipped != code))
-
-
-@dataclass(frozen=True)
-class ScoreScale:
-    """What turns a head's exact integer scores into log2 of exponentials: mantissa x 2**-shift.
-
-    It stands for Q scale x K scale / sqrt(D) x log2(e); the mantissa is normalised to 16 bits.
-    """
-
-    mantissa: int
-    shift: int
-
-    def __post_init__(self) -> None:
-        low, high = 1 << (SCALE_MANTISSA_BITS - 1), (1 << SCALE_MANTISSA_BITS) - 1
-        if not low <= self.mantissa <= high:
-            raise GoldenError(f"score scale mantissa must be {low} to {high}, not {self.mantissa}")
-        if not SCALE_SHIFT_MIN <= self.shift <= SCALE_SHIFT_MAX:
-            raise GoldenError(f"score scale shift must be {SCALE_SHIFT_MIN} to {SCALE_SHIFT_MAX}, not {self.shift}")
-
-    @property
-    def log2_step(self) -> float:
-        """Log2 units of one score unit."""
-        return self.mantissa * 2.0**-self.shift
-
-    @classmethod
-    def from_step(cls, step: float) -> ScoreScale:
-        """The closest scale to `step`, natural-log units of one integer score unit (Qs x Ks / sqrt(D)).
-
-        Steps too small to matter (every score difference far below one) become the smallest scale.
-        """
-        if not (math.isfinite(step) and step > 0):
-            raise GoldenError(f"a score step must be finite and positive, not {step}")
-        fraction, exponent = math.frexp(step)
-        mantissa = math.floor(fraction * math.log2(math.e) * (1 << SCALE_MANTISSA_BITS) + 0.5)
-        if mantissa >= 1 << SCALE_MANTISSA_BITS:  # log2(e) lifts the fraction to 0.72 .. 1.44
-            exponent += 1
-            mantissa = math.floor(fraction * math.log2(math.e) * (1 << (SCALE_MANTISSA_BITS - 1)) + 0.5)
-        shift = SCALE_MANTISSA_BITS - exponent
-        if shift > SCALE_SHIFT_MAX:
-            return cls(1 << (SCALE_MANTISSA_BITS - 1), SCALE_SHIFT_MAX)
-        if shift < SCALE_SHIFT_MIN:
-            raise GoldenError(
-                f"a score step of {step} is too large: at most {2.0 ** (SCALE_MANTISSA_BITS - SCALE_SHIFT_MIN)} "
-                "in log2 units per integer score unit"
-            )
-        return cls(mantissa, shift)
 
 
 def importance_multiplier(value_scale: float, reference: float) -> int:

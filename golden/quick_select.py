@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from golden import GoldenError, IntArray
-from golden.topk import threshold
+from spatten.golden import GoldenError, IntArray
+from spatten.golden.topk import threshold
 
 
 def select(values: IntArray, k: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from golden import GoldenError, IntArray
+from spatten.golden import GoldenError, IntArray
 
 
 def block_addresses(sizes: IntArray, sectors: int) -> IntArray:

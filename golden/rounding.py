@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from golden import IntArray
+from spatten.golden import IntArray
 
 
 def round_shift(value: IntArray, shift: int | IntArray) -> IntArray:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
-from golden import GoldenError
+from spatten.golden import GoldenError
 
 TOKEN_FRONT = Fraction(15, 100)
 """Leading fraction of the layers that keeps all tokens."""

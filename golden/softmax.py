@@ -11,9 +11,9 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 
-from golden import BoolArray, IntArray
-from golden.rounding import round_shift
-from hw.config import SUM_FRACTION, Config
+from spatten.golden import BoolArray, IntArray
+from spatten.golden.rounding import round_shift
+from spatten.spec.config import SUM_FRACTION, Config
 
 DIFFERENCE_BITS = 18
 """Unsigned width of a normalised difference: one side of an 18-bit multiplier."""

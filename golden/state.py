@@ -1,4 +1,4 @@
-"""A context's state as memory holds it (hw/state.py): importance of tokens and heads, and who is kept.
+"""A context's state as memory holds it (hw/control/state.py): importance of tokens and heads, and who is kept.
 
 In sectors: the importance of the tokens, 32 bits each; the set of kept tokens, a bit each; the importance of the heads,
 32 bits each; and one with the set of kept heads in its first 16 bits and that of the saturated heads in the next 16.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from golden import BoolArray
-from golden.cascade import Context
-from hw.config import SECTOR_BYTES, Config
+from spatten.golden import BoolArray
+from spatten.golden.cascade import Context
+from spatten.spec.config import SECTOR_BYTES, Config
 
 _WORD_BYTES = 4
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from golden import BoolArray, IntArray
-from golden.attention import Bitmaps, Job, Live, begin, find_live
-from golden.cascade import Context
-from golden.importance import token_sums
+from spatten.golden import BoolArray, IntArray
+from spatten.golden.attention import Bitmaps, Live, begin, find_live
+from spatten.golden.cascade import Context
+from spatten.golden.importance import token_sums
+from spatten.spec.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)

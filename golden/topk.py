@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from golden import BoolArray, GoldenError, IntArray
+from spatten.golden import BoolArray, GoldenError, IntArray
 
 
 def check_k(k: int, n: int) -> None:

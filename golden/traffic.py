@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from golden import IntArray
-from golden.attention import Job, KeyFetch, Planes, Result
-from golden.memory import OUTPUT_BITS, Plane
-from golden.progressive import recompute_excess
-from hw.config import SECTOR_BYTES, Config
+from spatten.golden import IntArray
+from spatten.golden.attention import Planes, Result
+from spatten.golden.memory import OUTPUT_BITS, Plane
+from spatten.golden.progressive import recompute_excess
+from spatten.spec.config import SECTOR_BYTES, Config
+from spatten.spec.job import Job, KeyFetch
 
 
 @dataclass(frozen=True, kw_only=True)

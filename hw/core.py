@@ -9,40 +9,42 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from hw.address_generator import BANKS, KEY, QUERY, VALUE
-from hw.arbiter import RoundRobin
-from hw.config import Config
-from hw.converter import Converter
-from hw.expander import select
-from hw.fetch import Fetch
-from hw.fifo import Fifo
-from hw.head_importance import HeadImportance
-from hw.job import events_layout, job_layout, report_layout
-from hw.jobs import JobControl, topk_sizes
-from hw.logic import equals
-from hw.output_packer import OutputPacker, sector_write
-from hw.packer import Compactor
-from hw.planner import Planner, kept_ids
-from hw.progressive import Kind, Progressive, row_header
-from hw.pv import PvArray
-from hw.qk import QkArray
-from hw.quick_select import value_beat
-from hw.ram import Ram
-from hw.ring_buffer import RingBuffer
-from hw.row_format import key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
-from hw.rows import KeyReader, QueryReader, RowControl, key_header
-from hw.sector_reader import SectorReader
-from hw.slots import KEPT_SLOTS, by_slot, row_layout
-from hw.softmax import Softmax
-from hw.state import StateLoad, StateStore
-from hw.token_importance import TokenImportance
-from hw.topk import TopK
-from hw.values import ValueReader
+from spatten.hw.control.job_control import JobControl, topk_sizes
+from spatten.hw.control.job_layouts import events_layout, job_layout, report_layout
+from spatten.hw.control.job_slots import by_slot, row_layout
+from spatten.hw.control.key_reader import KeyReader
+from spatten.hw.control.planner import Planner, kept_ids
+from spatten.hw.control.query_reader import QueryReader
+from spatten.hw.control.row_control import RowControl
+from spatten.hw.control.sector_reader import SectorReader
+from spatten.hw.control.segments import key_header
+from spatten.hw.control.state import StateLoad, StateStore
+from spatten.hw.control.value_reader import ValueReader
+from spatten.hw.datapath.converter import Converter
+from spatten.hw.datapath.head_importance import HeadImportance
+from spatten.hw.datapath.output_packer import OutputPacker
+from spatten.hw.datapath.progressive import Kind, Progressive, row_header
+from spatten.hw.datapath.pv import PvArray
+from spatten.hw.datapath.qk import QkArray
+from spatten.hw.datapath.quick_select import candidate_beat
+from spatten.hw.datapath.softmax import Softmax
+from spatten.hw.datapath.token_importance import TokenImportance
+from spatten.hw.datapath.topk import TopK
+from spatten.hw.lib.arbiter import RoundRobin
+from spatten.hw.lib.expander import select
+from spatten.hw.lib.fifo import Fifo
+from spatten.hw.lib.logic import equals
+from spatten.hw.lib.packer import Compactor
+from spatten.hw.lib.ram import Ram
+from spatten.hw.memory.address_generator import BANKS, KEY, QUERY, VALUE
+from spatten.hw.memory.axi import sector_write
+from spatten.hw.memory.fetch import Fetch
+from spatten.hw.memory.ring_buffer import RingBuffer
+from spatten.spec.config import Config
+from spatten.spec.constants import KEPT_SLOTS, OUTSTANDING
+from spatten.spec.row_format import key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
 
 __all__ = ["Core", "Widen"]
-
-OUTSTANDING = 128
-"""Sectors that a channel may have asked for and not yet got."""
 
 
 class Widen(wiring.Component):
@@ -58,7 +60,7 @@ class Widen(wiring.Component):
     Ports
     -----
     i : stream of `probs`, `count`, `last`, `k`, `header`
-    o : stream of `hw.quick_select.value_beat`
+    o : stream of `hw.datapath.quick_select.candidate_beat`
 
     Latency: 1 cycle from the last beat of a wide one. Throughput: a beat per cycle.
     """
@@ -68,8 +70,8 @@ class Widen(wiring.Component):
         self.wide = wide
         super().__init__(
             {
-                "i": In(stream.Signature(value_beat(width, lanes, n_max, header))),
-                "o": Out(stream.Signature(value_beat(width, wide, n_max, header))),
+                "i": In(stream.Signature(candidate_beat(width, lanes, n_max, header))),
+                "o": Out(stream.Signature(candidate_beat(width, wide, n_max, header))),
             }
         )
 
@@ -110,11 +112,11 @@ class Core(wiring.Component):
 
     Ports
     -----
-    i_job : stream of `hw.job.job_layout`; o_report : stream of `hw.job.report_layout`
+    i_job : stream of `spec.job.job_layout`; o_report : stream of `spec.job.report_layout`
     o_address : C streams of local sector addresses; i_data : C streams of their sectors, in order
-    o_write : C streams of `hw.output_packer.sector_write`
+    o_write : C streams of `hw.memory.axi.sector_write`
     acknowledged : in, of each channel the sectors that are in memory, modulo 65,536
-    events : out, `hw.job.events_layout`
+    events : out, `spec.job.events_layout`
     nothing_live : out, a job has no live token, head or query row; it stays set, and nothing more happens
     busy, activity : out, a job is under way; something moves
     """

@@ -8,19 +8,17 @@ from amaranth.hdl import Cat, ClockDomain, DomainRenamer, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.axi import axi4
-from hw.axi_lite import AxiLite
-from hw.axi_reader import AxiReader
-from hw.axi_writer import AxiWriter
-from hw.config import Config
-from hw.core import Core
-from hw.register_map import ADDRESS_BITS, ErrorCode
-from hw.registers import Registers
+from spatten.hw.core import Core
+from spatten.hw.front.axi_lite import AxiLite
+from spatten.hw.front.registers import Registers
+from spatten.hw.memory.axi import axi4
+from spatten.hw.memory.axi_reader import AxiReader
+from spatten.hw.memory.axi_writer import AxiWriter
+from spatten.spec.config import Config
+from spatten.spec.constants import AXI_ADDRESS_BITS
+from spatten.spec.register_map import ADDRESS_BITS, ErrorCode
 
-__all__ = ["AXI_ADDRESS_BITS", "Spatten", "channel_prefix"]
-
-AXI_ADDRESS_BITS = 40
-"""Width of a byte address of a memory channel."""
+__all__ = ["Spatten", "channel_prefix"]
 
 
 def channel_prefix(channel: int) -> str:

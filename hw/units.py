@@ -12,36 +12,37 @@ from typing import Any
 
 from amaranth.lib import data, wiring
 
-from hw.address_generator import AddressGenerator
-from hw.axi_reader import AxiReader
-from hw.axi_writer import AxiWriter
-from hw.config import Config
-from hw.converter import Converter
-from hw.errors import SpattenError
-from hw.expander import Expander
-from hw.fetch import Fetch
-from hw.head_importance import HeadImportance
-from hw.jobs import JobControl, topk_sizes
-from hw.output_packer import OutputPacker
-from hw.packer import Packer
-from hw.planner import Planner
-from hw.progressive import Progressive
-from hw.pv import PvArray
-from hw.qk import QkArray
-from hw.quick_select import QuickSelect
-from hw.registers import Registers
-from hw.ring_buffer import RingBuffer
-from hw.row_format import BANKS, key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
-from hw.rows import KeyReader, QueryReader, RowControl
-from hw.sector_reader import SectorReader
-from hw.slots import KEPT_SLOTS
-from hw.softmax import Softmax
-from hw.spatten import AXI_ADDRESS_BITS
-from hw.state import StateLoad, StateStore
-from hw.token_importance import TokenImportance
-from hw.topk import PackedTopK, TopK
-from hw.values import ValueReader
-from hw.zero_eliminator import ZeroEliminator
+from spatten.hw.control.job_control import JobControl, topk_sizes
+from spatten.hw.control.key_reader import KeyReader
+from spatten.hw.control.planner import Planner
+from spatten.hw.control.query_reader import QueryReader
+from spatten.hw.control.row_control import RowControl
+from spatten.hw.control.sector_reader import SectorReader
+from spatten.hw.control.state import StateLoad, StateStore
+from spatten.hw.control.value_reader import ValueReader
+from spatten.hw.datapath.converter import Converter
+from spatten.hw.datapath.head_importance import HeadImportance
+from spatten.hw.datapath.output_packer import OutputPacker
+from spatten.hw.datapath.progressive import Progressive
+from spatten.hw.datapath.pv import PvArray
+from spatten.hw.datapath.qk import QkArray
+from spatten.hw.datapath.quick_select import QuickSelect
+from spatten.hw.datapath.softmax import Softmax
+from spatten.hw.datapath.token_importance import TokenImportance
+from spatten.hw.datapath.topk import PackedTopK, TopK
+from spatten.hw.front.registers import Registers
+from spatten.hw.lib.expander import Expander
+from spatten.hw.lib.packer import Packer
+from spatten.hw.lib.zero_eliminator import ZeroEliminator
+from spatten.hw.memory.address_generator import AddressGenerator
+from spatten.hw.memory.axi_reader import AxiReader
+from spatten.hw.memory.axi_writer import AxiWriter
+from spatten.hw.memory.fetch import Fetch
+from spatten.hw.memory.ring_buffer import RingBuffer
+from spatten.spec.config import Config
+from spatten.spec.constants import AXI_ADDRESS_BITS, KEPT_SLOTS
+from spatten.spec.errors import SpattenError
+from spatten.spec.row_format import BANKS, key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
 
 __all__ = ["UNITS", "Unit", "UnknownUnitError", "require_units"]
 

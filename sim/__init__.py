@@ -1,0 +1,1 @@
+"""All that runs and measures the circuit."""

@@ -1,9 +1,10 @@
 """Where the project keeps what it can make again, and how its tools are shown paths that they cannot take.
-`python -m sim.cache` prints the folder.
+`python -m spatten.sim.cache` prints the folder.
 
 The cache folder is what the environment's `SPATTEN_CACHE` names. Without that it is the first of these that can be
-written: `build/` of this checkout; `spatten/` in the user's cache folder (`XDG_CACHE_HOME`, or `~/.cache`);
-`spatten-<user number>/` in the folder for temporary files. To delete any of it, at any time, costs time only.
+written: `build/` of the checkout, if this is one; `spatten/` in the user's cache folder (`XDG_CACHE_HOME`, or
+`~/.cache`); `spatten-<user number>/` in the folder for temporary files. To delete any of it, at any time, costs time
+only.
 
 An entry of the cache is a folder that is published whole: by one rename, with a list of what must be in it. An entry
 that is not what its list says, such as after a power failure or on a full disk, counts as absent.
@@ -27,9 +28,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from hw.errors import SpattenError
+from spatten.spec.errors import SpattenError
 
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent.parent
+"""The folder of the rooms: a checkout, or the installed package."""
+CHECKOUT = PACKAGE if (PACKAGE / "spatten.py").is_file() else None
+"""The checkout that this is, or None if it is an installed package."""
+IMPORT_PATH = PACKAGE if CHECKOUT else PACKAGE.parent
+"""From where a Python process of its own imports `spatten`."""
 VARIABLE = "SPATTEN_CACHE"
 _CONTENTS = ".contents.json"
 """In every entry: the digest of each of its files."""
@@ -61,7 +67,8 @@ def _cache_folder(named: str, user_caches: str, temporary: str) -> Path:
         if (reason := _refusal(chosen)) is not None:
             raise CacheError(f"{VARIABLE} must be a folder that can be written, not {named!r}: {reason}")
         return chosen
-    places = [ROOT / "build", _user_caches(user_caches) / "spatten", Path(temporary) / _temporary_name()]
+    places = [] if CHECKOUT is None else [CHECKOUT / "build"]
+    places += [_user_caches(user_caches) / "spatten", Path(temporary) / _temporary_name()]
     return _first(places, f"no cache folder can be written: set {VARIABLE} to a folder that can")
 
 

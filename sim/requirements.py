@@ -1,4 +1,4 @@
-"""What each command needs of the system, in one list: `python -m sim.requirements TARGET [ITS ARGUMENTS]`.
+"""What each command needs of the system, in one list: `python -m spatten.sim.requirements TARGET [ITS ARGUMENTS]`.
 
 The Makefile asks here before it begins anything, and so do the programs themselves: whatever is missing is named at
 once, with Debian's package of it. As root, where there is apt-get, the command installs it. Python's own packages are
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hw.errors import SpattenError
+from spatten.spec.errors import SpattenError
 
 DEFAULT_LIBERTY = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")
 """The standard cells for TSMC 0.18 um of Oklahoma State University, where Debian's qflow-tech-osu018 puts them."""
@@ -272,7 +272,7 @@ def main(arguments: Sequence[str]) -> int:
         targets = [target for target in arguments[1].split() if target in TARGETS]
         return max((begin(target, arguments[2:], installed=False) for target in targets), default=0)
     if not arguments or arguments[0] not in TARGETS:
-        print(f"usage: python -m sim.requirements {'|'.join(TARGETS)} [ARGUMENTS]", file=sys.stderr)
+        print(f"usage: python -m spatten.sim.requirements {'|'.join(TARGETS)} [ARGUMENTS]", file=sys.stderr)
         return 2
     return begin(arguments[0], arguments[1:], installed=True)
 

@@ -1,6 +1,8 @@
 """What holds for all tests: Hypothesis tries the same examples in every run, and no example fails for being slow on a
 busy machine; a test of something that needs a tool which is not there is skipped, and counted at the end."""
 
+import signal
+import threading
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
@@ -8,7 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from sim.requirements import MissingError, missing, needed
+from spatten.sim.requirements import MissingError, missing, needed
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    # What runs in the background of a shell ignores Ctrl-C, and so would the programs that the tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "repeatable",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sim.build import ROOT
+from tests.checkout import ROOT
 
 PAGE = ROOT / "docs" / "integration.md"
 CYCLE = 4

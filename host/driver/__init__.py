@@ -1,0 +1,1 @@
+"""The accelerator's driver, over any transport: a simulation or a board."""

@@ -1,0 +1,242 @@
+"""The driver: allocates the accelerator's memory, lays planes out in it, submits jobs and reads their results.
+
+    with Device(transport) as device:
+        plane = device.plane(rows=128, heads=12, head_dim=64, bits=8)
+        device.store(plane, codes)
+        region = device.output(queries=128, heads=12, head_dim=64)
+        tag = device.submit(job, at, heads=mask, context=0)
+        report = device.wait(tag)
+        output = device.load_output(region, report.live_heads, rows)
+
+It sits on a `host.driver.transport.Transport` alone: a simulation or a board. docs/registers.md has the registers, and
+docs/integration.md what the driver does with each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spatten.golden import BoolArray, IntArray
+from spatten.golden.cascade import Context
+from spatten.golden.convert import pack, unpack
+from spatten.golden.memory import OUTPUT_BITS, OutputRegion, Plane
+from spatten.golden.state import restore, save, state_sectors
+from spatten.host.driver.allocator import Allocator
+from spatten.host.driver.encoding import check_codes, checked_numbers, descriptor
+from spatten.host.driver.errors import OutOfMemoryError
+from spatten.host.driver.protocol import JOB_CYCLES, Protocol
+from spatten.host.driver.transport import Transport
+from spatten.spec.config import SECTOR_BYTES
+from spatten.spec.job import Addresses, Job
+
+__all__ = ["Device"]
+
+
+class Device(Protocol):
+    """One accelerator: its memory, its job queue and its counters. It has one driver at a time.
+
+    Whatever an earlier one left is dropped: jobs by a soft reset, reports, an error.
+
+    Parameters
+    ----------
+    transport : Transport
+    sectors : int or None
+        Sectors of memory, over all channels, that the driver may use, from sector 0 on; None: all that the accelerator
+        can address. Channel c has sectors c, c + channels, ... of them.
+    bases : sequence of int or None
+        Where the memory of each channel begins: byte addresses of its AXI master, multiples of 4,096; None: where the
+        BASE registers say, which is 0 after a reset. Channels with one memory behind them need regions that do not
+        overlap; the driver does not know what is behind them.
+
+    What the driver sets up - BASE0, BASE1, ..., TIMEOUT, INTERRUPT_ENABLE - it writes again after `reset`. Registers
+    that are written past it are not known to it.
+
+    Raises `DeviceError` if what answers is not an accelerator of this version, or not the one that was generated,
+    `DeviceTimeoutError` if what is in flight does not end, and ValueError for sectors and bases that cannot be. Every
+    method that reaches the accelerator raises `DeviceError` once the device is closed, and `TransportError`.
+    """
+
+    def __init__(self, transport: Transport, *, sectors: int | None = None, bases: Sequence[int] | None = None) -> None:
+        super().__init__(transport, sectors=sectors, bases=bases)
+        self._memory = Allocator(self.sectors, self.config.channels)
+
+    # -- Memory -------------------------------------------------------------------------------------------------------
+
+    def allocate(self, sectors: int) -> int:
+        """First sector of a free region, a multiple of the channels. Raises `OutOfMemoryError`."""
+        self._open_transport()
+        base = self._memory.allocate(sectors)
+        if base is None:
+            raise OutOfMemoryError(
+                f"no room for {self._memory.rounded(sectors)} sectors of {SECTOR_BYTES} bytes: the largest free region "
+                f"has {self._memory.largest}"
+            )
+        return base
+
+    def free(self, base: int, sectors: int) -> None:
+        """Give a region back, as a whole; also when the device is closed.
+
+        Raises ValueError unless a region begins at `base`, has been allocated with `sectors`, and was not freed since.
+        """
+        self._memory.free(base, sectors)
+
+    def plane(self, *, rows: int, heads: int, head_dim: int, bits: int) -> Plane:
+        """Room for a plane of codes; `free(plane.base, plane.sectors)` gives it back."""
+        config = self.config
+        if rows < 1:
+            raise ValueError(f"rows must be at least 1, not {rows!r}")
+        if not 1 <= heads <= config.heads_max:
+            raise ValueError(f"heads must be 1 to {config.heads_max}, not {heads!r}")
+        for name, value, known in (("head_dim", head_dim, config.head_dims), ("bits", bits, config.query_bits)):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {known}, not {value!r}")
+        plane = Plane(channels=config.channels, base=0, rows=rows, heads=heads, head_dim=head_dim, bits=bits)
+        return replace(plane, base=self.allocate(plane.sectors))
+
+    def output(self, *, queries: int, heads: int, head_dim: int) -> OutputRegion:
+        """Room for a job's output; `free(region.base, queries * region.row_sectors)` gives it back."""
+        region = OutputRegion(channels=self.config.channels, base=0, heads=heads, head_dim=head_dim)
+        return replace(region, base=self.allocate(queries * region.row_sectors))
+
+    def store(self, plane: Plane, codes: IntArray, rows: IntArray | None = None, heads: IntArray | None = None) -> None:
+        """Write codes [heads, rows, head_dim] into rows `rows` of a plane, all from 0 on if None.
+
+        `heads` are the heads that `codes` has, all if None; what the others have in a row that is shared is lost.
+
+        Raises ValueError for codes of another shape or more bits than the plane's, for rows and heads that it does not
+        have, and for a plane whose memory is not allocated.
+        """
+        self._check_channels(plane)
+        if codes.ndim != 3:
+            raise ValueError(f"codes must be of three dimensions (heads, rows, head_dim), not of shape {codes.shape}")
+        count = codes.shape[1]
+        at = checked_numbers("rows", np.arange(count) if rows is None else rows, plane.rows)
+        which = checked_numbers("heads", np.arange(plane.heads) if heads is None else heads, plane.heads)
+        check_codes(codes, (len(which), len(at), plane.head_dim), plane.bits)
+        if not codes.size:
+            return
+        everything = np.zeros((plane.groups * plane.heads_per_row, count, plane.head_dim), np.int64)
+        everything[which] = codes
+        share = plane.heads_per_row
+        grouped = everything.reshape(plane.groups, share, count, plane.head_dim).transpose(0, 2, 1, 3)
+        packed = pack(grouped.reshape(plane.groups, count, -1), plane.bits)
+        image = np.zeros((plane.groups, count, plane.row_sectors * SECTOR_BYTES), np.uint8)
+        image[..., : packed.shape[-1]] = packed
+        groups = plane.groups_of(which)
+        first = plane.row_address(groups[:, None], at[None, :])
+        sectors = first[..., None] + np.arange(plane.row_sectors)
+        self._write_sectors(sectors.ravel(), image[groups].reshape(-1, SECTOR_BYTES))
+
+    def store_bitmap(self, base: int, members: BoolArray) -> None:
+        """Write a set of tokens at sector `base` of memory that is allocated."""
+        packed = np.packbits(members, bitorder="little")
+        image = np.zeros(-(-len(packed) // SECTOR_BYTES) * SECTOR_BYTES, np.uint8)
+        image[: len(packed)] = packed
+        sectors = base + np.arange(len(image) // SECTOR_BYTES)
+        self._write_sectors(sectors, image.reshape(-1, SECTOR_BYTES))
+
+    def load_output(self, region: OutputRegion, heads: IntArray, rows: IntArray) -> IntArray:
+        """Output [h, r, d] of heads and rows of a region. Only what the job computed is there, the rest is older.
+
+        Raises ValueError for heads and rows that it does not have, and for memory that is not allocated.
+        """
+        self._check_channels(region)
+        which, at = checked_numbers("heads", heads, region.heads), checked_numbers("rows", rows, None)
+        first = region.base + at[None, :] * region.row_sectors + which[:, None] * region.head_sectors
+        sectors = first[..., None] + np.arange(region.head_sectors)
+        image = self._read_sectors(sectors.ravel()).reshape(*first.shape, region.head_sectors * SECTOR_BYTES)
+        return unpack(image, OUTPUT_BITS, region.head_dim, signed=True)
+
+    def load_state(self, base: int) -> Context:
+        """The state of a context that a job saved at sector `base` of memory that is allocated."""
+        sectors = base + np.arange(state_sectors(self.config))
+        context = Context(self.config)
+        restore(context, self._read_sectors(sectors))
+        return context
+
+    def store_state(self, base: int, context: Context) -> None:
+        """Write a state at sector `base` of memory that is allocated, for a job to load."""
+        sizes = [(one.tokens_max, one.heads_max) for one in (context.config, self.config)]
+        if sizes[0] != sizes[1]:
+            raise ValueError("context must be of {} tokens and {} heads, not {} and {}".format(*sizes[1], *sizes[0]))
+        self._write_sectors(base + np.arange(state_sectors(self.config)), save(context))
+
+    def _check_channels(self, what: Plane | OutputRegion) -> None:
+        if what.channels != self.config.channels:
+            raise ValueError(
+                f"what lies in memory must be laid out over {self.config.channels} channels, not {what.channels}"
+            )
+
+    def _check_allocated(self, sectors: IntArray) -> None:
+        """Raise ValueError unless all lie in one region."""
+        first, last = int(sectors.min()), int(sectors.max())
+        if not self._memory.holds(first, last + 1):
+            raise ValueError(
+                f"sectors {first} to {last} must be of one region that is allocated: it was freed, ends earlier, or "
+                "never was"
+            )
+
+    def _runs(self, sectors: IntArray) -> list[tuple[int, int, IntArray]]:
+        """Channel, first byte, and places in `sectors` of each run of consecutive sectors of a channel."""
+        channels = self.config.channels
+        runs = []
+        for channel in range(channels):
+            mine = np.flatnonzero(sectors % channels == channel)
+            local = sectors[mine] // channels
+            order = np.argsort(local, kind="stable")
+            mine, local = mine[order], local[order]
+            cuts = np.flatnonzero(np.diff(local) != 1) + 1
+            for places, numbers in zip(np.split(mine, cuts), np.split(local, cuts), strict=True):
+                if len(places):
+                    runs.append((channel, self._bases[channel] + int(numbers[0]) * SECTOR_BYTES, places))
+        return runs
+
+    def _write_sectors(self, sectors: IntArray, data: NDArray[np.uint8]) -> None:
+        transport = self._open_transport()
+        if not len(sectors):
+            return
+        self._check_allocated(sectors)
+        for channel, address, places in self._runs(sectors):
+            transport.write_memory(channel, address, data[places].tobytes())
+
+    def _read_sectors(self, sectors: IntArray) -> NDArray[np.uint8]:
+        transport = self._open_transport()
+        data = np.empty((len(sectors), SECTOR_BYTES), np.uint8)
+        if not len(sectors):
+            return data
+        self._check_allocated(sectors)
+        for channel, address, places in self._runs(sectors):
+            image = transport.read_memory(channel, address, len(places) * SECTOR_BYTES)
+            data[places] = np.frombuffer(image, np.uint8).reshape(-1, SECTOR_BYTES)
+        return data
+
+    # -- Jobs ---------------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        job: Job,
+        at: Addresses,
+        *,
+        heads: BoolArray,
+        context: int,
+        load: int | None = None,
+        store: int | None = None,
+        timeout_cycles: int = JOB_CYCLES,
+    ) -> int:
+        """Queue a job; its tag, which no job has whose report is still to be taken by `wait`.
+
+        Waits for room in the queue, by taking reports, at most so many cycles. `load` and `store` as of `descriptor`.
+
+        Raises what `descriptor` does, `JobRejectedError` for a job that the accelerator refuses, `DeviceFailedError`,
+        and `DeviceTimeoutError` where there is no room; nothing is queued then.
+        """
+        tag = self._next_tag()
+        values = descriptor(
+            self.config, job, at, tag=tag, context=context, heads=heads, load=load, store=store, sectors=self.sectors
+        )
+        self.submit_fields(values, timeout_cycles=timeout_cycles)
+        return tag

@@ -1,0 +1,96 @@
+"""What can go wrong between a driver and its accelerator."""
+
+from __future__ import annotations
+
+from spatten.spec.errors import SpattenError
+from spatten.spec.register_map import ErrorCode, RejectReason
+
+__all__ = [
+    "AddressRangeError",
+    "DeviceError",
+    "DeviceFailedError",
+    "DeviceTimeoutError",
+    "JobRejectedError",
+    "OutOfMemoryError",
+    "undrained",
+]
+
+
+class DeviceError(SpattenError, RuntimeError):
+    """The accelerator did not do what was asked."""
+
+    exit_status = 1
+
+
+class JobRejectedError(DeviceError):
+    """The doorbell refused a job.
+
+    `reason` says why, a `RejectReason` where this driver knows it; `word` is the word of the descriptor, or None.
+    """
+
+    def __init__(self, reason: int, word: int | None) -> None:
+        where = "" if word is None else f" (word {word} of the descriptor)"
+        what = reason.what if isinstance(reason, RejectReason) else f"unknown reason {reason}"
+        super().__init__(f"the job was refused: {what}{where}")
+        self.reason = reason
+        self.word = word
+
+
+class DeviceFailedError(DeviceError):
+    """The accelerator stopped; all jobs in flight, their reports and every context are lost.
+
+    `code` says why, an `ErrorCode` where this driver knows it. `channel` is that of a bus error, and `is_write` whether
+    it answered a write; both are None for other errors. `stuck` names the channels that do not answer, and `drained`
+    is False where the accelerator still waits for what the channels have in flight.
+    """
+
+    def __init__(
+        self,
+        code: int,
+        channel: int | None,
+        stuck: list[int],
+        *,
+        is_write: bool | None = None,
+        drained: bool = True,
+    ) -> None:
+        why = code.what if isinstance(code, ErrorCode) else f"unknown error {code}"
+        where = "" if channel is None else f" (channel {channel})"
+        what = f"; it still drains: {undrained([])}" if not drained and not stuck else ""
+        if stuck:
+            what = f"; {undrained(stuck)}: reset both sides"
+        super().__init__(f"the accelerator stopped: {why}{where}{what}")
+        self.code = code
+        self.channel = channel
+        self.is_write = is_write
+        self.stuck = stuck
+        self.drained = drained
+
+
+def undrained(stuck: list[int]) -> str:
+    """Why the accelerator does not drain."""
+    if stuck:
+        return f"channels {stuck} do not answer"
+    return "no channel is named, since TIMEOUT has not passed since the drain began, or is 0"
+
+
+class DeviceTimeoutError(DeviceError):
+    """What was waited for did not happen in time: a job's end, room in the job queue, the end of a drain."""
+
+
+class OutOfMemoryError(DeviceError):
+    """There is no room for a plane."""
+
+    exit_status = 2
+
+
+class AddressRangeError(DeviceError):
+    """What a job reads or writes would end beyond the memory that there is.
+
+    Beyond the last sector that the accelerator can address it would go on at sector 0. `field` is that of its first
+    sector in the descriptor, `end` the sector behind its last.
+    """
+
+    def __init__(self, field: str, first: int, end: int, limit: int, what: str) -> None:
+        super().__init__(f"{field} begins at sector {first} and would end at {end}: {what} {limit} sectors")
+        self.field = field
+        self.end = end

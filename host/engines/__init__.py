@@ -1,0 +1,1 @@
+"""What computes a model's attention: float, the golden model, or an accelerator."""

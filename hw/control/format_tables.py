@@ -1,0 +1,162 @@
+"""How planes, blocks and windows are laid out, as tables for circuits: spec/row_format.py looked up by a job's codes.
+
+Tables are indexed by codes of the job: `dim` (0 to 3 for 16 to 128), `bits` (0 to 5 for 4, 6, 8, 10, 12, 16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Signal, Value, unsigned
+from amaranth.lib import data
+
+from spatten.hw.datapath.converter import part_code, part_layout
+from spatten.spec.config import HEAD_DIMS, PLANE_BITS, Config
+from spatten.spec.row_format import BANKS, CODE_BITS, RowFormat, heads_per_row, row_format, row_sectors
+
+__all__ = [
+    "BANKS",
+    "BLOCK",
+    "PASSES_MAX",
+    "PLANE",
+    "READ",
+    "block_table",
+    "lookup",
+    "part_table",
+    "plane_table",
+    "read_table",
+    "rows_per_read",
+    "window_layout",
+]
+
+PASSES_MAX = 3
+"""Most fetches that fill a block row."""
+PLANE = data.StructLayout({"sectors": unsigned(4), "paired": 1})
+"""A plane: sectors of a row, and whether two heads share it."""
+_PASS = data.StructLayout({"is_lsb": 1, "heads": unsigned(2), "first": unsigned(3), "sectors": unsigned(4), "place": 3})
+BLOCK = data.StructLayout(
+    {"paired": 1, "stride": unsigned(4), "passes": range(PASSES_MAX + 1), "fetch": data.ArrayLayout(_PASS, PASSES_MAX)}
+)
+"""A block of keys or values: whether it serves two heads, sectors of a block row, and what fills it: for each fetch the
+plane, which heads of the block (bits) need it, first sector of the plane's row, how many, and their place."""
+READ = data.StructLayout({"log_rows": unsigned(2), "beats": unsigned(4)})
+"""A window: log2 of the block rows that it takes of a lane, and beats for each."""
+
+
+def window_layout() -> data.StructLayout:
+    """A window of a block row, and where in it the operands are (`hw.datapath.converter.part_layout`)."""
+    return data.StructLayout({"start": unsigned(3), "sectors": unsigned(3), "part": part_layout(BANKS)})
+
+
+def lookup(m: Module, index: Value, layout: data.StructLayout, entries: Mapping[int, Any], name: str) -> Any:
+    """The entry of that index, combinational; zero for an index without one."""
+    result = Signal(layout, name=name)
+    with m.Switch(index):
+        for key, entry in entries.items():
+            with m.Case(key):
+                m.d.comb += result.eq(Const(entry, layout))
+        if len(entries) < 1 << len(index):
+            with m.Default():
+                m.d.comb += Value.cast(result).eq(0)
+    return result
+
+
+def plane_table(m: Module, *, dim: Value, bits: Value, name: str) -> Any:
+    """`PLANE` of a plane of codes; `bits` may be constant."""
+    entries = {
+        (HEAD_DIMS.index(head_dim), code): {
+            "sectors": row_sectors(head_dim, width),
+            "paired": heads_per_row(head_dim, width) - 1,
+        }
+        for head_dim in HEAD_DIMS
+        for code, width in enumerate(CODE_BITS)
+    }
+    if isinstance(bits, Const):
+        # With constant bits in its index a table looks as if it had entries missing: to Verilator, like a latch.
+        return lookup(m, dim, PLANE, {d: entry for (d, code), entry in entries.items() if code == bits.value}, name)
+    return lookup(m, Cat(bits[:3], dim), PLANE, {d << 3 | code: entry for (d, code), entry in entries.items()}, name)
+
+
+def _formats(config: Config) -> dict[tuple[int, int, int], RowFormat]:
+    """By (dim, bits, joined): those that the configuration's jobs can ask for."""
+    return {
+        (HEAD_DIMS.index(head_dim), code, joined): row_format(
+            head_dim=head_dim, slice_width=config.slice_width, bits=width, joined=bool(joined)
+        )
+        for head_dim in config.head_dims
+        for code, width in enumerate(CODE_BITS)
+        for joined in (0, 1)
+        if width <= config.operand_bits and (not joined or width in PLANE_BITS)
+    }
+
+
+def block_table(m: Module, config: Config, *, dim: Value, bits: Value, joined: Value, name: str) -> Any:
+    """`BLOCK` of a block."""
+    entries = {}
+    for (dim_code, code, is_joined), row in _formats(config).items():
+        fetches = [
+            {
+                "is_lsb": int(fetch.plane == "lsb"),
+                "heads": sum(1 << head for head in fetch.heads),
+                "first": fetch.first,
+                "sectors": fetch.sectors,
+                "place": fetch.place,
+            }
+            for fetch in row.fetches
+        ]
+        fetches += [{"is_lsb": 0, "heads": 0, "first": 0, "sectors": 0, "place": 0}] * (PASSES_MAX - len(fetches))
+        entries[(is_joined << 5) | (dim_code << 3) | code] = {
+            "paired": row.heads - 1,
+            "stride": row.stride,
+            "passes": len(row.fetches),
+            "fetch": fetches,
+        }
+    return lookup(m, Cat(bits[:3], dim, joined), BLOCK, entries, name)
+
+
+def rows_per_read(config: Config, row: RowFormat) -> int:
+    """Block rows of a lane that one window of the array has, so that its beat has `slices` times as many tokens."""
+    most = min(max(1, config.slice_width // row.head_dim), config.softmax_lanes // config.slices)
+    return row.rows_per_read(most, BANKS)
+
+
+def read_table(m: Module, config: Config, *, dim: Value, bits: Value, joined: Value, name: str) -> Any:
+    """`READ` of a block."""
+    entries = {
+        (is_joined << 5) | (dim_code << 3) | code: {
+            "log_rows": rows_per_read(config, row).bit_length() - 1,
+            "beats": row.beats,
+        }
+        for (dim_code, code, is_joined), row in _formats(config).items()
+    }
+    return lookup(m, Cat(bits[:3], dim, joined), READ, entries, name)
+
+
+def part_table(
+    m: Module,
+    config: Config,
+    *,
+    dim: Value,
+    bits: Value,
+    joined: Value,
+    head: Value,
+    beat: int,
+    is_lsb: Value,
+    name: str,
+) -> Any:
+    """`window_layout` of a head (0 or 1) of a block and a beat; `is_lsb`: an LSB plane read alone."""
+    entries = {}
+    for (dim_code, code, is_joined), row in _formats(config).items():
+        for head_number, beat_number in row.parts:
+            if beat_number == beat:
+                part = row.parts[head_number, beat_number]
+                entries[(head_number << 6) | (is_joined << 5) | (dim_code << 3) | code] = {
+                    "start": part.start,
+                    "sectors": part.sectors,
+                    "part": part_code(row, head_number, beat_number, banks=BANKS),
+                }
+    result = lookup(m, Cat(bits[:3], dim, joined, head), window_layout(), entries, f"{name}_entry")
+    final = Signal(window_layout(), name=name)
+    m.d.comb += [Value.cast(final).eq(Value.cast(result)), final.part.unsigned.eq(is_lsb)]
+    return final

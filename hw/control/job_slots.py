@@ -1,0 +1,96 @@
+"""What every stage knows of a job in flight."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Value, unsigned
+from amaranth.lib import data
+
+from spatten.hw.control.job_layouts import job_layout
+from spatten.hw.lib.expander import select
+from spatten.spec.config import HEAD_DIMS, SECTOR_BYTES, Config
+from spatten.spec.constants import BLOCKS
+
+__all__ = ["by_slot", "row_layout", "slot_layout", "step_bits"]
+
+
+def step_bits(config: Config) -> int:
+    """Bits of the sectors from one group of heads of a plane to the next."""
+    sectors = 2 * HEAD_DIMS[-1] * 16 // (8 * SECTOR_BYTES)
+    return (config.tokens_max * sectors + 2 * config.channels).bit_length()
+
+
+def slot_layout(config: Config) -> data.StructLayout:
+    """A job in flight: its descriptor, less what only its start needs, and what its start found out.
+
+    live_heads : heads that take part
+    live, first_rank, rows, reach : live tokens; rank of the first query row, and how many there are; keys that the
+        longest row sees
+    dense : the live tokens are 0 to live - 1, so ranks are ids
+    query_origin : sector at which the query of token id 0 would lie
+    query_step, key_step, lsb_step, value_step : sectors from one group of heads of a plane to the next
+    order : number of the job's first head, counting the live heads of all jobs
+    """
+    job = job_layout(config).members
+    kept = (
+        "tag",
+        "mode",
+        "fetch",
+        "context",
+        "flags",
+        "head_dim",
+        "query_bits",
+        "key_bits",
+        "value_bits",
+        "heads",
+        "keys",
+        "query_offset",
+        "keep_tokens",
+        "keep_values",
+        "keep_heads",
+        "multiplier",
+        "flat_limit",
+        "key",
+        "key_lsb",
+        "value",
+        "output",
+        "state",
+    )
+    step = unsigned(step_bits(config))
+    return data.StructLayout(
+        {
+            **{name: job[name] for name in kept},
+            "live_heads": unsigned(config.heads_max),
+            "live": range(config.tokens_max + 1),
+            "first_rank": range(config.tokens_max),
+            "rows": range(config.tokens_max + 1),
+            "reach": range(config.tokens_max + 1),
+            "dense": 1,
+            "query_origin": unsigned(config.sector_bits),
+            "query_step": step,
+            "key_step": step,
+            "lsb_step": step,
+            "value_step": step,
+            "order": unsigned(8),
+        }
+    )
+
+
+def row_layout(config: Config) -> data.StructLayout:
+    """What travels with a query row of a head: its job's slot, the head, the number of the output row, its values'
+    block, and whether it adds to the importance, needs local pruning."""
+    return data.StructLayout(
+        {
+            "slot": unsigned(max(1, (config.jobs_in_flight - 1).bit_length())),
+            "head": unsigned(max(1, (config.heads_max - 1).bit_length())),
+            "row": range(config.tokens_max),
+            "values": unsigned((BLOCKS - 1).bit_length()),
+            "accumulate": 1,
+            "prune": 1,
+        }
+    )
+
+
+def by_slot(slots: object, slot: Value) -> Value:
+    """A slot's record, as bits."""
+    entries = [Value.cast(slots[n]) for n in range(len(slots))]  # type: ignore[index, arg-type]
+    return select(entries, slot)

@@ -1,0 +1,358 @@
+"""From packed sectors of K and V to operands: MSBs and LSBs joined, aligned to the operands' width."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from spatten.hw.lib.parameters import check_integer, check_power_of_two, check_shape
+from spatten.hw.lib.shared import Shared
+from spatten.spec.config import HEAD_DIMS, LSB_BITS, PLANE_BITS
+from spatten.spec.row_format import CODE_BITS, SECTOR_BITS, RowFormat, row_format
+
+__all__ = ["Converter", "operand_beat", "packed_beat", "part_code", "part_layout"]
+
+_WORD_BITS = 32
+"""Unit of shifts: a part begins at a multiple of it, for 16 codes of 4 or more, always even, bits are whole words."""
+_SECTOR_WORDS = SECTOR_BITS // _WORD_BITS
+
+
+def part_layout(banks: int) -> data.StructLayout:
+    """Where the operands of a beat lie in a window of sectors, and what they are; see `part_code`.
+
+    - `dim`: log2(head dimension) - 4
+    - `width`: index into (4, 6, 8, 10, 12, 16) of the bits of a code
+    - `unsigned`: codes of 4 bits are an LSB plane's, read alone
+    - `joined`: each code has its 4 LSBs elsewhere in the window
+    - `stride`: sectors of a block row, modulo `banks`; counts where a slice takes several keys at once
+    - `msb_offset`: where the first code begins, in units of 32 bits
+    - `lsb_offset`: where the first LSBs begin, in units of 64 bits
+    """
+    return data.StructLayout(
+        {
+            "dim": range(len(HEAD_DIMS)),
+            "width": range(len(CODE_BITS)),
+            "unsigned": 1,
+            "joined": 1,
+            "stride": range(banks),
+            "msb_offset": range(banks * SECTOR_BITS // 32),
+            "lsb_offset": range(banks * SECTOR_BITS // 64),
+        }
+    )
+
+
+def part_code(row: RowFormat, head: int, beat: int, *, banks: int = 4, is_unsigned: bool = False) -> dict[str, int]:
+    """The fields of `part_layout(banks)` for a head and beat of a block row."""
+    part = row.parts[head, beat]
+    return {
+        "dim": HEAD_DIMS.index(row.head_dim),
+        "width": CODE_BITS.index(row.bits),
+        "unsigned": int(is_unsigned),
+        "joined": int(row.joined),
+        "stride": row.stride % banks,
+        "msb_offset": part.msb_offset // 32,
+        "lsb_offset": part.lsb_offset // 64,
+    }
+
+
+def packed_beat(slices: int, banks: int, header: ShapeLike) -> data.StructLayout:
+    """A window of sectors for each slice: `words` in the order of the banks, the bank `first` of the window's first
+    sector, the `part` that is wanted of it, and a header."""
+    words = data.ArrayLayout(data.ArrayLayout(SECTOR_BITS, banks), slices)
+    return data.StructLayout({"words": words, "first": range(banks), "part": part_layout(banks), "header": header})
+
+
+def operand_beat(slices: int, slice_width: int, operand_bits: int, header: ShapeLike) -> data.StructLayout:
+    """Operands of all slices, slice 0 first, and the header."""
+    operands = data.ArrayLayout(signed(operand_bits), slices * slice_width)
+    return data.StructLayout({"operands": operands, "header": header})
+
+
+class Converter(wiring.Component):
+    """Packed sectors to operands: a beat of keys or of values for every slice of an array, in any mix of formats.
+
+    A slice takes `slice_width` operands: a part of one key where the head dimension D is at least that, else the keys
+    of consecutive block rows, as many as one window covers, at most `lanes` / `slices`. Operand d of the slice's key n
+    is operand n x D + d of the slice. What the format does not deliver means nothing.
+
+    Keys: a plane's codes as they are, signed or (an LSB plane) unsigned; or MSB x 16 + LSB, which if wider than an
+    operand is rounded half up to the operand's width, the top half unit saturating.
+    Values: signed codes, shifted up so that they fill the operand. (No block of values is joined, and no key is
+    shifted, so each kind has its own circuit.)
+
+    How: a slice is divided into sub-lanes, runs of operands that are always of one key. Each shifts its codes down to
+    bit 0, first by whole sectors, of which the window is a rotation, then by 128, 64 and 32 bits. The later steps are
+    narrow: only short parts begin off their grid, since a part of n operands begins at a multiple of 2 n bits
+    (spec/row_format.py). Then each operand picks its bits by width.
+
+    Parameters
+    ----------
+    tensor : str
+        "key" or "value".
+    slices : int
+        Slices of the array, each fed by a lane of a ring buffer.
+    slice_width : int
+        Operands of a slice, a power of two, at least 16.
+    lanes : int
+        Most keys or values of a beat, a power of two, at least `slices`.
+    operand_bits : int
+        Width of an operand, 4 to 16. Codes of more bits cannot be converted.
+    banks : int
+        Sectors that a window can have, a power of two; enough for `slice_width` codes.
+    header : shape-like
+        What travels with a beat, at least 1 bit.
+
+    Ports
+    -----
+    i : in, `valid` and `payload`, a `packed_beat`
+    o : out, `valid` and `payload`, an `operand_beat`
+        Neither has back-pressure: whoever sends has room for what comes.
+
+    Latency: `delay` = 2 cycles. Throughput: one beat per cycle.
+
+    Source: SpAtten (HPCA 2021) section IV-E, bitwidth converter; docs/numerics.md, sections 2, 3, 6 and 8.
+    """
+
+    delay = 2
+
+    def __init__(
+        self,
+        *,
+        tensor: str,
+        slices: int,
+        slice_width: int,
+        lanes: int,
+        operand_bits: int,
+        header: ShapeLike,
+        banks: int = 4,
+    ) -> None:
+        if tensor not in ("key", "value"):
+            raise ValueError(f"tensor must be 'key' or 'value', not {tensor!r}")
+        numbers = {"slices": slices, "slice_width": slice_width, "lanes": lanes, "operand_bits": operand_bits}
+        for name, value in (numbers | {"banks": banks}).items():
+            check_integer(name, value)
+        check_power_of_two("slices", slices)
+        if slice_width < HEAD_DIMS[0] or slice_width & (slice_width - 1):
+            raise ValueError(f"slice_width must be a power of two of at least {HEAD_DIMS[0]}, not {slice_width!r}")
+        if lanes < slices or lanes & (lanes - 1):
+            raise ValueError(f"lanes must be a power of two of at least slices = {slices}, not {lanes!r}")
+        if not CODE_BITS[0] <= operand_bits <= CODE_BITS[-1]:
+            raise ValueError(f"operand_bits must be {CODE_BITS[0]} to {CODE_BITS[-1]}, not {operand_bits!r}")
+        longest = _longest_window(tensor, slice_width, operand_bits)
+        if banks & (banks - 1) or banks < longest:
+            raise ValueError(
+                f"banks must be a power of two of at least {1 << (longest - 1).bit_length()}, not {banks!r}"
+            )
+        check_shape("header", header)
+        self.tensor = tensor
+        self.slices = slices
+        self.slice_width = slice_width
+        self.operand_bits = operand_bits
+        self.banks = banks
+        self.keys = min(lanes // slices, slice_width // HEAD_DIMS[0])
+        packed = packed_beat(slices, banks, header)
+        operands = operand_beat(slices, slice_width, operand_bits, header)
+        super().__init__(
+            {
+                "i": In(wiring.Signature({"valid": Out(1), "payload": Out(packed)})),
+                "o": Out(wiring.Signature({"valid": Out(1), "payload": Out(operands)})),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        beat, result = self.i.payload, self.o.payload
+        valid: Value = self.i.valid
+        header = Value.cast(beat.header)
+        for stage in range(self.delay):
+            valid, before = Signal(name=f"valid{stage + 1}"), valid
+            m.d.sync += valid.eq(before)
+            header = _register(m, header, f"header{stage + 1}")
+        m.d.comb += [self.o.valid.eq(valid), Value.cast(result.header).eq(header)]
+        for index in range(self.slices):
+            m.submodules[f"slice{index}"] = part = _Slice(
+                tensor=self.tensor,
+                width=self.slice_width,
+                keys=self.keys,
+                operand_bits=self.operand_bits,
+                banks=self.banks,
+            )
+            m.d.comb += [
+                part.words.eq(beat.words[index]),
+                part.first.eq(beat.first),
+                part.part.eq(beat.part),
+            ]
+            m.d.comb += Value.cast(result.operands).word_select(index, len(Value.cast(part.operands))).eq(part.operands)
+        return m
+
+
+def _longest_window(tensor: str, slice_width: int, operand_bits: int) -> int:
+    """Most sectors that a beat's part of a row can take, whatever its format."""
+    formats = [
+        row_format(head_dim=head_dim, slice_width=slice_width, bits=bits, joined=joined)
+        for head_dim in HEAD_DIMS
+        for bits in PLANE_BITS
+        if bits <= operand_bits
+        for joined in ([False, True] if tensor == "key" else [False])
+    ]
+    return max(part.sectors for row in formats for part in row.parts.values())
+
+
+class _Slice(Shared):
+    """One slice of a `Converter`, with its own copy of the control, which fans out to every bit."""
+
+    def __init__(self, *, tensor: str, width: int, keys: int, operand_bits: int, banks: int) -> None:
+        self._tensor = tensor
+        self._width = width
+        self._keys = keys
+        self._operand_bits = operand_bits
+        self._banks = banks
+        self._code_bits = tuple(bits for bits in CODE_BITS if bits <= operand_bits)
+        super().__init__(
+            {
+                "words": In(data.ArrayLayout(SECTOR_BITS, banks)),
+                "first": In(range(banks)),
+                "part": In(part_layout(banks)),
+                "operands": Out(data.ArrayLayout(signed(operand_bits), width)),
+            }
+        )
+
+    def build(self, platform: Any) -> Module:
+        m = Module()
+        part = self.part
+        # Words that 16 codes take.
+        step = Signal(range(_SECTOR_WORDS + 1))
+        m.d.comb += step.eq(_choose(part.width, [Const(HEAD_DIMS[0] * bits // _WORD_BITS) for bits in self._code_bits]))
+        width = _register(m, part.width, "width")
+        is_unsigned = _register(m, part.unsigned, "is_unsigned")
+        joined = _register(m, part.joined, "joined")
+
+        msb_lanes: list[Signal] = []
+        lsb_lanes: list[Signal] = []
+        for lane in self._lanes():
+            start = self._start(m, lane, part.msb_offset, step, f"msb{lane.start}_start")
+            msb_lanes.append(self._shift(m, lane, start, self._code_bits[-1], 2, f"msb{lane.start}"))
+            if self._tensor == "key":
+                # LSBs of 16 codes take two words.
+                start = self._start(m, lane, Cat(Const(0, 1), part.lsb_offset), Const(2), f"lsb{lane.start}_start")
+                lsb_lanes.append(self._shift(m, lane, start, LSB_BITS, LSB_BITS, f"lsb{lane.start}"))
+
+        # All operands side by side.
+        codes = Signal(len(Value.cast(self.operands)))
+        m.d.comb += codes.eq(_choose(width, [self._codes(msb_lanes, bits, is_unsigned) for bits in self._code_bits]))
+        if self._tensor == "key":
+            codes = self._join(m, codes, Cat(lsb_lanes), width, joined)
+        m.d.comb += Value.cast(self.operands).eq(_register(m, codes, "operands"))
+        return m
+
+    def _lanes(self) -> list[range]:
+        """Sub-lanes: runs of operands that are always of one key."""
+        starts = {key * head_dim for key in range(self._keys) for head_dim in HEAD_DIMS if key * head_dim < self._width}
+        ends = [*sorted(starts)[1:], self._width]
+        return [range(start, end) for start, end in zip(sorted(starts), ends, strict=True)]
+
+    def _has_key(self, lane: range, head_dim: int) -> bool:
+        """Whether a sub-lane has operands of any key of that dimension."""
+        return lane.start < self._keys * head_dim
+
+    def _start(self, m: Module, lane: range, offset: Value, step: Value, name: str) -> Signal:
+        """Word of the sectors, in the order of the banks, at which the codes of a sub-lane begin."""
+        places: list[Value] = []
+        for head_dim in HEAD_DIMS:
+            key, operand = divmod(lane.start, head_dim)
+            place = key * self.part.stride * _SECTOR_WORDS + operand // HEAD_DIMS[0] * step
+            places.append(place if self._has_key(lane, head_dim) else Const(0))
+        start = Signal(range(self._banks * _SECTOR_WORDS), name=name)
+        place = _choose(self.part.dim, places) if lane.start else Const(0)
+        m.d.comb += start.eq((self.first * _SECTOR_WORDS + offset + place)[: len(start)])
+        return start
+
+    def _shift(self, m: Module, lane: range, start: Signal, bits: int, grid: int, name: str) -> Signal:
+        """The window's words from `start` on, around the end, in a register.
+
+        As many as a sub-lane's codes of up to `bits` bits take, and only where they can lie: a part of n operands
+        begins at a multiple of `grid` x n bits, or of a sector if that is less.
+        """
+        parts = {min(head_dim, len(lane)) for head_dim in HEAD_DIMS if self._has_key(lane, head_dim)}
+
+        def reach(levels: int, finest: int) -> int:
+            """Words that are wanted of the parts which begin at a multiple of 2**`finest` words or of less, while
+            there are still shifts by less than 2**`levels` words to come."""
+            most = 0
+            for operands in parts:
+                unit = min(grid * operands, SECTOR_BITS) // _WORD_BITS
+                if unit <= 1 << finest:
+                    later = sum(1 << level for level in range(levels) if 1 << level >= unit)
+                    most = max(most, operands * bits // _WORD_BITS + later)
+            return most
+
+        words: Value = Value.cast(self.words)
+        for level in reversed(range(len(start))):
+            before = len(words) // _WORD_BITS
+            kept = min(before, reach(level, len(start)))
+            moved = min(kept, reach(level, level))
+            if moved == 0:
+                continue
+            shift = 1 << level
+            around = Cat(words[shift * _WORD_BITS :], words[: shift * _WORD_BITS])
+            after = Signal(kept * _WORD_BITS, name=f"{name}_by{shift}")
+            split = moved * _WORD_BITS
+            m.d.comb += after.eq(Cat(Mux(start[level], around[:split], words[:split]), words[split : len(after)]))
+            words = after
+        return _register(m, words, f"{name}_codes")
+
+    def _codes(self, shifted: list[Signal], bits: int, is_unsigned: Value) -> Value:
+        """Codes of `bits` bits as operands: sign-extended, or for values shifted up to the operand's width."""
+        space = self._operand_bits - bits
+        operands: list[Value] = []
+        for lane, codes in zip(self._lanes(), shifted, strict=True):
+            for d in range(len(lane)):
+                code = codes.word_select(d, bits)
+                if self._tensor == "value":
+                    operands.append(Cat(Const(0, space), code))
+                else:
+                    sign = code[-1] & ~is_unsigned if bits == LSB_BITS else code[-1]
+                    operands.append(Cat(code, sign.replicate(space)))
+        return Cat(operands)
+
+    def _join(self, m: Module, msbs: Value, lsbs: Value, width: Value, joined: Value) -> Signal:
+        """Operands from MSBs, in units of one where they are alone and of 16 where LSBs join them."""
+        bits = self._operand_bits
+        # By how much MSBs move up: less than 4 where the join is wider than an operand and its last bits are rounded.
+        moves = [min(LSB_BITS, bits - code) for code in self._code_bits]
+        distinct = sorted(set(moves))
+        move = Signal(range(1 + len(distinct)))
+        which = _choose(width, [Const(1 + distinct.index(n), len(move)) for n in moves])
+        m.d.comb += move.eq(Mux(joined, which, 0))
+
+        pairs = [(msbs.word_select(d, bits), lsbs.word_select(d, LSB_BITS)) for d in range(self._width)]
+        floors: list[Value] = [msbs]
+        halves: list[Value] = [Const(0, self._width)]
+        for n in distinct:
+            floors.append(Cat(Cat(lsb[LSB_BITS - n :], msb[: bits - n]) for msb, lsb in pairs))
+            halves.append(Cat(lsb[LSB_BITS - n - 1] for _, lsb in pairs) if n < LSB_BITS else halves[0])
+        floor = Signal(len(msbs))
+        half = Signal(self._width)
+        m.d.comb += [floor.eq(_choose(move, floors)), half.eq(_choose(move, halves))]
+        operands = Signal(len(msbs), name="rounded")
+        top = (1 << bits - 1) - 1
+        for d in range(self._width):
+            below = floor.word_select(d, bits)
+            m.d.comb += operands.word_select(d, bits).eq(below + (half[d] & (below != top)))
+        return operands
+
+
+def _choose(index: Value, values: list[Value]) -> Value:
+    """The value of that index, as a tree of multiplexers; any of them for an index beyond the last."""
+    if len(values) == 1:
+        return values[0]
+    bit = (len(values) - 1).bit_length() - 1
+    below, above = values[: 1 << bit], values[1 << bit :]
+    return Mux(index[bit], _choose(index, above), _choose(index, below))
+
+
+def _register(m: Module, value: Value, name: str) -> Signal:
+    register = Signal(len(value), name=name, reset_less=True)
+    m.d.sync += register.eq(value)
+    return register

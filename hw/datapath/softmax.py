@@ -1,0 +1,715 @@
+"""Scale and softmax: exact integer scores to integer probabilities, P keys per cycle."""
+
+from fractions import Fraction
+from itertools import pairwise
+from math import floor, isqrt
+from typing import Any
+
+from amaranth.hdl import Assert, Const, Module, Mux, Shape, ShapeLike, Signal, Value, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from spatten.hw.lib.arithmetic import AdderTree, Multiplier
+from spatten.hw.lib.assertions import asserts, check_stream
+from spatten.hw.lib.fifo import Fifo
+from spatten.hw.lib.parameters import check_integer, check_shape
+from spatten.spec.config import SCALE_MANTISSA_BITS, SUM_FRACTION
+from spatten.spec.constants import FLAT_LIMIT_BITS, FLAT_LIMIT_FRACTION, SCALE_SHIFT_BITS
+
+_FIFO_DELAY = 2
+"""Cycles from a transfer into a `Fifo` to its valid at the output."""
+
+__all__ = ["Softmax", "decision", "prob_beat", "scaled_scores"]
+
+_NORMALISED_BITS = 18
+"""Width of a normalised difference n."""
+_NORMALISED_POINT = 28
+"""A difference is normalised by 2**(28 - shift), so that n x scale mantissa has 28 fraction bits."""
+_T_FRACTION = 12
+"""Fraction bits of the base-2 exponent t: 6 that index the exponential's table, and 6 between its entries."""
+_T_BITS = 5 + _T_FRACTION
+_EXP_INDEX_BITS = 6
+_MANTISSA_BITS = 17
+"""Width of an exponential's mantissa, (0.5, 1.0] with 16 fraction bits."""
+_EXPONENT_BITS = 5
+_ADDEND_BITS = SUM_FRACTION + 1
+"""Width of an exponential as it enters the sum, up to 1.0."""
+_RECIPROCAL_INDEX_BITS = 8
+_RECIPROCAL_LOW_BITS = 10
+_RECIPROCAL_BITS = 18
+"""Width of a reciprocal, [0.5, 1.0] with 17 fraction bits."""
+
+
+def scaled_scores(lanes: int, score_bits: int, header: ShapeLike) -> data.StructLayout:
+    """Up to `lanes` scores of one row, and what the row brings along, which is the same in all of its beats.
+
+    `count` of the lanes are live, from lane 0 on: all but in the row's last beat, at least one there. A score is worth
+    `mantissa` x 2**-`shift` log2 units. `flat_limit`, with 5 fraction bits, is compared with the row's sum of
+    exponentials if the row is `progressive`. `header` passes through.
+    """
+    return data.StructLayout(
+        {
+            "scores": data.ArrayLayout(signed(score_bits), lanes),
+            "count": range(lanes + 1),
+            "last": 1,
+            "mantissa": SCALE_MANTISSA_BITS,
+            "shift": SCALE_SHIFT_BITS,
+            "flat_limit": FLAT_LIMIT_BITS,
+            "progressive": 1,
+            "header": header,
+        }
+    )
+
+
+def prob_beat(lanes: int, prob_bits: int, header: ShapeLike) -> data.StructLayout:
+    """The probabilities of the keys of a `scaled_scores`, with its `count`, `last` and `header`; dead lanes are 0."""
+    return data.StructLayout(
+        {
+            "probs": data.ArrayLayout(unsigned(prob_bits), lanes),
+            "count": range(lanes + 1),
+            "last": 1,
+            "header": header,
+        }
+    )
+
+
+def decision(header: ShapeLike) -> data.StructLayout:
+    """What became of a progressive row: `flat`, it needs its LSBs and has no probabilities; or not, and it has."""
+    return data.StructLayout({"flat": 1, "header": header})
+
+
+class Softmax(wiring.Component):
+    """Softmax of rows of exact integer scores, as docs/numerics.md section 5 states it, bit for bit.
+
+    Three passes over a row, each at one beat of P = `lanes` keys per cycle, on different rows at the same time:
+
+    1. The scores go into a queue while a comparator tree finds the row's maximum.
+    2. Per key: d = max - s; n = d x 2**(28 - shift), rounded and saturated to 18 bits; t = n x mantissa / 2**16, a
+       base-2 exponent with 12 fraction bits, saturated below 32; 2**-t as a mantissa of 17 bits (a table of 64 chords)
+       and an exponent of 5. These go into a second queue while an adder tree sums the exponentials with 24 fraction
+       bits. Then one reciprocal for the row, from a table of 256 chords.
+    3. Per key: mantissa x reciprocal, shifted, rounded, and 1.0 saturated to all ones.
+
+    A `progressive` row is flat when its sum exceeds the limit, so that max(prob) = 1/sum lies below the threshold. The
+    comparison needs no probability: `o_decision` has it before the third pass begins. A flat row's pairs are read
+    from the queue and dropped, a beat per cycle, in place of the third pass; that needs no room at `o`. It costs the
+    rows behind nothing that they would not have waited for without flatness; skipping by pointer would start them
+    earlier only where a row is shorter than the flat one before it.
+
+    Parameters
+    ----------
+    lanes : int
+        Keys per cycle P, at least 1; any number, not only powers of two.
+    score_bits : int
+        Signed width of a score, 8 to 48. Two scores of a row must differ by less than 2**(score_bits - 1), which
+        exact Q x K sums do (docs/numerics.md section 4).
+    prob_bits : int
+        Unsigned width of a probability, 8 to 12.
+    row_max : int
+        Most keys of a row, 2 to 1024.
+    header : shape-like
+        Of what travels with a row, at least 1 bit wide.
+    multiplier_stages : int
+        Registers in the multipliers of 18 x 16 and 18 x 17 bits, 1 (an FPGA's DSP block) to 3.
+
+    Ports
+    -----
+    i : stream of `scaled_scores(lanes, score_bits, header)`, in
+    o : stream of `prob_beat(lanes, prob_bits, header)`, out: rows in order, without the flat ones
+    o_decision : stream of `decision(header)`, out: one per progressive row, in order
+
+    Latency: the first probabilities of a row of b beats are valid 2b + `delay` cycles after the transfer of its first
+    scores, its decision 2b + `decision_delay`, with nothing in their way. At two multiplier stages `delay` is
+    25 + ceil(log2 P) + ceil(log4 P), `decision_delay` 9 less: 30 and 21 for 8 lanes.
+
+    Throughput: one beat per cycle whatever the lengths of the rows and their order, one-beat rows and flat ones
+    included: while `o` and `o_decision` are taken as they come, `i.ready` never falls. Rows of one length leave
+    without a bubble too. For a pass can take a row some constant c after its last beat, and takes it when it has done
+    with the rows before. With no pause it is then behind the input by c and at most the length of the longest of
+    these rows, since what it spent on each one behind the longest is what that one took to come. So a queue of
+    ceil(row_max / P) beats and c is enough; it never holds more rows than beats, and neither need the queues of row
+    constants, maxima and reciprocals.
+
+    Back-pressure: pipelines run free, and a beat enters one only when the queue behind it has room for it. With `o`
+    stalled the unit takes `capacity` beats of rows that are not flat, and the first `output_places` of them go through
+    all three passes. A progressive row waits, and all behind it, while `decision_places` decisions have not been
+    taken; other rows pass.
+
+    Source: SpAtten (HPCA 2021) section IV-D, softmax; III-D, progressive quantization.
+    """
+
+    def __init__(
+        self,
+        *,
+        lanes: int,
+        score_bits: int,
+        prob_bits: int,
+        row_max: int,
+        header: ShapeLike,
+        multiplier_stages: int = 2,
+    ) -> None:
+        for name, value, low, high in (
+            ("lanes", lanes, 1, None),
+            ("score_bits", score_bits, 8, 48),
+            ("prob_bits", prob_bits, 8, 12),
+            ("row_max", row_max, 2, 1024),
+            ("multiplier_stages", multiplier_stages, 1, 3),
+        ):
+            check_integer(name, value, low, high)
+        check_shape("header", header)
+        self.lanes = lanes
+        self.score_bits = score_bits
+        self.prob_bits = prob_bits
+        self.row_max = row_max
+        self.header = header
+        super().__init__(
+            {
+                "i": In(stream.Signature(scaled_scores(lanes, score_bits, header))),
+                "o": Out(stream.Signature(prob_beat(lanes, prob_bits, header))),
+                "o_decision": Out(stream.Signature(decision(header))),
+            }
+        )
+        self._normalisers = [_Normaliser(difference_bits=score_bits - 1) for _ in range(lanes)]
+        self._scalers = [_Scaler(multiplier_stages=multiplier_stages) for _ in range(lanes)]
+        self._exponentials = [_Exponential() for _ in range(lanes)]
+        self._addends = [_Addend() for _ in range(lanes)]
+        self._tree = AdderTree(shape=_ADDEND_BITS, inputs=lanes, levels_per_stage=2)
+        self._reciprocal = _Reciprocal(row_max=row_max)
+        z_shape = self._reciprocal.z.shape()
+        self._probabilities = [
+            _Probability(prob_bits=prob_bits, z_shape=z_shape, multiplier_stages=multiplier_stages)
+            for _ in range(lanes)
+        ]
+        # Cycles from a transfer on `i` to its row's maximum, and to where the second pass can take the row.
+        self._maximum_at = 1 + ceil_log2(lanes) + 1
+        self._second_at = self._maximum_at + _FIFO_DELAY
+        # Cycles from where the second pass takes a beat to its t, its pairs, the sum of its addends, its row's total,
+        # and to where the third pass can take the row.
+        self._scaled_at = 1 + self._normalisers[0].delay + self._scalers[0].delay
+        self._paired_at = self._scaled_at + self._exponentials[0].delay
+        self._summed_at = self._paired_at + self._addends[0].delay + self._tree.delay
+        self._totalled_at = self._summed_at + 1
+        self._third_at = self._totalled_at + self._reciprocal.delay + _FIFO_DELAY
+        # Cycles from where the third pass takes a beat to its probabilities.
+        self._normalised_at = 1 + self._probabilities[0].delay
+        self.delay = self._second_at + self._third_at + self._normalised_at + _FIFO_DELAY - 2
+        self.decision_delay = self._second_at + self._totalled_at + 1 + _FIFO_DELAY - 2
+        # Places of the queues: the longest row, and what passes before a place that was left counts as free.
+        beats = -(-row_max // lanes)
+        self._score_places = beats + self._second_at
+        self._pair_places = beats + self._third_at
+        self.output_places = self._normalised_at + _FIFO_DELAY + 1
+        self.decision_places = self._totalled_at + 1 + _FIFO_DELAY + 1
+        self.capacity = self._score_places + 1 + self._pair_places + self.output_places
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        check_stream(m, platform, self.i, "i")
+        count_shape = range(self.lanes + 1)
+        m.submodules.scores = scores = Fifo(
+            shape=data.StructLayout(
+                {"scores": data.ArrayLayout(signed(self.score_bits), self.lanes), "count": count_shape, "last": 1}
+            ),
+            depth=self._score_places,
+        )
+        # A row stays in these two until its last beat leaves `scores`, so they hold no more rows than that has beats.
+        m.submodules.constants = constants = Fifo(
+            shape=data.StructLayout(
+                {
+                    "mantissa": SCALE_MANTISSA_BITS,
+                    "position": SCALE_SHIFT_BITS,
+                    "flat_limit": FLAT_LIMIT_BITS,
+                    "progressive": 1,
+                    "header": self.header,
+                }
+            ),
+            depth=self._score_places + 1,
+        )
+        m.submodules.maxima = maxima = Fifo(shape=signed(self.score_bits), depth=self._score_places + 1)
+        m.submodules.pairs = pairs = Fifo(
+            shape=data.StructLayout(
+                {
+                    "mantissas": data.ArrayLayout(unsigned(_MANTISSA_BITS), self.lanes),
+                    "exponents": data.ArrayLayout(unsigned(_EXPONENT_BITS), self.lanes),
+                    "count": count_shape,
+                    "last": 1,
+                }
+            ),
+            depth=self._pair_places,
+        )
+        # Likewise: a row stays until its last beat leaves `pairs`.
+        m.submodules.reciprocals = reciprocals = Fifo(
+            shape=data.StructLayout(
+                {
+                    "reciprocal": _RECIPROCAL_BITS,
+                    "z": self._reciprocal.z.shape(),
+                    "dropped": 1,
+                    "header": self.header,
+                }
+            ),
+            depth=self._pair_places,
+        )
+        m.submodules.output = output = Fifo(shape=self.o.p.shape(), depth=self.output_places)
+        m.submodules.decisions = decisions = Fifo(shape=self.o_decision.p.shape(), depth=self.decision_places)
+        if asserts(platform):
+            for queue in (constants, maxima, pairs, reciprocals, output, decisions):
+                m.d.sync += Assert(~queue.i.valid | queue.i.ready, "a queue of softmax overflows\n")
+
+        self._first_pass(m, scores, constants, maxima)
+        self._second_pass(m, platform, scores, constants, maxima, pairs, reciprocals, decisions)
+        self._third_pass(m, platform, pairs, reciprocals, output)
+        return m
+
+    def _first_pass(self, m: Module, scores: Fifo, constants: Fifo, maxima: Fifo) -> None:
+        """Each beat into `scores`; each row's constants into `constants`, and its maximum into `maxima`."""
+        beat = self.i.payload
+        takes = Signal()
+        clamp = _NORMALISED_POINT - _NORMALISED_BITS
+        m.d.comb += [
+            takes.eq(self.i.valid & self.i.ready),
+            self.i.ready.eq(scores.i.ready),
+            scores.i.valid.eq(self.i.valid),
+            scores.i.payload.scores.eq(beat.scores),
+            scores.i.payload.count.eq(beat.count),
+            scores.i.payload.last.eq(beat.last),
+            constants.i.valid.eq(takes & beat.last),
+            constants.i.payload.mantissa.eq(beat.mantissa),
+            constants.i.payload.position.eq(Mux(beat.shift < clamp, 0, beat.shift - clamp)),
+            constants.i.payload.flat_limit.eq(beat.flat_limit),
+            constants.i.payload.progressive.eq(beat.progressive),
+            Value.cast(constants.i.payload.header).eq(Value.cast(beat.header)),
+        ]
+        lowest = Const(-(1 << (self.score_bits - 1)), signed(self.score_bits))
+        nodes: list[Value] = [
+            _register(m, Mux(lane < beat.count, beat.scores[lane], lowest), f"live_score{lane}")
+            for lane in range(self.lanes)
+        ]
+        for level in range(ceil_log2(self.lanes)):
+            nodes = [
+                _register(m, _larger(*nodes[first : first + 2]), f"maximum_level{level}_{first // 2}")
+                for first in range(0, len(nodes), 2)
+            ]
+        valid = _valid_after(m, takes, self._maximum_at - 1, "maximum_beat")
+        last = _valid_after(m, takes & beat.last, self._maximum_at - 1, "maximum_last")
+        is_first = Signal(init=1)
+        maximum = Signal(signed(self.score_bits), reset_less=True)
+        with m.If(valid):
+            m.d.sync += [is_first.eq(last), maximum.eq(Mux(is_first, nodes[0], _larger(maximum, nodes[0])))]
+        m.d.comb += [maxima.i.valid.eq(_valid_after(m, last, 1, "maximum_found")), maxima.i.payload.eq(maximum)]
+
+    def _second_pass(
+        self,
+        m: Module,
+        platform: Any,
+        scores: Fifo,
+        constants: Fifo,
+        maxima: Fifo,
+        pairs: Fifo,
+        reciprocals: Fifo,
+        decisions: Fifo,
+    ) -> None:
+        """Rows whose maximum is known, into `pairs`, `reciprocals` and `decisions`."""
+        beat, row = scores.o.payload, constants.o.payload
+        takes, takes_last = Signal(), Signal()
+        m.submodules.pair_room = pair_room = _Room(places=self._pair_places)
+        m.submodules.decision_room = decision_room = _Room(places=self.decision_places)
+        m.d.comb += [
+            # A row's maximum stands only after its constants and all of its scores do.
+            takes.eq(maxima.o.valid & pair_room.free & (decision_room.free | ~row.progressive)),
+            takes_last.eq(takes & beat.last),
+            scores.o.ready.eq(takes),
+            constants.o.ready.eq(takes_last),
+            maxima.o.ready.eq(takes_last),
+            pair_room.takes.eq(takes),
+            pair_room.gives.eq(pairs.o.valid & pairs.o.ready),
+            decision_room.takes.eq(takes_last & row.progressive),
+            decision_room.gives.eq(self.o_decision.valid & self.o_decision.ready),
+            self.o_decision.valid.eq(decisions.o.valid),
+            decisions.o.ready.eq(self.o_decision.ready),
+            Value.cast(self.o_decision.payload).eq(Value.cast(decisions.o.payload)),
+        ]
+        if asserts(platform):
+            m.d.sync += Assert(~takes | (scores.o.valid & constants.o.valid), "softmax lost scores or constants\n")
+
+        maximum = _register(m, maxima.o.payload, "second_maximum")
+        position = _register(m, row.position, "second_position")
+        mantissa = _after(m, row.mantissa, 1 + self._normalisers[0].delay, "second_mantissa")
+        first_count = _register(m, beat.count, "second_count")
+        count = _after(m, first_count, self._scaled_at - 1, "second_count_after")
+        m.submodules.tree = tree = self._tree
+        if asserts(platform):
+            valid = _valid_after(m, takes, 1, "second_beat")
+            for lane in range(self.lanes):
+                spread = maximum - _register(m, beat.scores[lane], f"second_checked{lane}")
+                m.d.sync += Assert(
+                    ~valid | (lane >= first_count) | (spread < 1 << (self.score_bits - 1)),
+                    "scores of a row differ by more than they may\n",
+                )
+        for lane in range(self.lanes):
+            m.submodules[f"normaliser{lane}"] = normaliser = self._normalisers[lane]
+            m.submodules[f"scaler{lane}"] = scaler = self._scalers[lane]
+            m.submodules[f"exponential{lane}"] = exponential = self._exponentials[lane]
+            m.submodules[f"addend{lane}"] = addend = self._addends[lane]
+            m.d.comb += [
+                normaliser.maximum.eq(maximum),
+                normaliser.score.eq(_register(m, beat.scores[lane], f"second_score{lane}")),
+                normaliser.position.eq(position),
+                scaler.normalised.eq(normaliser.normalised),
+                scaler.scale.eq(mantissa),
+                exponential.t.eq(scaler.t),
+                exponential.live.eq(lane < count),
+                pairs.i.payload.mantissas[lane].eq(exponential.mantissa),
+                pairs.i.payload.exponents[lane].eq(exponential.exponent),
+                addend.mantissa.eq(exponential.mantissa),
+                addend.exponent.eq(exponential.exponent),
+                tree.i[lane].eq(addend.addend),
+            ]
+        m.d.comb += [
+            pairs.i.valid.eq(_valid_after(m, takes, self._paired_at, "paired_beat")),
+            pairs.i.payload.last.eq(_after(m, beat.last, self._paired_at, "paired_last")),
+            pairs.i.payload.count.eq(_after(m, count, self._exponentials[0].delay, "paired_count")),
+        ]
+
+        valid = _valid_after(m, takes, self._summed_at, "summed_beat")
+        last = _valid_after(m, takes_last, self._summed_at, "summed_last")
+        is_first = Signal(init=1)
+        total = Signal(self._reciprocal.total.shape(), reset_less=True)
+        with m.If(valid):
+            m.d.sync += [is_first.eq(last), total.eq(Mux(is_first, 0, total) + tree.o)]
+
+        known = _valid_after(m, last, 1, "total_known")
+        progressive = _after(m, row.progressive, self._totalled_at, "total_progressive")
+        header = _after(m, row.header, self._totalled_at, "total_header")
+        limit = _after(m, row.flat_limit, self._totalled_at, "total_limit")
+        flat = Signal(reset_less=True)
+        m.d.sync += flat.eq(total > (limit << (SUM_FRACTION - FLAT_LIMIT_FRACTION)))
+        m.submodules.reciprocal = reciprocal = self._reciprocal
+        m.d.comb += [
+            decisions.i.valid.eq(_valid_after(m, known & progressive, 1, "decision_known")),
+            decisions.i.payload.flat.eq(flat),
+            Value.cast(decisions.i.payload.header).eq(_after(m, header, 1, "decision_header")),
+            reciprocal.total.eq(total),
+            reciprocals.i.valid.eq(_valid_after(m, known, reciprocal.delay, "reciprocal_known")),
+            reciprocals.i.payload.reciprocal.eq(reciprocal.mantissa),
+            reciprocals.i.payload.z.eq(reciprocal.z),
+            reciprocals.i.payload.dropped.eq(
+                _after(m, flat & _after(m, progressive, 1, "flat_progressive"), reciprocal.delay - 1, "dropped")
+            ),
+            Value.cast(reciprocals.i.payload.header).eq(_after(m, header, reciprocal.delay, "reciprocal_header")),
+        ]
+
+    def _third_pass(self, m: Module, platform: Any, pairs: Fifo, reciprocals: Fifo, output: Fifo) -> None:
+        """Rows whose reciprocal is known, to `o`; the beats of dropped ones go nowhere."""
+        beat, row = pairs.o.payload, reciprocals.o.payload
+        takes, passes = Signal(), Signal()
+        m.submodules.output_room = output_room = _Room(places=self.output_places)
+        m.d.comb += [
+            # A row's reciprocal stands only after all of its pairs do.
+            takes.eq(reciprocals.o.valid & (output_room.free | row.dropped)),
+            passes.eq(takes & ~row.dropped),
+            pairs.o.ready.eq(takes),
+            reciprocals.o.ready.eq(takes & beat.last),
+            output_room.takes.eq(passes),
+            output_room.gives.eq(self.o.valid & self.o.ready),
+            self.o.valid.eq(output.o.valid),
+            output.o.ready.eq(self.o.ready),
+            Value.cast(self.o.payload).eq(Value.cast(output.o.payload)),
+        ]
+        if asserts(platform):
+            m.d.sync += Assert(~takes | pairs.o.valid, "softmax lost pairs\n")
+
+        reciprocal = _register(m, row.reciprocal, "third_reciprocal")
+        z = _register(m, row.z, "third_z")
+        for lane in range(self.lanes):
+            m.submodules[f"probability{lane}"] = probability = self._probabilities[lane]
+            m.d.comb += [
+                probability.mantissa.eq(_register(m, beat.mantissas[lane], f"third_mantissa{lane}")),
+                probability.exponent.eq(_register(m, beat.exponents[lane], f"third_exponent{lane}")),
+                probability.reciprocal.eq(reciprocal),
+                probability.z.eq(z),
+                output.i.payload.probs[lane].eq(probability.prob),
+            ]
+        m.d.comb += [
+            output.i.valid.eq(_valid_after(m, passes, self._normalised_at, "third_beat")),
+            output.i.payload.count.eq(_after(m, beat.count, self._normalised_at, "third_count")),
+            output.i.payload.last.eq(_after(m, beat.last, self._normalised_at, "third_last")),
+            Value.cast(output.i.payload.header).eq(_after(m, row.header, self._normalised_at, "third_header")),
+        ]
+
+
+class _Room(wiring.Component):
+    """How many beats may still enter a free-running pipeline for the queue behind it: one place each.
+
+    `takes` (only while `free`): a beat enters. `gives`: a beat leaves the queue. `free`: out, from a register.
+    """
+
+    def __init__(self, *, places: int) -> None:
+        self._places = places
+        super().__init__({"takes": In(1), "gives": In(1), "free": Out(1, init=1)})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        used = Signal(range(self._places + 1))
+        used_next = Signal.like(used)
+        m.d.comb += used_next.eq(used + self.takes - self.gives)
+        m.d.sync += [used.eq(used_next), self.free.eq(used_next != self._places)]
+        return m
+
+
+class _Normaliser(wiring.Component):
+    """sat(round((maximum - score) x 2**(18 - position))), unsigned with 18 bits.
+
+    `position` is shift - 10, or 0 for a smaller shift, where any difference but 0 saturates. `delay` cycles.
+    """
+
+    delay = 2
+
+    def __init__(self, *, difference_bits: int) -> None:
+        self._difference_bits = difference_bits
+        score = signed(difference_bits + 1)
+        super().__init__(
+            {
+                "maximum": In(score),
+                "score": In(score),
+                "position": In(SCALE_SHIFT_BITS),
+                "normalised": Out(_NORMALISED_BITS),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        difference = Signal(self._difference_bits, reset_less=True)
+        m.d.sync += difference.eq(self.maximum - self.score)
+        position = _register(m, self.position, "difference_position")
+        # One bit more than the result at its lower end, the half unit.
+        shifted = Signal(self._difference_bits + _NORMALISED_BITS + 1)
+        m.d.comb += shifted.eq((difference << (_NORMALISED_BITS + 1)) >> position)
+        m.d.sync += self.normalised.eq(_rounded(m, shifted, _NORMALISED_BITS))
+        return m
+
+
+class _Scaler(wiring.Component):
+    """t = round(n x scale / 2**16), saturated to 17 bits. `delay` cycles."""
+
+    def __init__(self, *, multiplier_stages: int) -> None:
+        self._multiplier = Multiplier(a_shape=_NORMALISED_BITS, b_shape=SCALE_MANTISSA_BITS, stages=multiplier_stages)
+        self.delay = self._multiplier.delay + 1
+        super().__init__({"normalised": In(_NORMALISED_BITS), "scale": In(SCALE_MANTISSA_BITS), "t": Out(_T_BITS)})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.multiplier = multiplier = self._multiplier
+        m.d.comb += [multiplier.a.eq(self.normalised), multiplier.b.eq(self.scale)]
+        m.d.sync += self.t.eq(_rounded(m, multiplier.o[_NORMALISED_POINT - _T_FRACTION - 1 :], _T_BITS))
+        return m
+
+
+class _Chord(wiring.Component):
+    """A falling function by chords: table[index] - round((table[index] - table[index + 1]) x low / 2**low_bits).
+
+    0 where not `live`. `delay` cycles. A line has an entry of the table and the step down to the next one.
+    """
+
+    def __init__(self, *, table: list[int], low_bits: int) -> None:
+        self._steps = [start - end for start, end in pairwise(table)]
+        self._starts = table[:-1]
+        step_bits = max(self._steps).bit_length()
+        self._multiplier = Multiplier(a_shape=low_bits, b_shape=step_bits, stages=1)
+        self.delay = 1 + self._multiplier.delay + 1
+        super().__init__(
+            {
+                "index": In(range(len(self._starts))),
+                "low": In(low_bits),
+                "live": In(1, init=1),
+                "o": Out(max(table).bit_length()),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        low_bits = len(self.low)
+        line = data.StructLayout({"start": len(self.o), "step": len(self._multiplier.b)})
+        lines = [{"start": start, "step": step} for start, step in zip(self._starts, self._steps, strict=True)]
+        # Logic, not a memory with contents: standard cells have none at power-up.
+        read = Signal(line, reset_less=True)
+        with m.Switch(self.index):
+            for index, each in enumerate(lines):
+                with m.Case(index):
+                    m.d.sync += read.eq(Const(each, line))
+        m.submodules.multiplier = multiplier = self._multiplier
+        start = _after(m, read.start, multiplier.delay, "start")
+        live = _after(m, self.live, 1 + multiplier.delay, "chord_live")
+        falling = Signal.like(self.o, name="falling")
+        m.d.comb += [
+            multiplier.a.eq(_register(m, self.low, "chord_low")),
+            multiplier.b.eq(read.step),
+            # Less the rounded product: less its upper bits, and its half unit as a borrow.
+            falling.eq(start - multiplier.o[low_bits:] - multiplier.o[low_bits - 1]),
+        ]
+        m.d.sync += self.o.eq(Mux(live, falling, 0))
+        return m
+
+
+class _Exponential(wiring.Component):
+    """2**-t as mantissa x 2**-exponent; the mantissa is 0 where the key is not `live`. `delay` cycles."""
+
+    def __init__(self) -> None:
+        self._chord = _Chord(table=_exp_table(), low_bits=_T_FRACTION - _EXP_INDEX_BITS)
+        self.delay = self._chord.delay
+        super().__init__(
+            {"t": In(_T_BITS), "live": In(1), "mantissa": Out(_MANTISSA_BITS), "exponent": Out(_EXPONENT_BITS)}
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.chord = chord = self._chord
+        low_bits = _T_FRACTION - _EXP_INDEX_BITS
+        m.d.comb += [
+            chord.low.eq(self.t[:low_bits]),
+            chord.index.eq(self.t[low_bits:_T_FRACTION]),
+            chord.live.eq(self.live),
+            self.mantissa.eq(chord.o),
+            self.exponent.eq(_after(m, self.t[_T_FRACTION:], self.delay, "exponent")),
+        ]
+        return m
+
+
+class _Addend(wiring.Component):
+    """round(mantissa x 2**-exponent), with 24 fraction bits. `delay` cycles."""
+
+    delay = 1
+
+    def __init__(self) -> None:
+        super().__init__({"mantissa": In(_MANTISSA_BITS), "exponent": In(_EXPONENT_BITS), "addend": Out(_ADDEND_BITS)})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        shifted = Signal(1 + _ADDEND_BITS)
+        m.d.comb += shifted.eq((self.mantissa << (1 + _ADDEND_BITS - _MANTISSA_BITS)) >> self.exponent)
+        m.d.sync += self.addend.eq(_rounded(m, shifted, _ADDEND_BITS))
+        return m
+
+
+class _Reciprocal(wiring.Component):
+    """1/total as mantissa x 2**-z, for a total of 1.0 to `row_max`. `delay` cycles, one total per cycle."""
+
+    def __init__(self, *, row_max: int) -> None:
+        self._chord = _Chord(table=_reciprocal_table(), low_bits=_RECIPROCAL_LOW_BITS)
+        self.delay = 1 + self._chord.delay
+        super().__init__(
+            {
+                "total": In(SUM_FRACTION + row_max.bit_length()),
+                "mantissa": Out(_RECIPROCAL_BITS),
+                "z": Out(range(row_max.bit_length())),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.chord = chord = self._chord
+        leading = Signal.like(self.z, name="leading")
+        for z in range(1, len(self.total) - SUM_FRACTION):
+            with m.If(self.total[SUM_FRACTION + z]):
+                m.d.comb += leading.eq(z)
+        # The fraction bits behind the leading one, as many as the table and its chords take.
+        kept = _RECIPROCAL_INDEX_BITS + _RECIPROCAL_LOW_BITS
+        fraction = Signal(kept, reset_less=True)
+        m.d.sync += fraction.eq(self.total[SUM_FRACTION - kept :] >> leading)
+        m.d.comb += [
+            chord.index.eq(fraction[_RECIPROCAL_LOW_BITS:]),
+            chord.low.eq(fraction[:_RECIPROCAL_LOW_BITS]),
+            self.mantissa.eq(chord.o),
+            self.z.eq(_after(m, leading, self.delay, "z")),
+        ]
+        return m
+
+
+class _Probability(wiring.Component):
+    """round(mantissa x reciprocal / 2**(33 - prob_bits + exponent + z)), 1.0 saturated to all ones. `delay` cycles."""
+
+    def __init__(self, *, prob_bits: int, z_shape: Shape, multiplier_stages: int) -> None:
+        self._multiplier = Multiplier(a_shape=_RECIPROCAL_BITS, b_shape=_MANTISSA_BITS, stages=multiplier_stages)
+        self.delay = self._multiplier.delay + 1
+        super().__init__(
+            {
+                "mantissa": In(_MANTISSA_BITS),
+                "exponent": In(_EXPONENT_BITS),
+                "reciprocal": In(_RECIPROCAL_BITS),
+                "z": In(z_shape),
+                "prob": Out(prob_bits),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        prob_bits = len(self.prob)
+        m.submodules.multiplier = multiplier = self._multiplier
+        m.d.comb += [multiplier.a.eq(self.reciprocal), multiplier.b.eq(self.mantissa)]
+        # The product is at most 2**33, so that a shift beyond prob_bits + 1 leaves not even the half unit.
+        shift = Signal(range(prob_bits + 2), reset_less=True)
+        vanishes = Signal(reset_less=True)
+        exponent = Signal(_EXPONENT_BITS + 1)
+        m.d.comb += exponent.eq(self.exponent + self.z)
+        m.d.sync += [shift.eq(exponent), vanishes.eq(exponent[len(shift) :].any())]
+        shift = _after(m, shift, multiplier.delay - 1, "shift")
+        vanishes = _after(m, vanishes, multiplier.delay - 1, "vanishes")
+
+        shifted = Signal(prob_bits + 2)
+        point = _MANTISSA_BITS - 1 + _RECIPROCAL_BITS - 1 - prob_bits
+        m.d.comb += shifted.eq(multiplier.o[point - 1 :] >> shift)
+        m.d.sync += self.prob.eq(_rounded(m, Mux(vanishes, 0, shifted), prob_bits))
+        return m
+
+
+def _exp_table() -> list[int]:
+    """round(2**16 x 2**(-i/64)) for i = 0 to 64, from roots of integers."""
+    table = []
+    for i in range(65):
+        # 2**(64 x 17) / 2**i has twice the entry as its 64th root: six square roots, each rounded down.
+        root = 1 << (64 * 17 - i)
+        for _ in range(6):
+            root = isqrt(root)
+        table.append((root + 1) >> 1)
+    return table
+
+
+def _reciprocal_table() -> list[int]:
+    """round(2**17 / (1 + i/256)) for i = 0 to 256."""
+    return [floor(Fraction(256 << (_RECIPROCAL_BITS - 1), 256 + i) + Fraction(1, 2)) for i in range(257)]
+
+
+def _register(m: Module, value: Value, name: str) -> Signal:
+    """`value` one cycle later."""
+    register = Signal(value.shape(), name=name, reset_less=True)
+    m.d.sync += register.eq(value)
+    return register
+
+
+def _after(m: Module, value: Any, cycles: int, name: str) -> Value:
+    """`value` so many cycles later."""
+    value = Value.cast(value)
+    for cycle in range(cycles):
+        value = _register(m, value, f"{name}_{cycle + 1}")
+    return value
+
+
+def _valid_after(m: Module, valid: Value, cycles: int, name: str) -> Value:
+    """A valid bit so many cycles later: unlike data it must start from reset."""
+    for cycle in range(cycles):
+        register = Signal(name=f"{name}_{cycle + 1}")
+        m.d.sync += register.eq(valid)
+        valid = register
+    return valid
+
+
+def _larger(*values: Value) -> Value:
+    """The larger of two values; a single one as it is."""
+    return values[0] if len(values) == 1 else Mux(values[0] > values[1], values[0], values[1])
+
+
+def _rounded(m: Module, value: Value, bits: int) -> Value:
+    """`value` / 2, rounded half up and saturated to `bits`."""
+    rounded = Signal(len(value), name="rounded")
+    m.d.comb += rounded.eq(value[1:] + value[0])
+    return rounded[:bits] | rounded[bits:].any().replicate(bits)

@@ -1,0 +1,260 @@
+"""Top-k: marks, or packs, the k largest values of a row in their order (SpAtten section IV-B)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from spatten.hw.datapath.quick_select import QuickSelect, candidate_beat
+from spatten.hw.lib.assertions import check_stream
+from spatten.hw.lib.fifo import Fifo
+from spatten.hw.lib.packer import Compactor, packed_row
+from spatten.hw.lib.parameters import check_optional_shape
+
+__all__ = ["PackedTopK", "TopK", "element", "kept_beat"]
+
+
+def kept_beat(width: int, lanes: int, header: ShapeLike | None = None) -> data.StructLayout:
+    """A beat of a row: `values`, of which the first `count` are live, `mask`, bit i set if value i survives, `last`.
+
+    `header`, if not None, is the shape of a field of that name.
+    """
+    values = data.ArrayLayout(unsigned(width), lanes)
+    extra = {} if header is None else {"header": header}
+    return data.StructLayout({"values": values, "mask": lanes, "count": range(lanes + 1), "last": 1, **extra})
+
+
+def element(width: int, n_max: int) -> data.StructLayout:
+    """A survivor: its `value`, and its `index` in the row."""
+    return data.StructLayout({"value": unsigned(width), "index": range(max(2, n_max))})
+
+
+class TopK(wiring.Component):
+    """Marks the k largest values of a row, in their original order.
+
+    Values above the k-th largest survive; of those equal to it the first ones do, until there are k. A `QuickSelect`
+    finds the k-th largest and how many of its equals to keep, while a copy of the row waits in a queue; then the copy
+    passes a filter. A row may have any k from 1 to `n_max`: with k >= n all n values survive, so a caller need not know
+    n when it chooses k.
+
+    Parameters
+    ----------
+    width, lanes, n_max, digit_bits, header :
+        As of `QuickSelect`.
+
+    Ports
+    -----
+    i : stream of `candidate_beat(width, lanes, n_max, header)`, in, with the rules of `QuickSelect`
+    o : stream of `kept_beat(width, lanes, header)`, out: for each beat that enters one with the same values, count,
+        last and header; masks have min(k, n) bits set in all
+
+    Latency: `FILTER_STAGES` cycles from when the quick-select has the row's result, whose latency its docstring gives,
+    to the first beat on `o`; no earlier than the row before has left.
+    Throughput: that of `QuickSelect`, but rows of b = 3 or 4 beats and one pass follow each other every
+    max(b, (3 b + 6) / 4) cycles, since a row's place in the quick-select is free when its last beat leaves; on `o` a
+    beat per cycle from the first of a row to its last. The next row enters, and is selected from, while one leaves.
+
+    Each stage of the filter has its own valid bit, and takes a beat when it is empty or its successor takes its beat.
+
+    Source: SpAtten (HPCA 2021) section V-B, Fig. 9: threshold, count of equals, and the filter over a buffered copy.
+    """
+
+    FILTER_STAGES = 4
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        lanes: int,
+        n_max: int,
+        digit_bits: int | None = None,
+        header: ShapeLike | None = None,
+    ) -> None:
+        self._select = QuickSelect(width=width, lanes=lanes, n_max=n_max, digit_bits=digit_bits)
+        check_optional_shape("header", header)
+        self.width = width
+        self.lanes = lanes
+        self.n_max = n_max
+        self.digit_bits = self._select.digit_bits
+        self.header = header
+        super().__init__(
+            {
+                "i": In(stream.Signature(candidate_beat(width, lanes, n_max, header))),
+                "o": Out(stream.Signature(kept_beat(width, lanes, header))),
+                "pass_done": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        check_stream(m, platform, self.i, "i")
+        lanes, width = self.lanes, self.width
+        m.submodules.select = select = self._select
+        # While a row is read for the second time and selected from, up to two rows have entered.
+        layout = kept_beat(width, lanes, self.header)
+        m.submodules.copy = copy = Fifo(shape=layout, depth=2 * select.beats_max + 8)
+        m.d.comb += [
+            self.pass_done.eq(select.pass_done),
+            self.i.ready.eq(select.i.ready & copy.i.ready),
+            select.i.valid.eq(self.i.valid & copy.i.ready),
+            Value.cast(select.i.payload.values).eq(Value.cast(self.i.payload.values)),
+            select.i.payload.count.eq(self.i.payload.count),
+            select.i.payload.last.eq(self.i.payload.last),
+            select.i.payload.k.eq(self.i.payload.k),
+            copy.i.valid.eq(self.i.valid & select.i.ready),
+            Value.cast(copy.i.payload.values).eq(Value.cast(self.i.payload.values)),
+            # Until the filter, the mask says which values are live.
+            copy.i.payload.mask.eq(Cat(self.i.payload.count > lane for lane in range(lanes))),
+            copy.i.payload.count.eq(self.i.payload.count),
+            copy.i.payload.last.eq(self.i.payload.last),
+        ]
+        if self.header is not None:
+            m.d.comb += Value.cast(copy.i.payload.header).eq(Value.cast(self.i.payload.header))
+
+        beats = [Signal(layout, name=f"beat{stage}", reset_less=True) for stage in range(self.FILTER_STAGES)]
+        valid = [Signal(name=f"valid{stage}") for stage in range(self.FILTER_STAGES)]
+        takes = [Signal(name=f"takes{stage}") for stage in range(self.FILTER_STAGES)]
+        ready = [Signal(name=f"ready{stage}") for stage in range(self.FILTER_STAGES)] + [self.o.ready]
+        enters = Signal()
+        m.d.comb += [
+            enters.eq(copy.o.valid & select.o.valid),
+            copy.o.ready.eq(select.o.valid & ready[0]),
+            select.o.ready.eq(copy.o.valid & copy.o.payload.last & ready[0]),
+            self.o.valid.eq(valid[-1]),
+            Value.cast(self.o.payload).eq(Value.cast(beats[-1])),
+        ]
+        sources = [Value.cast(copy.o.payload), *(Value.cast(beat) for beat in beats[:-1])]
+        for stage in range(self.FILTER_STAGES):
+            comes = valid[stage - 1] if stage else enters
+            m.d.comb += [ready[stage].eq(~valid[stage] | ready[stage + 1]), takes[stage].eq(comes & ready[stage])]
+            with m.If(ready[stage]):
+                m.d.sync += valid[stage].eq(comes)
+            with m.If(takes[stage]):
+                m.d.sync += Value.cast(beats[stage]).eq(sources[stage])
+
+        # Stage 0: the beat comes out of the queue, the threshold out of the quick-select.
+        threshold = Signal(width, reset_less=True)
+        with m.If(takes[0]):
+            m.d.sync += threshold.eq(select.o.payload.threshold)
+        equals = [Signal(select.o.payload.equals.shape(), name=f"equals{n}", reset_less=True) for n in range(3)]
+        for stage, source in enumerate([select.o.payload.equals, *equals[:-1]]):
+            with m.If(takes[stage]):
+                m.d.sync += equals[stage].eq(source)
+        # Stage 1: comparisons.
+        larger = [Signal(lanes, name=f"larger{n}", reset_less=True) for n in range(2)]
+        equal = [Signal(lanes, name=f"equal{n}", reset_less=True) for n in range(2)]
+        live = beats[0].mask
+        with m.If(takes[1]):
+            for lane in range(lanes):
+                value = beats[0].values[lane]
+                m.d.sync += [
+                    larger[0][lane].eq(live[lane] & (value > threshold)),
+                    equal[0][lane].eq(live[lane] & (value == threshold)),
+                ]
+        # Stage 2: how many equals come before each of them in the beat.
+        before = [Signal(range(lanes + 1), name=f"before{lane}", reset_less=True) for lane in range(lanes + 1)]
+        with m.If(takes[2]):
+            m.d.sync += [larger[1].eq(larger[0]), equal[1].eq(equal[0])]
+            for lane, count in enumerate(_counts_before(m, equal[0])):
+                m.d.sync += before[lane].eq(count)
+        # Stage 3: those survive for which there is room after the beats before.
+        starts = Signal(init=1)
+        left = Signal(equals[0].shape(), reset_less=True)
+        room = Signal(equals[0].shape())
+        m.d.comb += room.eq(Mux(starts, equals[2], left))
+        with m.If(takes[3]):
+            m.d.sync += [
+                starts.eq(beats[2].last),
+                left.eq(Mux(before[lanes] < room, room - before[lanes], 0)),
+                beats[3].mask.eq(larger[1] | Cat(equal[1][lane] & (before[lane] < room) for lane in range(lanes))),
+            ]
+        return m
+
+
+class PackedTopK(wiring.Component):
+    """The k largest values of a row, in their original order, as full rows of values and indices.
+
+    A `TopK` with a `Compactor` behind it. k as of `TopK`: with k >= n all n values come.
+
+    Parameters
+    ----------
+    width, lanes, n_max, digit_bits, header :
+        As of `QuickSelect`.
+
+    Ports
+    -----
+    i : stream of `candidate_beat(width, lanes, n_max, header)`, in, with the rules of `QuickSelect`
+    o : stream of `packed_row(element(width, n_max), lanes, header)`, out: ceil(min(k, n) / lanes) rows, all with
+        `lanes` elements but the last, indices ascending
+
+    Latency: that of `TopK`, and `Compactor.delay` cycles from the beat on its output with which an output row is
+    complete. Throughput: that of `TopK`, less at most one cycle per row.
+
+    Source: SpAtten (HPCA 2021) section V-B.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        lanes: int,
+        n_max: int,
+        digit_bits: int | None = None,
+        header: ShapeLike | None = None,
+    ) -> None:
+        self._topk = TopK(width=width, lanes=lanes, n_max=n_max, digit_bits=digit_bits, header=header)
+        self._compactor = Compactor(shape=element(width, n_max), lanes=lanes, header=header)
+        self.width = width
+        self.lanes = lanes
+        self.n_max = n_max
+        self.digit_bits = self._topk.digit_bits
+        self.header = header
+        super().__init__(
+            {
+                "i": In(stream.Signature(candidate_beat(width, lanes, n_max, header))),
+                "o": Out(stream.Signature(packed_row(element(width, n_max), lanes, header))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.topk = topk = self._topk
+        m.submodules.compactor = compactor = self._compactor
+        wiring.connect(m, wiring.flipped(self.i), topk.i)
+        wiring.connect(m, compactor.o, wiring.flipped(self.o))
+        # Index of the beat's first value; beyond the row's last beat it need not fit.
+        first_index = Signal(range(max(2, self.n_max)))
+        m.d.comb += [
+            compactor.i.valid.eq(topk.o.valid),
+            topk.o.ready.eq(compactor.i.ready),
+            compactor.i.payload.mask.eq(topk.o.payload.mask),
+            compactor.i.payload.last.eq(topk.o.payload.last),
+        ]
+        if self.header is not None:
+            m.d.comb += Value.cast(compactor.i.payload.header).eq(Value.cast(topk.o.payload.header))
+        for lane in range(self.lanes):
+            m.d.comb += [
+                compactor.i.payload.lanes[lane].value.eq(topk.o.payload.values[lane]),
+                compactor.i.payload.lanes[lane].index.eq(first_index + lane),
+            ]
+        with m.If(topk.o.valid & topk.o.ready):
+            m.d.sync += first_index.eq(Mux(topk.o.payload.last, 0, first_index + self.lanes))
+        return m
+
+
+def _counts_before(m: Module, bits: Signal) -> list[Value]:
+    """For each bit how many below it are set, and at last how many in all."""
+    counts: list[Value] = list(bits)
+    distance = 1
+    # Sklansky: level by level, the upper half of each block adds the sum of the lower half.
+    while distance < len(bits):
+        for n in range(len(bits)):
+            if n & distance:
+                total = Signal(range(2 * distance + 1), name=f"equal_to_{n}_over_{2 * distance}")
+                m.d.comb += total.eq(counts[(n & -distance) - 1] + counts[n])
+                counts[n] = total
+        distance *= 2
+    return [Const(0, 1), *counts]

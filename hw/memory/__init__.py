@@ -1,0 +1,2 @@
+"""Between the memory channels and the ring buffers: AXI4, the fetch unit, the crossbar, the rings and who owns their
+parts."""

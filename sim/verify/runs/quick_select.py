@@ -1,0 +1,72 @@
+"""How the testbench of `quick_select` is run: sim/verify/benches/quick_select.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spatten.hw.datapath.quick_select import QuickSelect
+from spatten.hw.lib.packer import Compactor
+from spatten.sim.verify.cosim import seeds
+from spatten.spec.config import Config
+
+
+def run_arguments(
+    width: int,
+    lanes: int,
+    n_max: int,
+    digit_bits: int | None = None,
+    header: Any = None,
+    *,
+    rows: int = 2,
+    seed_count: int = 1,
+    lengths: tuple[int, ...] = (),
+    shares: tuple[int, ...] = (2, 4),
+    measured_rows: int = 0,
+    checks: bool = True,
+) -> dict[str, Any]:
+    component = QuickSelect(width=width, lanes=lanes, n_max=n_max, digit_bits=digit_bits, header=header)
+    return {
+        "component": component,
+        "test_module": "spatten.sim.verify.benches.quick_select",
+        "parameters": {
+            "width": width,
+            "lanes": lanes,
+            "n_max": n_max,
+            "digit_bits": component.digit_bits,
+            "passes_max": component.passes_max,
+            "compaction": Compactor(shape=width, lanes=lanes).delay,
+            "header": header,
+            "seeds": seeds(seed_count),
+            "rows": rows,
+            "checks": checks,
+            "lengths": lengths,
+            "shares": shares,
+            "measured_rows": measured_rows,
+        },
+        "seed": seeds()[0],
+        "timeout_seconds": 600,
+    }
+
+
+def mutation_run() -> dict[str, Any]:
+    return run_arguments(4, 2, 9, 1, 2, rows=1)
+
+
+def row_lengths(n_max: int) -> tuple[int, ...]:
+    """Of the rows to measure."""
+    return tuple(n for n in (64, 98, 256, 512, 1024) if n <= n_max) or (n_max,)
+
+
+def measurement_run(config: Config) -> dict[str, Any]:
+    """The engine for tokens and heads."""
+    width = max(config.token_importance_bits, config.head_importance_bits) + 1
+    n_max = max(config.tokens_max, config.heads_max)
+    return run_arguments(width, config.topk_lanes, n_max, lengths=row_lengths(n_max), measured_rows=25, checks=False)
+
+
+def value_measurement_run(config: Config) -> dict[str, Any]:
+    """The engine for local V pruning."""
+    n_max = config.tokens_max
+    return run_arguments(
+        config.prob_bits, config.topk_lanes, n_max, lengths=row_lengths(n_max), measured_rows=5, checks=False
+    )
