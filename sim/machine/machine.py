@@ -26,7 +26,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -48,6 +48,36 @@ _SLICE_MILLISECONDS = 250
 """Longest that the machine runs without an answer, so that time-outs and Ctrl-C are obeyed soon."""
 _CHUNK_BYTES = 1 << 24
 """Most bytes of memory in one message."""
+
+
+class Status(IntEnum):
+    """How `machine.cpp` answers a request; its enumeration of the same name."""
+
+    OK = 0
+    REFUSED = 1
+    BUS_ERROR = 2
+    BUS_TIMEOUT = 3
+    VIOLATION = 4
+    STOPPED = 5
+
+
+class Command(IntEnum):
+    """What `machine.cpp` is asked to do; its enumeration of the same name."""
+
+    INFO = 0
+    WRITE_REGISTER = 1
+    READ_REGISTER = 2
+    WRITE_MEMORY = 3
+    READ_MEMORY = 4
+    RUN = 5
+    SET_MEMORY = 6
+    FAULT = 7
+    STOP = 8
+    BACK_PRESSURE = 9
+    RESET = 10
+    STATISTICS = 11
+    ALLOW = 12
+    OUTSIDE = 13
 
 
 class MachineError(SpattenError, RuntimeError):
@@ -341,7 +371,7 @@ class Machine:
         _check_register(address)
         _check("value", value, 0, 0xFFFF_FFFF)
         _check("strobe", strobe, 0, 15)
-        self._exchange(1, struct.pack("<IIBI", address, value, strobe, self._register_cycles))
+        self._exchange(Command.WRITE_REGISTER, struct.pack("<IIBI", address, value, strobe, self._register_cycles))
 
     def read_register(self, address: int) -> int:
         """Read the 32-bit register at byte `address`; takes some cycles.
@@ -349,7 +379,7 @@ class Machine:
         Raises `RegisterError` for an error response, `RegisterTimeoutError` if none comes.
         """
         _check_register(address)
-        answer = self._exchange(2, struct.pack("<II", address, self._register_cycles))
+        answer = self._exchange(Command.READ_REGISTER, struct.pack("<II", address, self._register_cycles))
         return int.from_bytes(answer, "little")
 
     def write_memory(self, channel: int, address: int, data: Buffer) -> None:
@@ -358,7 +388,7 @@ class Machine:
         self._check_range(channel, address, len(view))
         for start in range(0, len(view), _CHUNK_BYTES):
             part = view[start : start + _CHUNK_BYTES]
-            self._exchange(3, struct.pack("<IQ", channel, address + start), part)
+            self._exchange(Command.WRITE_MEMORY, struct.pack("<IQ", channel, address + start), part)
 
     def read_memory(self, channel: int, address: int, size: int) -> bytes:
         """`size` bytes of a channel's memory in no time, from the `address` on that its AXI master uses.
@@ -370,7 +400,7 @@ class Machine:
         parts = []
         for start in range(0, size, _CHUNK_BYTES):
             part = min(size - start, _CHUNK_BYTES)
-            parts.append(self._exchange(4, struct.pack("<IQI", channel, address + start, part)))
+            parts.append(self._exchange(Command.READ_MEMORY, struct.pack("<IQI", channel, address + start, part)))
         return b"".join(parts)
 
     def _check_range(self, channel: int, address: int, size: int) -> None:
@@ -392,7 +422,7 @@ class Machine:
         return bool(self._info()[3])
 
     def _info(self) -> tuple[int, int, int, int]:
-        channels, beat_bytes, cycle, irq = struct.unpack("<IIQB", self._exchange(0))
+        channels, beat_bytes, cycle, irq = struct.unpack("<IIQB", self._exchange(Command.INFO))
         return channels, beat_bytes, cycle, irq
 
     def run(
@@ -421,7 +451,7 @@ class Machine:
             if deadline is not None:
                 milliseconds = max(0, min(milliseconds, round(1000 * (deadline - time.monotonic()))))
             answer = self._exchange(
-                5,
+                Command.RUN,
                 struct.pack(
                     "<QBBIIIIII",
                     max(0, cycles - passed),
@@ -448,7 +478,7 @@ class Machine:
         back-pressure.
         """
         _check("cycles", cycles, 2, 1_000_000)
-        self._exchange(10, struct.pack("<I", cycles))
+        self._exchange(Command.RESET, struct.pack("<I", cycles))
 
     # -- Memory models and faults -------------------------------------------------------------------------------------
 
@@ -482,7 +512,7 @@ class Machine:
             raise ValueError(f"timings must be None with the model ideal, not {timings!r}")
         values = dataclasses.astuple(timings or Hbm2Timings())
         self._exchange(
-            6, struct.pack(f"<BII{len(values)}I", MODELS.index(model), latency, write_latency, *values)
+            Command.SET_MEMORY, struct.pack(f"<BII{len(values)}I", MODELS.index(model), latency, write_latency, *values)
         )  # fmt: skip
 
     def inject(self, channel: int, *, beat: int, response: str = "SLVERR", write: bool = False) -> None:
@@ -494,7 +524,7 @@ class Machine:
         _check("beat", beat, 0, (1 << 62) - 1)
         if response not in RESPONSES:
             raise ValueError(f"response must be one of {', '.join(RESPONSES)}, not {response!r}")
-        self._exchange(7, struct.pack("<IBQB", channel, not write, beat, RESPONSES[response]))
+        self._exchange(Command.FAULT, struct.pack("<IBQB", channel, not write, beat, RESPONSES[response]))
 
     def stop_channel(
         self,
@@ -515,7 +545,7 @@ class Machine:
         _check("cycle", first, 0, (1 << 63) - 1)
         last = (1 << 64) - 1 if until is None else until
         _check("until", last, first, (1 << 64) - 1)
-        self._exchange(8, struct.pack("<IQQBBB", channel, first, last, reads, writes, accept))
+        self._exchange(Command.STOP, struct.pack("<IQQBBB", channel, first, last, reads, writes, accept))
 
     def resume_channel(self, channel: int) -> None:
         """Let a stopped channel answer again."""
@@ -532,13 +562,13 @@ class Machine:
             raise ValueError(f"probability must be 0 to below 1, not {probability!r}")
         _check("seed", seed, 0, (1 << 56) - 1)
         threshold = min(round(probability * 2**32), 2**32 - 1)
-        self._exchange(9, struct.pack("<QIB", seed, threshold, registers))
+        self._exchange(Command.BACK_PRESSURE, struct.pack("<QIB", seed, threshold, registers))
 
     # -- What happened ------------------------------------------------------------------------------------------------
 
     def statistics(self, *, clear: bool = False) -> list[ChannelStatistics]:
         """What passed through each channel; `clear` starts again from zero."""
-        answer = self._exchange(11, struct.pack("<B", clear))
+        answer = self._exchange(Command.STATISTICS, struct.pack("<B", clear))
         count = len(dataclasses.fields(ChannelStatistics))
         names = [field.name for field in dataclasses.fields(ChannelStatistics)]
         return [
@@ -556,11 +586,12 @@ class Machine:
             _check("size", size, 0, 1 << 40)
             self._check_range(channel, address, size)
             payload.append(struct.pack("<IQQ", channel, address, size))
-        self._exchange(12, b"".join(payload))
+        self._exchange(Command.ALLOW, b"".join(payload))
 
     def outside(self, *, clear: bool = False) -> Outside:
         """What was written outside of the allowed regions."""
-        count, channel, address, cycle = struct.unpack("<QIQQ", self._exchange(13, struct.pack("<B", clear)))
+        answer = self._exchange(Command.OUTSIDE, struct.pack("<B", clear))
+        count, channel, address, cycle = struct.unpack("<QIQQ", answer)
         return Outside(bytes=count, channel=channel, address=address, cycle=cycle)
 
     def log(self) -> str:
@@ -585,7 +616,7 @@ class Machine:
     ) -> None:
         self.close()
 
-    def _exchange(self, command: int, arguments: bytes = b"", bulk: memoryview | None = None) -> bytes:
+    def _exchange(self, command: Command, arguments: bytes = b"", bulk: memoryview | None = None) -> bytes:
         """Send a request and wait for its answer; after an exception in between the process is of no use and ended."""
         if self._ended is not None:
             raise MachineEndedError(f"the machine has ended: {self._ended}")
@@ -599,22 +630,22 @@ class Machine:
             self._ended = "it was interrupted in the middle of an answer"
             self.close()
             raise
-        if status == 0:
+        if status == Status.OK:
             return payload
         text = payload.decode(errors="replace")
-        if status == 2:
+        if status == Status.BUS_ERROR:
             responses = {str(code): name for name, code in RESPONSES.items()}
             raise RegisterError(text[1:], responses.get(text[0], "EXOKAY"))
-        if status == 3:
+        if status == Status.BUS_TIMEOUT:
             raise RegisterTimeoutError(text)
-        if status == 4:
+        if status == Status.VIOLATION:
             raise ProtocolError(text)
-        if status == 5:
+        if status == Status.STOPPED:
             printed = re.findall(r"assertion failed: .*", self.log())
             raise CircuitError("\n".join([text, *printed[:1]]))
         raise MachineError(text)
 
-    def _transfer(self, command: int, arguments: bytes, bulk: memoryview | None) -> tuple[int, bytes]:
+    def _transfer(self, command: Command, arguments: bytes, bulk: memoryview | None) -> tuple[int, bytes]:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None

@@ -58,6 +58,32 @@ def test_every_part_finds_its_codes_in_the_sectors_that_were_fetched(seed: int) 
                 np.testing.assert_array_equal(got, lsb[head, :, operands], err_msg=f"{row} head {head} beat {beat}")
 
 
+def test_parts_by_definition() -> None:
+    """Where each code lies, found by laying the sectors that are fetched side by side and counting bits: without the
+    offsets that the table was made with."""
+    for row in LAYOUTS:
+        # Bit by bit what the block row holds: (plane, head of the block, operand, bit of the code).
+        holds: list[tuple[str, int, int, int] | None] = []
+        for fetch in row.fetches:
+            bits = row.bits if fetch.plane == "msb" else LSB_BITS
+            plane_row = [
+                (fetch.plane, head, operand, bit)
+                for head in fetch.heads
+                for operand in range(row.head_dim)
+                for bit in range(bits)
+            ]
+            first = fetch.first * SECTOR_BITS
+            sectors = plane_row[first : first + fetch.sectors * SECTOR_BITS]
+            holds += [*sectors, *[None] * (fetch.sectors * SECTOR_BITS - len(sectors))]
+        width = row.head_dim // row.beats
+        for (head, beat), part in row.parts.items():
+            window = holds[part.start * SECTOR_BITS : (part.start + part.sectors) * SECTOR_BITS]
+            for plane, bits, offset in (("msb", row.bits, part.msb_offset), ("lsb", LSB_BITS, part.lsb_offset)):
+                if plane == "msb" or row.joined:
+                    wanted = [(plane, head, beat * width + n, bit) for n in range(width) for bit in range(bits)]
+                    assert window[offset : offset + width * bits] == wanted, f"{row} head {head} beat {beat}"
+
+
 def test_every_head_and_beat_has_a_part_and_every_part_is_needed_whole() -> None:
     for row in LAYOUTS:
         assert sorted(row.parts) == [(head, beat) for head in range(row.heads) for beat in range(row.beats)]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from enum import IntEnum
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from spatten.host.driver.transport import BusError, TransportError, TransportTim
 from spatten.hw.emit.verilog import convert
 from spatten.sim.machine.machine import (
     CircuitError,
+    Command,
     Condition,
     Hbm2Timings,
     Machine,
@@ -28,6 +31,7 @@ from spatten.sim.machine.machine import (
     RegisterError,
     RegisterTimeoutError,
     RunTimeoutError,
+    Status,
     check_ports,
     compile_machine,
     ports_header,
@@ -888,3 +892,12 @@ def test_transport() -> None:
         transport.read_register(0)
     with pytest.raises(TypeError, match="machine must be a Machine, not None"):
         SimulatedTransport(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("enumeration", [Command, Status])
+def test_numbers_are_those_of_the_program(enumeration: type[IntEnum]) -> None:
+    source = (ROOT / "sim" / "machine" / "machine.cpp").read_text(encoding="utf-8")
+    block = re.search(rf"enum class {enumeration.__name__} : std::uint8_t {{(.*?)}};", source, re.DOTALL)
+    assert block is not None
+    found = {name: int(number) for name, number in re.findall(r"\bk(\w+) = (\d+)", block[1])}
+    assert found == {member.name.title().replace("_", ""): member.value for member in enumeration}
