@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "show": ("verilog", "show"),
     "registers": ("verilog", "registers"),
     "digests": ("digests", "main"),
+    "compare": ("compare", "main"),
     "demo": ("models", "demo"),
     "generate": ("models", "generate"),
     "checkpoints": ("models", "checkpoints"),
@@ -31,11 +32,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "fidelity": ("models", "fidelity"),
     "train": ("train", "main"),
 }
-"""Of each command the module of this room, and its function there."""
+"""By command, the module of this room and the function in it."""
 
 
 def application(*names: str) -> typer.Typer:
-    """The commands of these names; of none: all, which takes the time to import everything."""
+    """A command line of the commands `names`; of all if none is given, which takes the time to import everything."""
     app = typer.Typer(add_completion=False, help="SpAtten: a sparse-attention accelerator, and its proof.")
     app.callback()(lambda: None)
     for name in names or COMMANDS:

@@ -6,7 +6,7 @@
 | 1 | it was done and the answer is no: a difference was found, or an accelerator, a simulator or another tool stopped |
 | 2 | it cannot be done: bad input, a missing tool, a place that cannot be written; nothing was left half-written |
 | 130 | it was interrupted (Ctrl-C) |
-| 141 | whoever read the output stopped reading (`| head`); this one says nothing |
+| 141 | whoever read the output stopped reading (`| head`); nothing is printed then |
 
 Only a mistake in the program itself has a traceback. What a tool said before it stopped follows the line of status 1.
 """
@@ -46,10 +46,10 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
     app
         Its commands.
     name
-        What a user types to get there, such as "python -m hw".
+        What a user types to call it, such as "spatten".
     arguments
-        What follows it; by default what the process was started with. A command line of several commands shows its help
-        if nothing does.
+        What follows `name`; by default the arguments of the process. A command line of several commands shows its help
+        if there are none.
     """
     _show_what_cannot_be_shown()
     try:
@@ -103,7 +103,7 @@ def _usage(error: typer.TyperException) -> str:
 
 
 def _system_status(error: OSError) -> int:
-    """End what the operating system refused: a missing file, a place that cannot be written, a full disk."""
+    """End a command at an error of the system: a missing file, a place that cannot be written, a full disk."""
     reader_left = isinstance(error, BrokenPipeError) and _reader_left()
     _drop_output()
     if reader_left:
@@ -135,13 +135,13 @@ def _drop_output() -> None:
 
 
 def _silence_unused_circuits() -> None:
-    """Have no circuit that an error left unused say so behind the error: as Amaranth does before the first is used."""
+    """Keep Amaranth from reporting circuits that an error left unused, behind the message of that error."""
     if hdl := sys.modules.get("amaranth.hdl"):
         setattr(hdl.UnusedElaboratable, "_MustUse__silence", True)  # noqa: B010 - Python would change the name here
 
 
 def _end(status: int, text: str) -> int:
-    """Say why a command ends with `status`, in one line; a line of status 1 may have a tool's words behind it."""
+    """Say why a command ends with `status`, in one line; with status 1 a tool's words may follow this line."""
     if status != 1:
         text = " ".join(part.strip() for part in text.splitlines())
     if sys.stderr is not None:

@@ -17,7 +17,7 @@ _ENGINE_HELP = "What computes the attention; rtl simulates the Verilog, which ta
 
 
 def _provide(engine: EngineName) -> None:
-    """Have the engine at hand: only a simulated accelerator needs the simulator."""
+    """Import what registers the engine: only a simulated accelerator needs the simulator."""
     if engine is EngineName.RTL:
         import_module("spatten.sim.machine.device")
 
@@ -73,7 +73,7 @@ def generate(
     from spatten.host.models.gpt2 import Gpt2, check_sampling
     from spatten.spec import config as hw_config
 
-    # Everything that can be wrong before the model is read, which takes longer.
+    # Check everything that can be wrong before the model is read, which takes longer.
     check_text(text)
     check_sampling(tokens, temperature, seed)
     cut, cut_heads = pruned_fraction("keep", keep), pruned_fraction("keep-heads", keep_heads)

@@ -58,7 +58,7 @@ def main(
     writes_page = out is None and PAGE.is_file()
     for path in (report, PAGE) if writes_page else (report,):
         require_writable(path)
-    # The runs' own words go elsewhere meanwhile.
+    # `mutate` redirects sys.stdout during its runs; this console keeps the stream as it is now.
     console = Console(file=sys.stdout)
     explanations = explained()
     results = []
@@ -95,7 +95,7 @@ def main(
 
 
 def _save(place: Path, result: MutationResult) -> None:
-    """Put a unit's result into the report at `place`, in place of the one before."""
+    """Put a unit's result into the report at `place`, in place of the unit's earlier result."""
     report: dict[str, Any] = {}
     if place.is_file():
         report = read_json(place)

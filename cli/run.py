@@ -37,7 +37,7 @@ def main(
 ) -> None:
     """Run real models through the simulated Verilog, every bit compared with the golden model."""
     console = Console()
-    # Everything that can be wrong, before the models are read and before the build, which takes minutes.
+    # Check everything that can be wrong before the models are read and before the build, which takes minutes.
     if memory not in MODELS:
         raise GoldenError(f"memory must be one of {', '.join(MODELS)}, not {memory!r}")
     chosen = hw_config.load(config, changes or ())

@@ -54,7 +54,7 @@ def main(
     needed = requirements.needed("units", [] if liberty is None else ["--liberty"])
     requirements.require("units", needed, MissingSimulatorError)
     if liberty is not None:
-        read_library(liberty)  # its errors now rather than after the first simulation
+        read_library(liberty)  # its errors come now rather than after the first simulation
     console = Console()
     columns = (
         TextColumn("{task.description}"),

@@ -1,7 +1,7 @@
 """The golden model: bit-exact integer NumPy for every step of the accelerator.
 
 `docs/numerics.md` is the contract these modules implement. Arrays are int64 and every width is the circuit's; nothing
-here imports the circuit, only its configuration and the base of the errors. Floats appear only where a host's numbers
+here imports the circuit, only `spec/`, which it shares with the circuit. Floats appear only where a host's numbers
 enter: in `quantize`, in `softmax.flat_limit` and in the ratios of `schedule`.
 """
 

@@ -2,8 +2,8 @@
 
 Rows of a plane are fetched in groups of ids. Global sector g lies in channel g mod C at local address g div C. The
 e-th id of a group goes to lane e mod R, block row e div R of a ring buffer (a query ring has one lane); of the
-sectors of a lane, sector a lies in bank a mod 4 at word a div 4, and the lane is a ring, but for what lies behind the
-key ring (ring 3), where places do not wrap.
+sectors of a lane, sector a lies in bank a mod 4 at word a div 4. Places in a lane wrap around its ring, except in the
+space behind the key ring (ring 3), where they do not wrap.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Request:
 def requests(
     groups: Iterable[RowGroup], *, channels: int, lanes: int, ring_sectors: tuple[int, int, int], sequence_bits: int
 ) -> list[list[Request]]:
-    """The requests of every channel, in the order in which it makes them."""
+    """The requests of every channel, each in the order in which the channel makes them."""
     result: list[list[Request]] = [[] for _ in range(channels)]
     for sequence, group in enumerate(groups):
         own_lanes = lanes if group.ring else 1

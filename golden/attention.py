@@ -41,7 +41,7 @@ class Result:
     flat: BoolArray
     """[h, r] rows that were recomputed with their LSBs."""
     keys_fetched: int
-    """K rows each head fetched, of the n: none lies beyond the longest row."""
+    """K rows that each head fetched: the first of the n, as many as the longest query row attends to."""
     values_fetched: IntArray
     """[h, n] of 0 and 1: V rows each head fetched."""
     output_saturated: int
@@ -49,12 +49,12 @@ class Result:
     pinned: BoolArray = field(repr=False)
     """[n] which of the live tokens could not be pruned."""
     prob: IntArray = field(repr=False)
-    """[h, r, n] probabilities, before local V pruning; 0 where a query does not look."""
+    """[h, r, n] probabilities, before local V pruning; 0 for tokens that a query does not attend to."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bitmaps:
-    """Sets of a layer, which the circuit reads from memory or registers."""
+    """Sets of tokens and heads of a layer, which the circuit reads from memory or registers."""
 
     has_kv: BoolArray
     """[keys] tokens that have K and V in this layer."""
@@ -65,7 +65,7 @@ class Bitmaps:
 
     @classmethod
     def all(cls, job: Job) -> Bitmaps:
-        """Every token and head has K and V, none is pinned."""
+        """Every token and head has K and V, and no token is pinned."""
         return cls(
             has_kv=np.ones(job.keys, np.bool_), pinned=np.zeros(job.keys, np.bool_), heads=np.ones(job.heads, np.bool_)
         )
@@ -73,13 +73,13 @@ class Bitmaps:
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """Who takes part in a job."""
+    """The tokens, heads and query rows that take part in a job."""
 
     tokens: IntArray
     heads: IntArray
     rows: IntArray
     pinned: BoolArray = field(repr=False)
-    """[tokens_max], with the token that generates."""
+    """[tokens_max] tokens that are never pruned, the token that generates among them."""
 
 
 def find_live(job: Job, context: Context, bitmaps: Bitmaps) -> Live:
@@ -112,7 +112,7 @@ def find_live(job: Job, context: Context, bitmaps: Bitmaps) -> Live:
 
 
 def begin(job: Job, context: Context) -> None:
-    """What a job does to its context before anything else: clear, restart, age; a generating token is live."""
+    """What a job does to its context before anything else: clear, restart, age, and keep the token that generates."""
     job.check(context.config)
     if job.clear:
         context.clear()
@@ -124,9 +124,9 @@ def begin(job: Job, context: Context) -> None:
 
 
 def attend(job: Job, context: Context, live: Live, query: IntArray, key: IntArray, value: IntArray) -> Result:
-    """Compute a job on the operands of what is live: Q [h, r, d], K codes [h, n, d], V codes [h, n, d].
+    """Compute a job on the live operands: Q [h, r, d], K codes [h, n, d], V codes [h, n, d].
 
-    Updates `context`: importance, and who stays live.
+    Updates `context`: importance, and which tokens and heads stay live.
     """
     config = context.config
     scales = [job.score_scales[head] for head in live.heads]
@@ -213,9 +213,9 @@ def planes(config: Config, job: Job, at: Addresses) -> Planes:
 
 
 def run(job: Job, context: Context, heads: BoolArray, memory: Memory, at: Addresses) -> Result:
-    """Run a job from a DRAM image: reads bitmaps, Q, K and V of what is live, writes the output rows of what is live.
+    """Run a job on a DRAM image: read the bitmaps and the live Q, K and V, and write the live output rows.
 
-    `heads` [job.heads] are those that have K and V in this layer, a register of the job.
+    `heads` [job.heads] marks the heads that have K and V in this layer, as a field of the job's descriptor does.
     """
     begin(job, context)
     bitmaps = Bitmaps.all(job)

@@ -1,4 +1,4 @@
-"""Cascade state of a sequence: importance scores and who is live (SpAtten section III-A, III-B).
+"""Cascade state of a sequence: importance scores, and which tokens and heads are live (SpAtten section III-A, III-B).
 
 A context persists over the jobs (layers, generation steps) of one sequence. Within a step the live tokens of a
 layer are those that the previous layer of the step kept and that have K and V in this layer; the first layer of a
@@ -35,7 +35,7 @@ class Context:
     saturated: int = 0
     """Importance scores that reached the end of their range; sticky until cleared."""
     tokens_saturated: int = 0
-    """Those of them that are tokens'."""
+    """Importance scores of tokens among `saturated`."""
 
     def __post_init__(self) -> None:
         self.clear()
@@ -92,8 +92,8 @@ class Context:
     def prune_tokens(self, live: IntArray, keep: int, pinned: BoolArray) -> IntArray:
         """Keep the `keep` most important of the `live` tokens, pinned ones ([tokens_max]) before all others.
 
-        Pinned tokens count towards `keep`; if they are more, they all stay and nothing else does. `keep` at or above
-        the number of live tokens keeps all.
+        Pinned tokens count towards `keep`; if more than `keep` are pinned, these all stay and no others. `keep` at or
+        above the number of live tokens keeps all.
         """
         key = self.token_keys(live, pinned[live])
         count = min(len(live), max(keep, int(pinned[live].sum())))
@@ -104,7 +104,7 @@ class Context:
         return kept
 
     def prune_heads(self, live: IntArray, keep: int) -> IntArray:
-        """Keep the `keep` most important of the `live` heads; at or above their number keeps all."""
+        """Keep the `keep` most important of the `live` heads; `keep` at or above their number keeps all."""
         kept = live[keep_mask(self.head_importance[live], min(len(live), keep))]
         self.kept_heads = np.zeros(self.config.heads_max, np.bool_)
         self.kept_heads[kept] = True

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from spatten.golden.address_generator import Request
 
 Place = tuple[int, int, int, int]
-"""Ring, lane, bank, word."""
+"""A place in the ring buffers: ring, lane, bank, word."""
 
 
 def writes(requests: Iterable[Iterable[Request]], sector: Callable[[int, int], int]) -> list[list[tuple[Place, int]]]:

@@ -2,7 +2,8 @@
 
 Token: the sum of all final probabilities that a token received, over heads and rows, before local V pruning.
 Head: the sum of the magnitudes of the head's output, per row times the job's multiplier and rounded once.
-Both are unsigned and persist in a context; over generation steps they saturate and say so.
+Both are unsigned and persist in a context. Those that reach the end of their range over generation steps saturate,
+which is counted.
 """
 
 from __future__ import annotations

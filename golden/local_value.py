@@ -1,7 +1,7 @@
 """Local V pruning (SpAtten section III-C): of one head's probabilities only the k largest fetch their V rows.
 
-Generation only: there a head has one row, so what it does not need is not fetched at all. The probabilities that
-stay are not normalised again, and importance has been accumulated from all of them before.
+Generation only: there a head has one row, so V rows that it does not need are not fetched at all. The probabilities
+that stay are not normalised again, and importance is accumulated from all probabilities, before this pruning.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Progressive quantization (SpAtten section III-D): MSBs first, LSBs only for rows whose softmax is flat.
 
-Scores of an MSB plane alone are in units of 16. Where MSB + LSB fit an operand the recompute keeps them and adds
-Q.LSB to 16 x Q.MSB; beyond (12+4 bits on a 12-bit machine) both planes are fetched again and rounded to operands.
+Scores of an MSB plane alone are in units of 16. Where MSB + LSB fit an operand the second pass keeps these
+scores and adds Q.LSB to 16 x Q.MSB; where they exceed it (12+4 bits on a 12-bit machine) both planes are fetched again
+and rounded to operands.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ def outputs(config: Config, prob: IntArray, value: IntArray) -> tuple[IntArray, 
 def value_beats(value: IntArray, *, multipliers: int, slice_width: int, keys: int, dead: IntArray) -> IntArray:
     """V [n, d] as the operands of the multipliers, beat by beat: [beats, multipliers].
 
-    `keys` share a beat, or d / `slice_width` beats where d exceeds that. `dead` [beats, multipliers] is what stands
-    where no key does.
+    `keys` keys share a beat, or d / `slice_width` beats where d exceeds `slice_width`. `dead` [beats, multipliers] has
+    the operands of places without a key.
     """
     n, dim = value.shape
     slices = multipliers // slice_width

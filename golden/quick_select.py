@@ -9,7 +9,7 @@ from spatten.golden.topk import threshold
 
 
 def select(values: IntArray, k: int) -> tuple[int, int]:
-    """`golden.topk.threshold` of a row of unsigned values [n], as if zeros were behind it where k is above n."""
+    """`golden.topk.threshold` of a row of unsigned values [n], followed by zeros where k is above n."""
     if values.ndim != 1 or not len(values):
         raise GoldenError(f"values must be one row of at least one value, not of shape {values.shape}")
     if values.min() < 0:
@@ -19,9 +19,9 @@ def select(values: IntArray, k: int) -> tuple[int, int]:
 
 
 def passes(values: IntArray, k: int, *, width: int, digit_bits: int) -> int:
-    """Passes over a row of values [n] of `width` bits, after the one in which it streams in.
+    """Passes over a row of values [n] of `width` bits, after the first, in which the row streams in.
 
-    That one tells apart the values' highest digits: their binary order of magnitude and the bit below it, or where
+    The first tells apart the values' highest digits: their binary order of magnitude and the bit below it, or where
     `width` is at most 2 x `digit_bits` all but the last digit. Each pass then fixes `digit_bits` more bits of the k-th
     largest, until all are fixed or all values that share the bits known before it are equal.
     """

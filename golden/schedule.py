@@ -21,12 +21,12 @@ HEAD_FRONT = Fraction(30, 100)
 
 
 def exact_ceil(fraction: float | Fraction, n: int) -> int:
-    """ceil(fraction x n) for the decimal fraction meant: 55 % of 100 are 55, though 0.55 x 100 exceeds it as floats."""
+    """ceil(fraction x n) for the decimal fraction meant: 55 % of 100 are 55, though as floats 0.55 x 100 exceeds 55."""
     return ceil(Fraction(fraction).limit_denominator(10**9) * n)
 
 
 def pruned_fraction(name: str, keep: float) -> float:
-    """1 - `keep`, for a fraction that is kept and goes by `name`. Raises `GoldenError` unless it can be."""
+    """1 - `keep`, a fraction to keep that messages call `name`. Raises `GoldenError` for an impossible fraction."""
     if not 0 < keep <= 1:
         raise GoldenError(f"{name} must be above 0 and at most 1, not {keep}")
     if 1 - keep == 1:

@@ -1,7 +1,7 @@
-"""A context's state as memory holds it (hw/control/state.py): importance of tokens and heads, and who is kept.
+"""A context's state as memory holds it (hw/control/state.py): importance of tokens and heads, and which are kept.
 
 In sectors: the importance of the tokens, 32 bits each; the set of kept tokens, a bit each; the importance of the heads,
-32 bits each; and one with the set of kept heads in its first 16 bits and that of the saturated heads in the next 16.
+32 bits each; and one sector with the set of kept heads in its first 16 bits and the set of saturated heads in the next.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def save(context: Context) -> NDArray[np.uint8]:
 
 
 def restore(context: Context, image: NDArray[np.uint8]) -> None:
-    """Set a context to an image; what its heads had saturated is forgotten."""
+    """Set a context to an image; no head counts as saturated then."""
     config = context.config
     tokens, kept, heads = _sizes(config)
     flat = image.reshape(-1)

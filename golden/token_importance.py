@@ -1,6 +1,6 @@
 """Token importance of a job from its start to its end (SpAtten sections III-A, III-B).
 
-The cascade state of `golden.cascade` seen the way the circuit works on it: a job gathers who is live, adds its
+The cascade state of `golden.cascade` as the circuit works on it: a job gathers its live tokens, adds its
 probabilities by rank in the live list, offers the top-k its candidates, and scatters the result.
 """
 
@@ -24,13 +24,13 @@ class Scattered:
     keys: IntArray
     """[n] what the top-k compares: importance, and above it whether the token is pinned."""
     kept: BoolArray
-    """[n] who stays."""
+    """[n] which tokens stay."""
     saturated: int
     """Tokens whose importance saturated in this job."""
 
 
 def gather(job: Job, context: Context, bitmaps: Bitmaps) -> Live:
-    """Begin a job: clear, restart, age, and find who is live."""
+    """Begin a job: clear, restart, age, and find what is live."""
     begin(job, context)
     return find_live(job, context, bitmaps)
 

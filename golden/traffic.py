@@ -40,8 +40,9 @@ class Traffic:
 def traffic(config: Config, job: Job, layout: Planes, result: Result) -> Traffic:
     """What a job moves.
 
-    Heads that share rows of K, or of V where all of it is fetched, fetch them once. What one head alone asks for it
-    fetches itself, shared or not: its Q rows, LSBs of its flat row, the V rows of its largest probabilities.
+    Heads that share rows of K, or of V where all of it is fetched, fetch them once. What a head
+    alone asks for it fetches for itself, from shared rows too: its Q rows, the LSBs of its flat row, the V rows of its
+    largest probabilities.
     """
     keys = result.keys_fetched
     key, lsb = layout.key_msb.fetch_bytes(result.heads, keys), 0
@@ -66,5 +67,5 @@ def traffic(config: Config, job: Job, layout: Planes, result: Result) -> Traffic
 
 
 def _alone(plane: Plane, heads: IntArray, rows: int) -> int:
-    """Bytes of `rows` rows of each of `heads`, each fetched for itself."""
+    """Bytes of `rows` rows of each of `heads`, where heads that share a row each fetch it."""
     return len(heads) * rows * plane.row_sectors * SECTOR_BYTES

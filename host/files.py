@@ -63,7 +63,7 @@ def require_writable(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well, and goes when it does not.
+    """A temporary file beside `path` that replaces `path` when the block ends well, and is removed when it does not.
 
     Raises `WriteError` for a place that cannot be written, or a disk that is full.
     """
@@ -75,7 +75,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            temporary.chmod(0o644)  # mkstemp makes files private; these are made to be read
+            temporary.chmod(0o644)  # mkstemp makes files private; others may read results
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -48,12 +48,12 @@ __all__ = ["Core", "Widen"]
 
 
 class Widen(wiring.Component):
-    """Beats of `lanes` probabilities to beats of `wide`, for a top-k engine that has more lanes than softmax.
+    """Joins beats of `lanes` probabilities into beats of `wide`, for a top-k engine that has more lanes than softmax.
 
     Parameters
     ----------
     width, lanes, wide, n_max : int
-        Of a probability; lanes of a beat, in and out, powers of two; most probabilities of a row.
+        Bits of a probability; lanes of an input and of an output beat, powers of two; most probabilities of a row.
     header : shape-like
         What travels with a row.
 
@@ -62,7 +62,7 @@ class Widen(wiring.Component):
     i : stream of `probs`, `count`, `last`, `k`, `header`
     o : stream of `hw.datapath.quick_select.candidate_beat`
 
-    Latency: 1 cycle from the last beat of a wide one. Throughput: a beat per cycle.
+    Latency: 1 cycle from the last input beat that an output beat needs. Throughput: an input beat per cycle.
     """
 
     def __init__(self, *, width: int, lanes: int, wide: int, n_max: int, header: Any) -> None:
@@ -103,8 +103,8 @@ class Widen(wiring.Component):
 class Core(wiring.Component):
     """Runs attention layers: jobs in, reports out, sectors from and to the memory channels.
 
-    docs/architecture.md follows a query through it. All that is here is wiring, and the little that stands between two
-    units.
+    docs/architecture.md follows a query through the core. This class only wires the units together, with a few gates
+    and queues between them.
 
     Parameters
     ----------
@@ -112,13 +112,13 @@ class Core(wiring.Component):
 
     Ports
     -----
-    i_job : stream of `spec.job.job_layout`; o_report : stream of `spec.job.report_layout`
+    i_job : stream of `hw.control.job_layouts.job_layout`; o_report : stream of `report_layout` there
     o_address : C streams of local sector addresses; i_data : C streams of their sectors, in order
     o_write : C streams of `hw.memory.axi.sector_write`
-    acknowledged : in, of each channel the sectors that are in memory, modulo 65,536
-    events : out, `spec.job.events_layout`
-    nothing_live : out, a job has no live token, head or query row; it stays set, and nothing more happens
-    busy, activity : out, a job is under way; something moves
+    acknowledged : in, for each channel how many sectors it has written to memory, modulo 65,536
+    events : out, `hw.control.job_layouts.events_layout`
+    nothing_live : out, a job has no live token, head or query row; this stays set, and the core does nothing more
+    busy : out, a job is under way; activity : out, data move in this cycle
     """
 
     def __init__(self, *, config: Config) -> None:
@@ -289,7 +289,7 @@ class Core(wiring.Component):
         ]
 
     def _states(self, m: Module) -> None:
-        """Bitmaps and saved states: a reader of sectors for both, and who reads and writes the tokens' state."""
+        """Connects the sector reader, for bitmaps and saved states, and the units that load and store states."""
         config = self.config
         jobs, planner, reader, load, store = self.jobs, self.planner, self.sector_reader, self.load, self.store
         connect = wiring.connect
@@ -309,7 +309,7 @@ class Core(wiring.Component):
             jobs.i_loaded.eq(load.heads),
             store.heads.eq(jobs.store_heads),
         ]
-        # Only who stores reads, so answers need no owner.
+        # `load` only writes and `store` only reads, so all answers are for `store`.
         shape = self.tokens.i_access.payload.shape()
         m.submodules.state_access = access = RoundRobin(shape=shape, inputs=2)
         for number, source in enumerate((load.o_access, store.o_access)):
@@ -327,7 +327,7 @@ class Core(wiring.Component):
             self.tokens.o_access.ready.eq(store.i_access.ready),
         ]
 
-        # Sectors of a state go out where no output does; what was offered stays until it is taken.
+        # A sector of a state goes to its channel when no output does; once it is offered, it stays until it is taken.
         bits = ceil_log2(config.channels)
         given = store.o.payload
         takes = []
@@ -380,7 +380,7 @@ class Core(wiring.Component):
                     if index == QUERY:
                         is_mine = ~write.ring.any()
                     elif index == KEY:
-                        is_mine = write.ring[0]  # the ring, and the part behind it
+                        is_mine = write.ring[0]  # KEY, the ring, and LINEAR, the part behind it
                     else:
                         is_mine = write.ring == VALUE
                     m.d.comb += [
@@ -418,7 +418,7 @@ class Core(wiring.Component):
             ]
         m.d.comb += reader.i_window.payload.header.eq(window.payload.header.query)
 
-        # Keys to the array.
+        # Keys to the Q x K array.
         key_reader = self.key_reader
         header = key_reader.header.members
         beat_header = data.StructLayout({name: header[name] for name in ("count", "group", "dim", "last", "row")})
@@ -448,7 +448,7 @@ class Core(wiring.Component):
             beat.last.eq(made.header.last),
             Value.cast(beat.header).eq(Value.cast(made.header.row)),
         ]
-        # Values to theirs.
+        # Values to the prob x V array.
         value_reader = self.value_reader
         m.submodules.value_converter = value_converter = self._converter("value", 1)
         m.d.comb += [
@@ -573,7 +573,7 @@ class Core(wiring.Component):
         self._local_values(m)
 
     def _local_values(self, m: Module) -> None:
-        """Marked probabilities, with their tokens' ids, packed: ids to the planner, probabilities to the reader."""
+        """Packs what top-k keeps of a row: token ids go to the planner, probabilities to the value reader."""
         config = self.config
         wide, bits = config.topk_lanes, self.planner.id_bits
         jobs, planner, topk, compactor = self.jobs, self.planner, self.value_topk, self.compactor

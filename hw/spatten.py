@@ -22,7 +22,7 @@ __all__ = ["Spatten", "channel_prefix"]
 
 
 def channel_prefix(channel: int) -> str:
-    """Of the ports of a memory channel."""
+    """The prefix of the names of a memory channel's ports."""
     return f"m{channel:02d}_axi"
 
 
@@ -41,7 +41,7 @@ class Spatten(wiring.Component):
     m00_axi_*, m01_axi_*, ... : AXI4 masters, one for each memory channel, `channel_bits` wide, with addresses that are
         local to the channel: docs/integration.md
 
-    A failure, or a soft reset, resets the core at once, while the channels finish what they began: `Registers`.
+    A failure, or a soft reset, resets the core at once, while the channels finish what they began: see `Registers`.
 
     Source: SpAtten (HPCA 2021) Fig. 8.
     """
@@ -65,7 +65,7 @@ class Spatten(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        # One clock. What a failure resets has a reset of its own.
+        # There is one clock. The core has a reset of its own, since a failure resets it.
         everything = ClockDomain("sync")
         core_domain = ClockDomain("core")
         everything.clk, everything.rst = self.clk, self.rst

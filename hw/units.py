@@ -48,7 +48,7 @@ __all__ = ["UNITS", "Unit", "UnknownUnitError", "require_units"]
 
 
 class UnknownUnitError(SpattenError, LookupError):
-    """A name that no unit has."""
+    """Raised for a name that no unit has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +57,21 @@ class Unit:
 
     name: str
     what: str
-    """What it does, in a line."""
+    """What the unit does, in a line."""
     rate: str
-    """The rate that it must hold, with its formula."""
+    """The rate that the unit must hold, with its formula."""
     block: str | None = None
-    """The block of the paper's area table that it belongs to; None if it is part of another unit."""
+    """The block of the paper's area table that the unit belongs to; None if it is part of another unit."""
     make: Callable[[Config], wiring.Component]
     """The unit at the size that a configuration gives it."""
     count: Callable[[Config], int] = lambda config: 1
-    """How many of it the machine has."""
+    """How many such units the machine has."""
     simulated: bool = True
-    """Whether a testbench measures it by itself; the others run in that of the whole machine."""
+    """Whether a testbench measures the unit by itself; other units run in the testbench of the whole machine."""
 
 
 def _row(config: Config) -> data.StructLayout:
-    """What travels with a row: whose it is, and how long."""
+    """What travels with a row: its context, head and query, and its length."""
     return data.StructLayout(
         {
             "context": max(1, (config.contexts - 1).bit_length()),
@@ -83,7 +83,7 @@ def _row(config: Config) -> data.StructLayout:
 
 
 def _element(config: Config) -> data.StructLayout:
-    """What the top-k engine moves: an importance and whose it is."""
+    """What the top-k engine moves: an importance, and the number of its token or head."""
     return data.StructLayout(
         {
             "importance": max(config.token_importance_bits, config.head_importance_bits),
@@ -365,7 +365,7 @@ _UNITS = (
     ),
 )
 UNITS = {unit.name: unit for unit in _UNITS}
-"""By name: the datapath along the data's way, then its control."""
+"""The units by name: the datapath in the order of the data's way, then control."""
 
 
 def require_units(names: Iterable[str]) -> None:

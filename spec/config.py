@@ -33,7 +33,7 @@ CHANNELS_MAX = 32
 BUFFER_ROWS_MAX = 16_384
 """Most rows of a K or V buffer: eight times the paper's. Nobody has tried more, and every row is memory on the chip."""
 SLICE_WIDTH_MAX = 64
-"""Most operands of a slice: what wider ones need of a buffer in one cycle is more sectors than it has banks."""
+"""Most operands of a slice: a wider one would need more sectors of a buffer per cycle than the buffer has banks."""
 NAME_MAX = 200
 """Most characters of a configuration's name: file systems allow 255 bytes for a folder's."""
 
@@ -116,7 +116,7 @@ class Config:
         self._check_together()
 
     def _check_name(self) -> None:
-        """Whether the name can be a folder's under `build/`, on any system."""
+        """Refuse a name that a folder under `build/` cannot have on every system."""
         name = self.name
         if not _NAME.fullmatch(name) or len(name) > NAME_MAX:
             raise ConfigError(
@@ -127,7 +127,7 @@ class Config:
             raise ConfigError(f"name must be another than {name!r}, which is taken: it names a folder under build/")
 
     def _check_alone(self) -> None:
-        """Each parameter by itself."""
+        """Check each parameter by itself."""
         self._check_range("operand_bits", 4, 16)
         self._check_range("prob_bits", 8, 12)
         self._check_range("tokens_max", 2, 1024)
@@ -156,7 +156,7 @@ class Config:
             raise ConfigError(f"channels must be at most {CHANNELS_MAX}, not {self.channels}: each has its registers")
 
     def _check_together(self) -> None:
-        """Whether the units that the parameters make fit together."""
+        """Check that the units that the parameters make fit together."""
         for array in ("qk_multipliers", "pv_multipliers"):
             multipliers = getattr(self, array)
             if multipliers < HEAD_DIMS[0]:

@@ -19,7 +19,7 @@ PAGE_BYTES = 4096
 PAGE_BITS = AXI_ADDRESS_BITS - (PAGE_BYTES.bit_length() - 1)
 """Width of a channel's base address, in pages."""
 OUTSTANDING = 128
-"""Sectors that a channel may have been asked for and not delivered yet."""
+"""Most sectors that a channel has been asked for and has not delivered yet."""
 BLOCKS = 16
 """Blocks that a ring buffer holds at a time."""
 KEPT_SLOTS = 4
@@ -29,4 +29,4 @@ SCALE_SHIFT_BITS = 6
 FLAT_LIMIT_BITS = 16
 """Width of the limit above which a row's sum of exponentials makes it flat."""
 FLAT_LIMIT_FRACTION = 5
-"""Fraction bits of that limit."""
+"""Fraction bits of the limit above which a row is flat."""

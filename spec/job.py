@@ -1,6 +1,6 @@
 """What a job is: one attention layer as software asks for it, and the descriptor's fields that say so to the circuit.
 
-`Job` is what is computed, `Addresses` where its data lie, `Submission` both with what it takes to run it. `job_fields`
+`Job` is what is computed, `Addresses` where its data lie, `Submission` both and all else that a run needs. `job_fields`
 is the one list of the descriptor: where each field lies in the words, what it means, and how it follows from a
 submission. The circuit lays the same list out in its shadow registers, checks the fields and queues them. Addresses are
 global 32-byte sectors, multiples of the channels.
@@ -45,7 +45,7 @@ __all__ = [
 
 
 class JobError(SpattenError, ValueError):
-    """A job that no configuration, or not this one, can run; the message says what was wrong and what would be
+    """A job that no configuration can run, or that this one cannot; the message says what was wrong and what would be
     right."""
 
 
@@ -153,7 +153,7 @@ class ScoreScale:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One attention layer. The fields are those of the register bank, less addresses."""
+    """One attention layer. The fields are those of the register bank, without addresses."""
 
     mode: Mode
     head_dim: int
@@ -189,7 +189,7 @@ class Job:
     clear: bool = False
     """The first job of a sequence: importance starts from zero."""
     age_shift: int = 0
-    """Halve all importance so many times before the job."""
+    """How many times all importance is halved before the job."""
     accumulate: bool = True
     """Probabilities and outputs add to the importance."""
 
@@ -246,7 +246,7 @@ class Addresses:
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A job with what it takes to run it."""
+    """A job, where its data lie, and all else that it takes to run it."""
 
     job: Job
     at: Addresses
@@ -257,7 +257,7 @@ class Submission:
     head_mask: int
     """Bit h: head h has K and V in this layer."""
     load: int | None = None
-    """First sector of the state that the context begins with; None: with what it holds."""
+    """First sector of the saved state that the context begins with; None: the context keeps its state."""
     store: int | None = None
     """First sector where the context's state goes at the end, the same as `load` if both are given; None: nowhere."""
 

@@ -32,9 +32,9 @@ class _Codes:
 
     title: str
     where: str
-    """The fields that have them."""
+    """The fields that have these numbers."""
     prefix: str
-    """Of the names of their constants."""
+    """Prefix of the names of the constants."""
     entries: tuple[tuple[int, str, str], ...]
     """Number, name and meaning."""
     intro: str = ""
@@ -43,7 +43,7 @@ class _Codes:
 
 
 def _codes(config: Config) -> Iterator[_Codes]:
-    """Of the descriptor, and then of what answers; of sizes those that the configuration has."""
+    """The codes of the descriptor, then those of ERROR and REJECT; only sizes that the configuration has."""
     words = {field.name: f"JOB{field.word}.{field.name}" for field in job_fields(config)}
 
     def documented(members: type[IntEnum]) -> tuple[tuple[int, str, str], ...]:
@@ -97,7 +97,7 @@ def markdown(config: Config) -> str:
         "# Registers",
         "",
         f"Of the configuration `{config.name}`; written by `spatten registers --config {config.name}` from "
-        "`spec/register_map.py`, where they are declared.",
+        "`spec/register_map.py`, where they are declared; the fields of a job are those of `spec/job.py`.",
         "",
         f"An AXI4-Lite slave of 32 data bits and {ADDRESS_BITS} address bits; the lowest two are ignored. "
         "RO: read only. WO: write only, reads as zero. W1C: cleared by writing a one. Bits of no field read as zero. "

@@ -141,12 +141,12 @@ class BitField:
 
     @property
     def bits(self) -> str:
-        """Such as 7:0."""
+        """The bits as text, such as 7:0."""
         return str(self.bit) if self.width == 1 else f"{self.bit + self.width - 1}:{self.bit}"
 
     @property
     def mask(self) -> int:
-        """In the register."""
+        """The mask of the field's bits in the register."""
         return ((1 << self.width) - 1) << self.bit
 
 
@@ -176,7 +176,7 @@ class Register:
         return sum(field.mask for field in self.fields)
 
     def field(self, name: str) -> BitField:
-        """LookupError if it has none of this name."""
+        """The field of this name; LookupError if the register has none."""
         for field in self.fields:
             if field.name == name:
                 return field
@@ -461,7 +461,7 @@ def member_docs(declared: type) -> dict[str, str]:
 
 
 def _check(declared: list[Register]) -> None:
-    """That no two registers or fields lie on each other."""
+    """Check that no two registers or fields overlap."""
     assert len({register.name for register in declared}) == len(declared)
     offsets = [register.offset for register in declared]
     assert offsets == sorted(set(offsets))

@@ -65,11 +65,11 @@ class SectorRun:
     plane: str
     """"msb" or "lsb"; a block of one plane has only "msb", whatever that plane holds."""
     heads: tuple[int, ...]
-    """Heads of the block (0, 1) that need it."""
+    """Heads of the block (0, 1) that need these sectors."""
     first: int
     """First sector of the plane's row that is fetched."""
     sectors: int
-    """Sectors from there on."""
+    """How many sectors are fetched from there on."""
     place: int
     """First sector of the block row that it fills."""
 
@@ -95,7 +95,7 @@ class RowFormat:
 
     head_dim: int
     bits: int
-    """Of a code in the plane, or in the MSB plane of a joined block."""
+    """Bits of a code in the plane, or in the MSB plane of a joined block."""
     joined: bool
     """Whether the block holds MSB and LSB planes."""
     heads: int
@@ -180,13 +180,13 @@ def _fetches(head_dim: int, width: int, bits: int, joined: bool) -> tuple[Sector
     if not joined:
         order = [("msb", tuple(range(msb_heads)), 0, msb_sectors)]
     elif lsb_heads < msb_heads:
-        # The heads share the middle MSB sector: each head's LSBs at its own end.
+        # The heads share the middle MSB sector; each head's LSBs lie at the head's own end.
         order = [("lsb", (0,), 0, lsb_sectors), ("msb", (0, 1), 0, msb_sectors), ("lsb", (1,), 0, lsb_sectors)]
     elif msb_heads < lsb_heads:
         order = [("msb", (0,), 0, msb_sectors), ("lsb", (0, 1), 0, lsb_sectors), ("msb", (1,), 0, msb_sectors)]
     else:
         both = tuple(range(msb_heads))
-        # Beats that complete the first MSBs find their LSBs before these, the others behind.
+        # Beats of the first MSBs find their LSBs in front of the MSBs, the other beats behind.
         before = lsb_sectors // 2 if width < head_dim else 0
         order = [("msb", both, 0, msb_sectors), ("lsb", both, before, lsb_sectors - before)]
         if before:

@@ -14,27 +14,27 @@ class Allocator:
     Parameters
     ----------
     sectors : int
-        Of the memory, numbered from 0 on; those beyond the last multiple of `unit` are never handed out.
+        Sectors of the memory, numbered from 0 on; those beyond the last multiple of `unit` are never handed out.
     unit : int
-        Every region begins at a multiple of it, and takes as many sectors.
+        Every region begins at a multiple of `unit`, and takes a multiple of `unit` sectors.
 
-    A region is live from `allocate` to `free`. Live regions do not overlap. What is free is one hole wherever it is not
-    interrupted by a live region, so all memory can be had again as one region once everything has been freed.
+    A region is live from `allocate` to `free`. Live regions do not overlap. All free sectors
+    between two live regions are one hole, so all memory can be had again as one region once everything has been freed.
     """
 
     def __init__(self, sectors: int, unit: int) -> None:
         self._unit = unit
         self._live: dict[int, int] = {}
-        """First sector of every live region, and its sectors."""
+        """The number of sectors of every live region, by its first sector."""
         self._bases: list[int] = []
         """The keys of `_live`, ascending."""
         whole = sectors // unit * unit
         self._holes = [(0, whole)] if whole else []
-        """(first sector, sectors) of all that is free, ascending; no two touch."""
+        """(first sector, sectors) of every hole, ascending; no two holes touch."""
 
     @property
     def largest(self) -> int:
-        """Sectors of the largest region that could be had."""
+        """Sectors of the largest region that could be allocated."""
         return max((size for _, size in self._holes), default=0)
 
     def rounded(self, sectors: int) -> int:
@@ -45,7 +45,7 @@ class Allocator:
         return -(-count // self._unit) * self._unit
 
     def allocate(self, sectors: int) -> int | None:
-        """First sector of a new region, in the first hole that is large enough; None if none is."""
+        """First sector of a new region, in the first hole that is large enough; None if no hole is."""
         size = self.rounded(sectors)
         for index, (base, room) in enumerate(self._holes):
             if room >= size:

@@ -39,7 +39,7 @@ __all__ = ["Device"]
 class Device(Protocol):
     """One accelerator: its memory, its job queue and its counters. It has one driver at a time.
 
-    Whatever an earlier one left is dropped: jobs by a soft reset, reports, an error.
+    Whatever an earlier driver left is dropped: its jobs by a soft reset, its reports and its error.
 
     Parameters
     ----------
@@ -52,12 +52,12 @@ class Device(Protocol):
         BASE registers say, which is 0 after a reset. Channels with one memory behind them need regions that do not
         overlap; the driver does not know what is behind them.
 
-    What the driver sets up - BASE0, BASE1, ..., TIMEOUT, INTERRUPT_ENABLE - it writes again after `reset`. Registers
-    that are written past it are not known to it.
+    What the driver sets up - BASE0, BASE1, ..., TIMEOUT, INTERRUPT_ENABLE - it writes again after `reset`. It does not
+    know what others write to registers.
 
     Raises `DeviceError` if what answers is not an accelerator of this version, or not the one that was generated,
-    `DeviceTimeoutError` if what is in flight does not end, and ValueError for sectors and bases that cannot be. Every
-    method that reaches the accelerator raises `DeviceError` once the device is closed, and `TransportError`.
+    `DeviceTimeoutError` if what is in flight does not end, and ValueError for impossible sectors and bases. Every
+    method that reaches the accelerator raises `DeviceError` once the device is closed, and any `TransportError`.
     """
 
     def __init__(self, transport: Transport, *, sectors: int | None = None, bases: Sequence[int] | None = None) -> None:
@@ -78,7 +78,7 @@ class Device(Protocol):
         return base
 
     def free(self, base: int, sectors: int) -> None:
-        """Give a region back, as a whole; also when the device is closed.
+        """Give a region back, as a whole; a closed device does so, too.
 
         Raises ValueError unless a region begins at `base`, has been allocated with `sectors`, and was not freed since.
         """
@@ -105,10 +105,10 @@ class Device(Protocol):
     def store(self, plane: Plane, codes: IntArray, rows: IntArray | None = None, heads: IntArray | None = None) -> None:
         """Write codes [heads, rows, head_dim] into rows `rows` of a plane, all from 0 on if None.
 
-        `heads` are the heads that `codes` has, all if None; what the others have in a row that is shared is lost.
+        `heads` are the heads of `codes`, all if None; where heads share a row, the codes of heads not given are lost.
 
-        Raises ValueError for codes of another shape or more bits than the plane's, for rows and heads that it does not
-        have, and for a plane whose memory is not allocated.
+        Raises ValueError for codes of another shape or more bits than the plane's, for rows and heads that the plane
+        does not have, and for a plane whose memory is not allocated.
         """
         self._check_channels(plane)
         if codes.ndim != 3:
@@ -140,9 +140,9 @@ class Device(Protocol):
         self._write_sectors(sectors, image.reshape(-1, SECTOR_BYTES))
 
     def load_output(self, region: OutputRegion, heads: IntArray, rows: IntArray) -> IntArray:
-        """Output [h, r, d] of heads and rows of a region. Only what the job computed is there, the rest is older.
+        """Output [h, r, d] of heads and rows of a region. Only what the job computed is new, the rest is older.
 
-        Raises ValueError for heads and rows that it does not have, and for memory that is not allocated.
+        Raises ValueError for heads and rows that the region does not have, and for memory that is not allocated.
         """
         self._check_channels(region)
         which, at = checked_numbers("heads", heads, region.heads), checked_numbers("rows", rows, None)
@@ -172,7 +172,7 @@ class Device(Protocol):
             )
 
     def _check_allocated(self, sectors: IntArray) -> None:
-        """Raise ValueError unless all lie in one region."""
+        """Raise ValueError unless all `sectors` lie in one region that is allocated."""
         first, last = int(sectors.min()), int(sectors.max())
         if not self._memory.holds(first, last + 1):
             raise ValueError(
@@ -227,9 +227,9 @@ class Device(Protocol):
         store: int | None = None,
         timeout_cycles: int = JOB_CYCLES,
     ) -> int:
-        """Queue a job; its tag, which no job has whose report is still to be taken by `wait`.
+        """Queue a job; its tag, which differs from those of all jobs whose reports `wait` has yet to return.
 
-        Waits for room in the queue, by taking reports, at most so many cycles. `load` and `store` as of `descriptor`.
+        Waits for room in the queue, by taking reports, at most `timeout_cycles`. `load` and `store` are `descriptor`'s.
 
         Raises what `descriptor` does, `JobRejectedError` for a job that the accelerator refuses, `DeviceFailedError`,
         and `DeviceTimeoutError` where there is no room; nothing is queued then.

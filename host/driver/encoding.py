@@ -30,14 +30,14 @@ class Report:
     rows: int
     """Query rows of all heads, modulo 65,536."""
     recomputed: int
-    """Of them, how many were flat and were computed again with their LSBs."""
+    """How many of `rows` were flat and were computed again with their LSBs."""
     output_saturated: int
     tokens_saturated: int
     heads_saturated: IntArray
 
 
 def _regions(config: Config, job: Job, at: Addresses, state: int | None) -> Iterator[tuple[str, int, int]]:
-    """What a job reads and writes: the descriptor's field, first sector, and sectors from there to the last."""
+    """The regions that a job reads and writes: the descriptor's field, first sector, and number of sectors."""
     split = job.key_fetch is not KeyFetch.STATIC
     kv_rows = job.keys if at.kv_rows is None else at.kv_rows
     shape = {"channels": config.channels, "base": 0, "heads": job.heads, "head_dim": job.head_dim}
@@ -74,12 +74,12 @@ def descriptor(
 ) -> dict[str, int]:
     """A job as the fields of `spec.job.job_fields`, by name.
 
-    `heads` [job.heads] are those with K and V in this layer. `load`, `store`: first sector of the state to begin with,
-    and to save at the end; the same if both are given. `sectors` of memory are there, over all channels; None: as many
-    as the accelerator can address.
+    `heads` [job.heads] marks the heads with K and V in this layer. `load` and `store` are the first sectors of the
+    state to begin with and of the state to save at the end, and equal if both are given. `sectors` is the size of the
+    memory, over all channels; None: as much as the accelerator can address.
 
     Raises `AddressRangeError`: the accelerator itself checks where a region begins, and not where it ends. Raises
-    `JobError` for a job that the configuration cannot run, and ValueError for what does not belong to the job.
+    `JobError` for a job that the configuration cannot run, and ValueError for arguments that do not fit the job.
     """
     job.check(config)
     if np.shape(heads) != (job.heads,):
@@ -100,7 +100,7 @@ def descriptor(
 
 
 def checked_numbers(name: str, numbers: IntArray, count: int | None) -> IntArray:
-    """Row or head numbers [n] that are all different; ValueError unless they are 0 to `count` - 1, None: any."""
+    """Row or head numbers [n] that are all different; ValueError unless they are 0 to `count` - 1 (None: 0 or more)."""
     array = np.asarray(numbers)
     if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or array.size == 0):
         raise ValueError(f"{name} must be a list of numbers, not of shape {array.shape} and type {array.dtype}")
@@ -115,7 +115,7 @@ def checked_numbers(name: str, numbers: IntArray, count: int | None) -> IntArray
 
 
 def check_codes(codes: IntArray, shape: tuple[int, int, int], bits: int) -> None:
-    """ValueError unless `codes` have this shape and fit `bits` bits, with a sign or, as of an LSB plane, without."""
+    """ValueError unless `codes` have this shape and fit `bits` bits, signed or, as in an LSB plane, unsigned."""
     if codes.shape != shape:
         raise ValueError(f"codes must be of shape {shape} (heads, rows, head_dim), not {codes.shape}")
     if not np.issubdtype(codes.dtype, np.integer):

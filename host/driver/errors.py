@@ -25,7 +25,7 @@ class DeviceError(SpattenError, RuntimeError):
 class JobRejectedError(DeviceError):
     """The doorbell refused a job.
 
-    `reason` says why, a `RejectReason` where this driver knows it; `word` is the word of the descriptor, or None.
+    `reason` says why, a `RejectReason` where this driver knows it; `word` is the descriptor's word at fault, or None.
     """
 
     def __init__(self, reason: int, word: int | None) -> None:
@@ -39,9 +39,9 @@ class JobRejectedError(DeviceError):
 class DeviceFailedError(DeviceError):
     """The accelerator stopped; all jobs in flight, their reports and every context are lost.
 
-    `code` says why, an `ErrorCode` where this driver knows it. `channel` is that of a bus error, and `is_write` whether
-    it answered a write; both are None for other errors. `stuck` names the channels that do not answer, and `drained`
-    is False where the accelerator still waits for what the channels have in flight.
+    `code` says why, an `ErrorCode` where this driver knows it. `channel` is the channel of a bus error, and
+    `is_write` whether that error answered a write; both are None for other errors. `stuck` names the channels that do
+    not answer, and `drained` is False where the accelerator still waits for what the channels have in flight.
     """
 
     def __init__(
@@ -78,16 +78,16 @@ class DeviceTimeoutError(DeviceError):
 
 
 class OutOfMemoryError(DeviceError):
-    """There is no room for a plane."""
+    """There is no free region of memory that is large enough."""
 
     exit_status = 2
 
 
 class AddressRangeError(DeviceError):
-    """What a job reads or writes would end beyond the memory that there is.
+    """A region that a job reads or writes would end beyond the memory that there is.
 
-    Beyond the last sector that the accelerator can address it would go on at sector 0. `field` is that of its first
-    sector in the descriptor, `end` the sector behind its last.
+    Beyond the last sector that the accelerator can address the region would go on at sector 0. `field` is the
+    descriptor's field with the region's first sector, `end` the sector behind its last.
     """
 
     def __init__(self, field: str, first: int, end: int, limit: int, what: str) -> None:

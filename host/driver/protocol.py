@@ -33,13 +33,13 @@ __all__ = [
 ADDRESS_END = PAGE_BYTES << PAGE_BITS
 """First byte that a channel's AXI master cannot address: 2**40."""
 JOB_CYCLES = 50_000_000
-"""Within which a job must be done, or the queue have room, unless the caller says otherwise."""
+"""Cycles within which a job must be done, or the queue must have room, unless the caller says otherwise."""
 SLICE_CYCLES = 20_000
-"""Longest time without a look at the accelerator."""
+"""Most cycles between two looks at the accelerator."""
 DRAIN_CYCLES = 2_000_000
-"""Within which a drain must end. TIMEOUT after a reset is less, so CHANNELS_STUCK has its names by then."""
+"""Cycles within which a drain must end: more than TIMEOUT after a reset, so CHANNELS_STUCK has its names by then."""
 STUCK_CYCLES = 20_000
-"""That channels are given to end a drain once CHANNELS_STUCK has named them."""
+"""Cycles that channels are given to end a drain once CHANNELS_STUCK has named them."""
 TAGS = 1 << 16
 
 
@@ -60,9 +60,9 @@ class Protocol:
         self.sectors = limit if sectors is None else sectors
         self._fields = {field.name: field for field in job_fields(self.config)}
         self._words: dict[int, int] = {}
-        """What the words of the descriptor hold, as far as it is known."""
+        """What the words of the descriptor hold, by number, as far as it is known."""
         self._reports: dict[int, Report] = {}
-        """Taken, and not asked for yet."""
+        """Reports that were taken and not yet asked for, by tag."""
         self._waiting: deque[int] = deque()
         """Tags of jobs that have not reported."""
         self._tag = 0
@@ -73,7 +73,7 @@ class Protocol:
             for register in self.map.values()
             if register.access is Access.RW and register.group != descriptor_group
         }
-        """What the registers that set the accelerator up are to hold."""
+        """What the registers that set the accelerator up are to hold, by name."""
         found = [self._settings[f"BASE{channel}"] * PAGE_BYTES for channel in range(self.config.channels)]
         self._bases = self._checked_bases(found if bases is None else bases)
         self.enable_interrupts()
@@ -132,7 +132,7 @@ class Protocol:
         return self.map["STATUS"].unpack(self._read("STATUS"))
 
     def counters(self) -> dict[str, int]:
-        """All performance counters, by the names of `spec.job.events_layout`."""
+        """All performance counters, by the names of `spec.job.event_limits`."""
         result = {}
         for name in event_names(self.config):
             low, high = self.map.counter(name)
@@ -155,11 +155,11 @@ class Protocol:
         return self._bases
 
     def set_bases(self, bases: Sequence[int]) -> None:
-        """Let the memory of each channel begin elsewhere, as the constructor's `bases`.
+        """Let the memory of each channel begin elsewhere; `bases` are as in the constructor.
 
         Bytes stay at the addresses of the AXI masters, so whatever was stored is in no plane any more.
 
-        Raises `DeviceError` unless the accelerator is idle, and ValueError for bases that cannot be.
+        Raises `DeviceError` unless the accelerator is idle, and ValueError for impossible bases.
         """
         checked = self._checked_bases(bases)
         if not self.status()["idle"]:
@@ -196,14 +196,14 @@ class Protocol:
     def enable_interrupts(self, *, done: bool = True, error: bool = True) -> None:
         """Choose what raises the interrupt: a report, an error. The constructor enables both.
 
-        Nothing depends on them but how soon it is noticed: without, `wait` looks every 20,000 cycles.
+        They only decide how soon a report or an error is noticed: without them, `wait` looks every 20,000 cycles.
         """
         self._set("INTERRUPT_ENABLE", self.map["INTERRUPT_ENABLE"].pack(done=bool(done), error=bool(error)))
 
     # -- Resets and failures ------------------------------------------------------------------------------------------
 
     def soft_reset(self) -> None:
-        """Drop all jobs and contexts; done when the machine is idle. Memory and all settings stay.
+        """Drop all jobs and contexts, and wait until the machine is idle. Memory and all settings stay.
 
         Raises `DeviceTimeoutError` if a channel hangs.
         """
@@ -233,7 +233,7 @@ class Protocol:
         self._clear_error()
 
     def _forget(self) -> None:
-        """Wait for no job any more. Reports outlive a failure and a soft reset; a later job may have the same tag."""
+        """Forget all jobs, and drop their reports, which outlive a failure: a later job may have the same tag."""
         self._waiting.clear()
         self._reports.clear()
         self.contexts.forget()
@@ -244,9 +244,9 @@ class Protocol:
         self._write("ERROR", self.map["ERROR"].pack(valid=1))
 
     def _drain(self) -> bool:
-        """Wait until nothing drains; False if that takes too long.
+        """Wait until the accelerator has drained; False if that takes too long.
 
-        Time passes by waiting for an interrupt, so all are disabled meanwhile: one that is pending would end each wait.
+        Time passes by waiting for an interrupt, so all interrupts are disabled: a pending one would end each wait.
         """
         if not self.status()["draining"]:
             return True
@@ -324,7 +324,7 @@ class Protocol:
     def write_descriptor(self, values: dict[str, int]) -> None:
         """Write the words of the descriptor that differ from those of the job before; `values` has all fields.
 
-        Raises ValueError for a field that is missing or unknown, or a value that it cannot hold; nothing is written.
+        Raises ValueError for a field that is missing or unknown, or too large a value; nothing is written then.
         """
         words: dict[int, int] = {}
         for name, value in values.items():
@@ -339,7 +339,7 @@ class Protocol:
             raise ValueError(f"the descriptor must have all fields, also {', '.join(missing)}")
         for word, value in words.items():
             if self._words.get(word) != value:
-                # Whether a write that fails took place is not known.
+                # Whether a write that fails has changed the word is not known.
                 self._words.pop(word, None)
                 self._write(f"JOB{word}", value)
                 self._words[word] = value
@@ -364,7 +364,7 @@ class Protocol:
     def _wait_until(
         self, holds: Callable[[], bool], timeout_cycles: int, progress: Callable[[], Any] | None = None
     ) -> bool:
-        """Take reports until something holds; False if it does not after so many cycles without a report."""
+        """Take reports until `holds()`; False if it does not after `timeout_cycles` without a report."""
         left = timeout_cycles
         while not holds():
             if self._take_report():
@@ -372,7 +372,8 @@ class Protocol:
             if left <= 0:
                 return False
             part = min(left, SLICE_CYCLES)
-            # The time of an interrupt is not known; one without a report must not keep this from coming to an end.
+            # How long a wait lasted that an interrupt ended is not known. Only a wait that brought a report is free:
+            # with interrupts but no reports this loop must come to an end, too.
             if not (self._wait_for_interrupt(part) and self._take_report()):
                 left -= part
             if progress is not None:
@@ -397,7 +398,7 @@ class Protocol:
         return True
 
     def take_report(self) -> Report:
-        """The oldest report in the queue, whatever its job, for whoever rings the doorbell without `submit`.
+        """The oldest report in the queue, whatever its job, for programs that ring the doorbell without `submit`.
 
         Raises `DeviceError` if there is none.
         """

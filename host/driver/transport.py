@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from spatten.spec.errors import SpattenError
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer  # of collections.abc from Python 3.12 on: bytes, bytearray, arrays
+    from typing_extensions import Buffer  # in collections.abc from Python 3.12 on; such as bytes, bytearray, arrays
 
 
 class TransportError(SpattenError, RuntimeError):
@@ -23,7 +23,7 @@ class TransportError(SpattenError, RuntimeError):
 
 
 class BusError(TransportError):
-    """A register access was answered with an error: there is no such register, or it does not allow that."""
+    """A register access was answered with an error: there is no such register, or it does not allow that access."""
 
 
 class TransportTimeoutError(TransportError):
@@ -34,7 +34,8 @@ class Transport(ABC):
     """Registers, memory and interrupt of one accelerator; a context manager that closes itself.
 
     Addresses of registers are bytes from the start of the accelerator's register file. Addresses of memory are those
-    the accelerator's AXI master of that channel uses, in bytes, base register included. One thread uses it at a time.
+    that the accelerator's AXI master of the channel uses, in bytes, base register included. One thread may use it
+    at a time.
     """
 
     @property
@@ -68,7 +69,8 @@ class Transport(ABC):
     def wait_for_interrupt(self, *, timeout_cycles: int) -> bool:
         """Wait until the interrupt is high, at most so many cycles of the accelerator's clock; whether it is.
 
-        Cycles, since a simulation and a board disagree on seconds. A time-out is no error: the accelerator goes on.
+        The limit is in cycles, since a simulation and a board disagree on seconds. A time-out is no error: the
+        accelerator goes on.
         """
 
     @abstractmethod

@@ -16,7 +16,7 @@ from spatten.spec.errors import SpattenError
 __all__ = ["CheckedEngine", "CheckedSequence", "LayerObserver", "MismatchError"]
 
 LayerObserver = Callable[[LayerWork, Computed], None]
-"""Called with each job and what came of it, once it has been found equal."""
+"""Called with each job and what came of it, once both engines agree on it."""
 
 
 class MismatchError(SpattenError, RuntimeError):
@@ -40,7 +40,7 @@ class _Engine(Protocol):
 class CheckedEngine:
     """Computes with `tested`, and raises `MismatchError` where `golden` computes anything else.
 
-    Each has a sequence of its own from start to end: scales, codes, jobs and cascade state of both are independent.
+    Each engine has a sequence of its own throughout: scales, codes, jobs and cascade state of both are independent.
     """
 
     def __init__(self, tested: _Engine, golden: _Engine, *, on_layer: LayerObserver | None = None) -> None:
@@ -51,12 +51,12 @@ class CheckedEngine:
         self._on_layer = on_layer
 
     def start(self, shape: ModelShape, length: int) -> CheckedSequence:
-        """As both engines do."""
+        """Begin a sequence on both engines."""
         return CheckedSequence(self.tested.start(shape, length), self.golden.start(shape, length), self._on_layer)
 
 
 class CheckedSequence:
-    """One sequence on both."""
+    """One sequence on both engines."""
 
     def __init__(self, tested: QuantizedSequence, golden: QuantizedSequence, on_layer: LayerObserver | None) -> None:
         self.tested, self.golden = tested, golden

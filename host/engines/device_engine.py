@@ -3,7 +3,7 @@
 
 A sequence holds memory of the device for as long as it lives: for each layer its K and V planes and the bitmap of the
 tokens that they have, and once for all layers Q, the output, the pinned tokens and the cascade state. Every job saves
-the state there, which tells what was kept, and lets more sequences live than the device has contexts.
+the state there, which tells what was kept, and allows more live sequences than the device has contexts.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _LayerPlanes:
     """Where a layer's K and V lie, and which tokens have them."""
 
     key: Plane
-    """All bits, or the MSBs."""
+    """All bits of K's codes, or their MSBs where there is a `key_lsb`."""
     key_lsb: Plane | None
     value: Plane
     has_kv: int
@@ -173,10 +173,10 @@ class DeviceSequence(QuantizedSequence):
         )
 
     def _bring(self, work: LayerWork) -> Addresses:
-        """Write what a job reads, of K and V the new tokens' only; where it lies."""
+        """Write what a job reads, of K and V only the new tokens' rows; its addresses."""
         device, job, live = self._device, work.job, work.live
         layer, cache, tokens = self._planes[work.layer], self.cache(work.layer), work.new_tokens
-        # All heads of a token: two may share sectors.
+        # All heads of a token are written, since two of them may share sectors.
         key = cache.key[:, tokens]
         if layer.key_lsb is not None:
             key, lsb = split(key)
@@ -198,11 +198,11 @@ class DeviceSequence(QuantizedSequence):
         )
 
     def _query_plane(self, job: Job) -> Plane:
-        """Q as a job numbers its rows; no job has more than the prompt."""
+        """The plane of Q with a job's number of rows; no job has more rows than the prompt."""
         return replace(self._query, rows=job.queries)
 
     def _traffic(self, counters: dict[str, int]) -> Traffic:
-        """Bytes by class; of what was written, the state is not the output's."""
+        """Bytes by class; the saved state, which was written too, does not count as output."""
 
         def size(name: str) -> int:
             return counters[f"{name}_sectors"] * SECTOR_BYTES

@@ -50,11 +50,11 @@ class LayerResult:
     rows: int = 0
     """(row, head) pairs computed."""
     rows_recomputed: int = 0
-    """Of them, how many were flat and fetched their LSBs."""
+    """How many of `rows` were flat and fetched their LSBs."""
     value_rows: int = 0
     """V rows fetched, over all heads."""
     value_rows_live: int = 0
-    """V rows there were to fetch, over all heads."""
+    """V rows of the live tokens, over all heads."""
     saturations: int = 0
     """Output elements that saturated."""
     clipped: int = 0
@@ -85,7 +85,7 @@ class AttentionEngine(Protocol):
     name: str
 
     def start(self, shape: ModelShape, length: int) -> AttentionSequence:
-        """Begin a sequence whose prompt has `length` tokens; schedules may depend on it."""
+        """Begin a sequence whose prompt has `length` tokens; schedules may depend on that length."""
         ...
 
 

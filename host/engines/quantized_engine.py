@@ -1,4 +1,4 @@
-"""What every engine on integers shares: it quantizes, decides each layer's job, and dequantizes what that computed.
+"""What every engine on integers shares: it quantizes, decides each layer's job, and dequantizes its result.
 
 `QuantizedSequence` leaves one thing open, `compute`: the golden model fills it in (`host/engines/golden_engine.py`),
 and so does an accelerator (`host/engines/device_engine.py`).
@@ -48,7 +48,7 @@ class Settings:
     tokens: Ratios | tuple[int, ...] = NO_PRUNING
     """Token pruning: ratios, or how many tokens stay after each layer."""
     heads: Ratios | tuple[int, ...] = NO_PRUNING
-    """Head pruning, likewise."""
+    """Head pruning: ratios, or how many heads stay after each layer."""
     value_keep: float | None = None
     """Fraction of the live V rows that each head fetches in generation; None fetches all."""
     pin_first: int = 1
@@ -91,7 +91,7 @@ def _counts(schedule: Ratios | tuple[int, ...], n: int, layers: int, front: Frac
 
 @dataclass(frozen=True, kw_only=True)
 class LayerWork:
-    """A layer's job, with all that computing it takes. h = live heads, r = live query rows."""
+    """A layer's job, with all that is needed to compute it. h = live heads, r = live query rows."""
 
     layer: int
     job: Job
@@ -104,7 +104,7 @@ class LayerWork:
 
     @property
     def multiplications(self) -> int:
-        """Of both arrays, if no row is flat: every live key and every V row that is fetched, of each head and row."""
+        """Of both arrays if no row is flat: with every live key and fetched V row, for each head and query row."""
         job, live = self.job, self.live
         pairs = len(live.rows) * len(live.tokens)
         if job.mode is Mode.CAUSAL:
@@ -124,16 +124,16 @@ class Computed:
     recomputed: int
     """Rows of all heads that were flat and computed again with their LSBs."""
     values_fetched: int
-    """V rows, over all heads."""
+    """V rows fetched, over all heads."""
     saturated: int
     """Output elements that saturated."""
     traffic: Traffic
     counters: Mapping[str, int] = field(default_factory=dict)
-    """What an accelerator counted meanwhile; empty of a model."""
+    """What an accelerator counted for the job; empty for the golden model."""
 
 
 class LayerCache:
-    """K and V codes of one layer, and what fixed their ranges."""
+    """K and V codes of one layer, and the scales that fix their ranges."""
 
     def __init__(self, shape: ModelShape, config: Config) -> None:
         self.key = np.zeros((shape.heads, config.tokens_max, shape.head_dim), np.int64)
@@ -141,9 +141,9 @@ class LayerCache:
         self.value = np.zeros_like(self.key)
         """[heads, tokens_max, d]"""
         self.has_kv = np.zeros(config.tokens_max, np.bool_)
-        """[tokens_max]"""
+        """[tokens_max] tokens with K and V."""
         self.heads = np.ones(shape.heads, np.bool_)
-        """[heads] with K and V."""
+        """[heads] heads with K and V."""
         self.key_scale = np.ones((shape.heads, 1, 1))
         self.value_scale = 1.0
 
@@ -190,19 +190,19 @@ class QuantizedSequence(ABC):
         self.context = Context(config)
         """The cascade state after the last job."""
         self.work: LayerWork | None = None
-        """The last job ..."""
+        """The last job; None before the first."""
         self.computed: Computed | None = None
-        """... and what came of it."""
+        """What came of the last job; None before the first."""
         self._layers = [LayerCache(shape, config) for _ in range(shape.layers)]
         self._generating = False
         self._prompt_length = 0
 
     @abstractmethod
     def compute(self, work: LayerWork) -> Computed:
-        """Compute a job that `context` has begun (`golden.attention.begin`), and leave there the state after it."""
+        """Compute a job that has begun in `context` (`golden.attention.begin`), and leave the state after it there."""
 
     def cache(self, layer: int) -> LayerCache:
-        """K and V of a layer."""
+        """The K and V codes of a layer."""
         return self._layers[layer]
 
     def heads(self, layer: int) -> IntArray:
@@ -349,7 +349,7 @@ class QuantizedSequence(ABC):
         )
 
     def _pinned(self, length: int, mode: Mode) -> BoolArray:
-        """First and last tokens that settings pin; the last of a causal prompt predicts the next token and stays."""
+        """First and last tokens that settings pin; a causal prompt's last token stays, as it predicts the next one."""
         recent = 0 if mode is Mode.SUMMARIZATION else max(self.settings.pin_recent, 1)
         pinned = np.zeros(length, np.bool_)
         pinned[: self.settings.pin_first] = True

@@ -33,7 +33,7 @@ class EngineError(SpattenError, LookupError):
 
 
 Devices = Callable[[Config], AbstractContextManager[Device]]
-"""Of a configuration, an accelerator for as long as the block lasts."""
+"""Makes an accelerator of a configuration, for as long as a `with` block lasts."""
 _devices: dict[EngineName, Devices] = {}
 
 
@@ -48,8 +48,8 @@ def make_engine(
 ) -> Iterator[AttentionEngine]:
     """An engine for sequences of `length` tokens of a model of that shape, for as long as the block lasts.
 
-    Raises `GoldenError`, before anything is built, where the configuration cannot hold them, and `EngineError` for an
-    engine that needs an accelerator which nobody has registered.
+    Raises `GoldenError`, before anything is built, where the configuration cannot hold such sequences, and
+    `EngineError` for an engine that needs an accelerator which nobody has registered.
     """
     if name is EngineName.FLOAT:
         yield ReferenceEngine()

@@ -22,7 +22,7 @@ from spatten.host.models.pooling import Pooling
 
 @dataclass(frozen=True, kw_only=True)
 class BertResult:
-    """What one sentence leaves behind."""
+    """The result of one sentence."""
 
     hidden: FloatArray
     """[n, hidden] last hidden state of the surviving tokens."""
@@ -33,12 +33,12 @@ class BertResult:
     pooled: FloatArray | None
     """[hidden] pooler output of the first token; None without a pooler or where that token was pruned."""
     pooling: Pooling
-    """What the checkpoint makes a sentence embedding of."""
+    """How the checkpoint makes a sentence embedding."""
 
     def embedding(self) -> FloatArray:
         """[modes * hidden] sentence embedding of sentence-transformers, pooled from the surviving tokens.
 
-        Raises `GoldenError` where the first token must survive, and did not.
+        Raises `GoldenError` where pooling needs the first token, and it was pruned.
         """
         return self.pooling(self.hidden, self.kept_tokens)
 

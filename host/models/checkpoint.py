@@ -57,7 +57,7 @@ _ARCHITECTURES = {
     "gpt2": re.compile(r"GPT2(Model|LMHeadModel|DoubleHeadsModel|For\w+)"),
 }
 _TYPICAL = {"bert": "encoder.layer.0.attention.self.query.weight", "gpt2": "h.0.attn.c_attn.weight"}
-"""A tensor that tells the kind of a model."""
+"""For each kind of model, a tensor by which that kind is known."""
 _PREFIX = {"bert": "bert.", "gpt2": "transformer."}
 _POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 _NORM_NAMES = {"gamma": "weight", "beta": "bias"}
@@ -121,13 +121,13 @@ class Checkpoint:
     tensors: dict[str, FloatArray]
     tokenizer: Tokenizer
     prompt: str = ""
-    """Goes before every text."""
+    """A text that goes before every other."""
     longest: int
     """Tokens of the longest text, at most `config.positions`."""
     longest_says: str = ""
-    """Who sets that limit, where it is not the number of positions."""
+    """What sets `longest`, where the number of positions does not."""
     pooling: Pooling = field(default_factory=Pooling)
-    """What an embedding is made of."""
+    """How a sentence embedding is made."""
     ends: frozenset[int] = frozenset()
     """Token ids that end a generated text."""
 
@@ -147,7 +147,7 @@ class Checkpoint:
     def check_ids(self, ids: Sequence[int] | NDArray[np.integer], *, reserve: int = 0) -> IntArray:
         """Validated vocabulary ids, [n].
 
-        The model must have `reserve` positions more than ids; -1 where it is not given the last one, which needs none.
+        The model must have `reserve` positions more than ids; -1 where it is not given the last id, which needs none.
         """
         array = np.asarray(ids)
         if array.size == 0:
@@ -168,7 +168,7 @@ class Checkpoint:
             raise TextError(f"the sequence has {tokens} tokens, and the model allows {self.config.positions}")
 
     def check_text(self, tokens: int) -> None:
-        """Raise `TextError` where `tokens` are more than the checkpoint wants of a text."""
+        """Raise `TextError` where `tokens` are more than the checkpoint allows for a text."""
         self.check_length(tokens)
         if tokens > self.longest:
             raise TextError(
@@ -233,7 +233,7 @@ def load(folder: Path | str) -> Checkpoint:
 def _for_sentences(
     checkpoint: Checkpoint, modules: tuple[Module, ...], limits: Mapping[str, float | None], *, lower_case: bool
 ) -> Checkpoint:
-    """The checkpoint with all that its files say of sentences; of `limits` by who sets them, the first counts."""
+    """The checkpoint with all that its files say of sentences; the first of `limits`, by what sets it, counts."""
     folder, config, tokenizer = checkpoint.folder, checkpoint.config, checkpoint.tokenizer
     if lower_case:
         before = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
@@ -261,7 +261,7 @@ def _missing(path: Path) -> str:
 
 
 def _check_files(home: Path) -> None:
-    """Raise `CheckpointError` where a file is missing, or is there that says the model is another one."""
+    """Raise `CheckpointError` where a file is missing, or a file says that the model is another one."""
     for row in FILES:
         if row.done is Done.REFUSED and not row.instead_of and (home / row.name).exists():
             raise CheckpointError(f"{home / row.name} must not be there: {row.note}")
@@ -276,7 +276,7 @@ def _check_files(home: Path) -> None:
 
 
 def _given(path: Path) -> dict[str, Any]:
-    """What a file holds that may be absent."""
+    """What a file that may be absent holds; empty if it is absent."""
     return read_object(path) if is_there(path) else {}
 
 
@@ -289,7 +289,7 @@ def _optional(path: Path, model: str) -> dict[str, Any]:
 
 
 def _model_type(path: Path, values: Mapping[str, Any], weights: Weights) -> str:
-    """What `config.json` says, or its `architectures` or the names of the tensors tell, "bert" or "gpt2"."""
+    """The kind of model, bert or gpt2: `config.json` says it, or its `architectures` or the tensors' names tell."""
     given = values.get("model_type")
     if given is not None:
         if given not in BOTH:
@@ -302,7 +302,7 @@ def _model_type(path: Path, values: Mapping[str, Any], weights: Weights) -> str:
                 return model
         raise CheckpointError(f"{path}: model_type is missing, and architectures must be of BERT or GPT-2, not {names}")
     found = [model for model in BOTH if any(_canonical(name, model) == _TYPICAL[model] for name in weights.names)]
-    # RoBERTa's tensors bear the same names, but only one row of token types, and its positions begin at 2.
+    # RoBERTa's tensors bear the names of BERT's, but it has one row of token types, and its positions begin at 2.
     types = "embeddings.token_type_embeddings.weight"
     if len(found) != 1 or (types in weights.names and weights.shape(types)[0] == 1):
         raise CheckpointError(
@@ -401,7 +401,7 @@ def _gpt2_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _canonical(name: str, model_type: str) -> str:
-    """`name` without the model's prefix, and with today's names of the layer norm of the first BERT releases."""
+    """`name` without the model's prefix, and with today's names for the layer norms of the first BERT releases."""
     name = name.removeprefix(_PREFIX[model_type])
     return re.sub(r"LayerNorm\.(gamma|beta)$", lambda match: f"LayerNorm.{_NORM_NAMES[match[1]]}", name)
 

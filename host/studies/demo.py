@@ -1,4 +1,4 @@
-"""What cascade pruning does to a sentence, of the golden model or the Verilog: the picture of the SpAtten slides."""
+"""What cascade pruning does to a sentence, on the golden model or the Verilog: the picture of the SpAtten slides."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Cell:
 
     text: str
     live: bool
-    """It took part in the layer."""
+    """The token took part in the layer."""
     kept: bool
-    """It stays after the layer."""
+    """The token stays after the layer."""
     heat: float
-    """Its accumulated importance, 0 to 1 relative to the sentence's largest after the layer."""
+    """The token's accumulated importance, 0 to 1 relative to the sentence's largest after the layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +66,13 @@ class Analysis:
     layers: tuple[LayerView, ...]
     heads: int
     cosine: float
-    """Of the embedding to that of unpruned float attention."""
+    """The cosine of the embedding to that of unpruned float attention."""
     fetched: int
     """DRAM bytes of Q, K and V read by all layers."""
     dense_8: int
-    """The same for all tokens and heads at 8 bits."""
+    """DRAM bytes if all tokens and heads are read at 8 bits."""
     dense_32: int
-    """The same at 32 bits."""
+    """DRAM bytes if all tokens and heads are read at 32 bits."""
     settings: Settings
 
     @property
@@ -94,11 +94,11 @@ def analyse(
     folder: Path | None = None,
     engine: EngineName = EngineName.GOLDEN,
 ) -> Analysis:
-    """Run a sentence through BERT, once in float and once on an engine, which prunes it unless it is float, too.
+    """Run a sentence through BERT, once in float and once on `engine`, which prunes it unless it is the float engine.
 
     Raises `CheckpointError`, `TextError`, `ConfigError` or `GoldenError` with what is wrong with the input.
     """
-    # Everything that can be wrong before the model is read, which takes longer.
+    # Check everything that can be wrong before the model is read, which takes longer.
     check_text(sentence)
     cut, cut_heads = pruned_fraction("keep", keep), pruned_fraction("keep-heads", keep_heads)
     settings = Settings(query_bits=bits, key_bits=bits, value_bits=bits)

@@ -178,7 +178,7 @@ def _embeddings(engine: AttentionEngine) -> FloatArray:
 
 
 def _minilm_row(setting: Setting | None) -> FloatArray:
-    """[SENTENCES, hidden] embeddings; None is dense float."""
+    """[SENTENCES, hidden] embeddings; the setting None is dense float."""
     return _embeddings(_engine(setting))
 
 
@@ -295,7 +295,7 @@ class Tally:
 
 
 def _lm_part(setting: Setting | None, part: int) -> tuple[float, Tally]:
-    """Log-likelihood of a part of the windows, and what it took; None is dense float."""
+    """Log-likelihood of a part of the windows, and the rows it took; the setting None is dense float."""
     model, windows = _language_model()
     tally = Tally()
     scores = model.score_windows(windows[part::PARTS], _engine(setting), PROMPT, on_layer=tally.add)

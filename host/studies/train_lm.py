@@ -65,13 +65,13 @@ class Precision(StrEnum):
 
 
 class TrainingError(SpattenError, RuntimeError):
-    """Training came to nothing good: what was saved before stays."""
+    """Training failed, or its result is not good enough: the model that was saved before stays."""
 
     exit_status = 1
 
 
 class TrainingInputError(SpattenError, ValueError):
-    """What training, or measuring its result, cannot begin with."""
+    """Training, or the measurement of its result, cannot begin with what is there."""
 
 
 @dataclass(frozen=True)
@@ -665,7 +665,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
 
 def choose_precision(torch: Any, shape: Shape, recipe: Recipe, rows: IntArray, wanted: Precision) -> bool:
-    """Say whether to train in bfloat16: as ordered, or whichever is faster here over a few steps on rows."""
+    """Say whether to train in bfloat16: as `wanted`, or whichever is faster here over a few steps on rows."""
     if wanted is not Precision.auto:
         return wanted is Precision.bfloat16
     seconds: dict[bool, float] = {}
@@ -677,7 +677,7 @@ def choose_precision(torch: Any, shape: Shape, recipe: Recipe, rows: IntArray, w
             begin = time.perf_counter()
             trial.step(rows, 0, 1e-4)
             times.append(time.perf_counter() - begin)
-        seconds[bfloat16] = min(times)  # the least disturbed one
+        seconds[bfloat16] = min(times)  # the least disturbed time
     return seconds[True] < seconds[False]
 
 

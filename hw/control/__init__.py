@@ -1,1 +1,1 @@
-"""What happens when: jobs, the planner, rows of the arrays, reads of the rings, saved states."""
+"""Control, what happens and when: jobs, the planner, rows of the arrays, reads of the rings, saved states."""

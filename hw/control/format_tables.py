@@ -38,10 +38,11 @@ _PASS = data.StructLayout({"is_lsb": 1, "heads": unsigned(2), "first": unsigned(
 BLOCK = data.StructLayout(
     {"paired": 1, "stride": unsigned(4), "passes": range(PASSES_MAX + 1), "fetch": data.ArrayLayout(_PASS, PASSES_MAX)}
 )
-"""A block of keys or values: whether it serves two heads, sectors of a block row, and what fills it: for each fetch the
-plane, which heads of the block (bits) need it, first sector of the plane's row, how many, and their place."""
+"""A block of keys or values: whether it serves two heads, sectors of a block row, and the fetches that fill such a row:
+for each its plane, the heads of the block that need it (a bit each), the first sector in the plane's row, the number of
+sectors, and their place in the block row."""
 READ = data.StructLayout({"log_rows": unsigned(2), "beats": unsigned(4)})
-"""A window: log2 of the block rows that it takes of a lane, and beats for each."""
+"""How a block is read: log2 of the block rows of a lane that are in a window, and the beats of a block row."""
 
 
 def window_layout() -> data.StructLayout:
@@ -50,7 +51,7 @@ def window_layout() -> data.StructLayout:
 
 
 def lookup(m: Module, index: Value, layout: data.StructLayout, entries: Mapping[int, Any], name: str) -> Any:
-    """The entry of that index, combinational; zero for an index without one."""
+    """The entry at `index`, combinationally; zero where there is no entry."""
     result = Signal(layout, name=name)
     with m.Switch(index):
         for key, entry in entries.items():
@@ -73,13 +74,13 @@ def plane_table(m: Module, *, dim: Value, bits: Value, name: str) -> Any:
         for code, width in enumerate(CODE_BITS)
     }
     if isinstance(bits, Const):
-        # With constant bits in its index a table looks as if it had entries missing: to Verilator, like a latch.
+        # A table with constant bits in its index looks as if entries were missing, and Verilator takes it for a latch.
         return lookup(m, dim, PLANE, {d: entry for (d, code), entry in entries.items() if code == bits.value}, name)
     return lookup(m, Cat(bits[:3], dim), PLANE, {d << 3 | code: entry for (d, code), entry in entries.items()}, name)
 
 
 def _formats(config: Config) -> dict[tuple[int, int, int], RowFormat]:
-    """By (dim, bits, joined): those that the configuration's jobs can ask for."""
+    """The row formats that the configuration's jobs can ask for, by (dim, bits, joined)."""
     return {
         (HEAD_DIMS.index(head_dim), code, joined): row_format(
             head_dim=head_dim, slice_width=config.slice_width, bits=width, joined=bool(joined)
@@ -116,7 +117,7 @@ def block_table(m: Module, config: Config, *, dim: Value, bits: Value, joined: V
 
 
 def rows_per_read(config: Config, row: RowFormat) -> int:
-    """Block rows of a lane that one window of the array has, so that its beat has `slices` times as many tokens."""
+    """Block rows of a lane in one window; a beat has `slices` times as many tokens, since each slice has a lane."""
     most = min(max(1, config.slice_width // row.head_dim), config.softmax_lanes // config.slices)
     return row.rows_per_read(most, BANKS)
 

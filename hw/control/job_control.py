@@ -1,4 +1,4 @@
-"""A job's beginning and its end: who is live, what follows from its descriptor, who stays, and its report."""
+"""Begins and ends jobs: finds the live tokens and heads, prepares the job, chooses which of them stay, reports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["JobControl", "slot_event", "topk_sizes"]
 
 
 def topk_sizes(config: Config) -> dict[str, int]:
-    """Of the engine that prunes tokens and heads."""
+    """Parameters of the top-k engine that prunes tokens and heads."""
     return {
         "width": max(config.token_importance_bits, config.head_importance_bits) + 1,
         "lanes": config.topk_lanes,
@@ -37,21 +37,21 @@ def topk_sizes(config: Config) -> dict[str, int]:
 
 
 def slot_event(config: Config) -> data.StructLayout:
-    """Something happened to a row of a slot."""
+    """An event of a row: `valid` in the cycle in which it happens, and the slot of the row's job."""
     return data.StructLayout({"valid": 1, "slot": unsigned(max(1, ceil_log2(config.jobs_in_flight)))})
 
 
 class JobControl(wiring.Component):
-    """Starts jobs in order, ends them in order, and keeps what outlives them.
+    """Starts jobs in order, ends them in order, and keeps for each context which of its heads are kept.
 
-    *Start*: a job gets the next slot when it is free, no earlier job of its context is under way, and the heads of the
-    job before have aged. Its bitmaps are read, through the query ring; the context's state is gathered into the slot,
-    and its live list comes out. Where all tokens are known to be live that is not waited for. A job in which nothing is
-    live is an error.
+    *Start*: a job gets the next slot when that slot is free, no earlier job needs the job's context any more, and the
+    ageing of the head importance for the previous job is over. The job's bitmaps are read, through the query ring; the
+    context's state is gathered into the slot, which gives the live list. A job whose tokens are all known to be live
+    counts as started without waiting for the list. A job without a live token, head or query row is an error.
 
-    *End*: after the job's last probability its importance goes back to the context, and the tokens and heads that stay
-    are chosen; after the last byte of its output has been acknowledged it reports. Choosing for a job and waiting for
-    the output of the one before overlap.
+    *End*: after the job's last probability the importance of its tokens goes back to the context, and the tokens and
+    heads that stay are chosen. After memory has acknowledged the last byte of the job's output, the job is reported.
+    The choice for one job and the wait for the output of the job before it overlap.
 
     Parameters
     ----------
@@ -61,21 +61,23 @@ class JobControl(wiring.Component):
     -----
     i_job : stream of `job_layout`; taken when it has started
     o_report : stream of `report_layout`
-    slots, started : as of `hw.control.planner.Planner`
-    scale : out, `scale_write`; live_write : out, as of the planner
-    o_rows, i_rows : bitmaps, and what `hw.control.state.StateLoad` asks for on `load_rows`: to and from the sector
-        reader
+    slots, started : out, described at `hw.control.planner.Planner`
+    scale : out, `scale_write`; live_write : out, described at the planner
+    o_rows : requests to the sector reader, for bitmaps and for what `hw.control.state.StateLoad` asks for on
+        `load_rows`; i_rows : the bitmaps from the sector reader
     o_load, i_loaded, o_store, store_heads : commands to `hw.control.state.StateLoad` and `hw.control.state.StateStore`,
         and the heads' state that was read or is to be written
-    o_gather, o_lines, i_live, i_gathered, o_scatter, i_candidates, o_kept, i_scattered : token importance
-    o_access, i_access : head importance
-    o_topk, i_topk : the engine that prunes tokens and heads
-    probs_done, heads_done, row_written : in, events of rows: all probabilities added, head importance added (by
-        context), output on its way
-    recomputed : in, event of a flat row
-    saturated : in, elements that saturate in what goes out in this cycle, of `row_written.slot`
-    beats_in, beats_done, queued, acknowledged : in, counters of the output, as of
-        `hw.datapath.output_packer.OutputPacker` and of the channels
+    o_gather, o_lines, i_live, i_gathered, o_scatter, i_candidates, o_kept, i_scattered : to and from
+        `hw.datapath.token_importance.TokenImportance`
+    o_access, i_access : to and from `hw.datapath.head_importance.HeadImportance`
+    o_topk, i_topk : to and from the top-k engine that prunes tokens and heads
+    probs_done, heads_done, row_written : in, events of rows: all probabilities of the row have left softmax; the row
+        has been added to the head importance (this event names the context instead of the slot); all output of the row
+        has gone to the output packer
+    recomputed : in, event of a row that is flat and will be computed again
+    saturated : in, how many elements have saturated in this cycle's output beat, which is of `row_written.slot`
+    beats_in, beats_done : in, counters of `hw.datapath.output_packer.OutputPacker`
+    queued, acknowledged : in, for each channel how many sectors it has been given to write, and how many are in memory
     nothing_live : out, the job that starts has no live token, head or query row
     busy : out, a job is under way
     """
@@ -158,9 +160,9 @@ class JobControl(wiring.Component):
         self._ends = Signal()
         """A job gives its slot up."""
         self._storing = Signal()
-        """The heads of a state that is saved have been read."""
+        """The head importance of a state has been read, but the state has not been saved yet."""
         self._aging = Signal()
-        """The heads of the job that has begun last are not yet what it begins with."""
+        """The head importance for the job that began last is still being cleared, loaded or aged."""
         started_slot, context = self._start(m)
         self._count_rows(m, started_slot, context)
         self._finish(m)
@@ -174,7 +176,7 @@ class JobControl(wiring.Component):
         lanes = config.topk_lanes
         lane_bits = ceil_log2(lanes)
         given_job = self.i_job.payload
-        # What is computed with comes from a register: the queue's memory takes a third of the cycle.
+        # Fields that are computed with come from a register, since reading the queue's memory takes a third of a cycle.
         job = Signal.like(given_job, name="job", reset_less=True)
         job_valid = Signal()
         m.d.sync += [job.eq(given_job), job_valid.eq(self.i_job.valid & ~self.i_job.ready)]
@@ -186,7 +188,7 @@ class JobControl(wiring.Component):
         m.d.sync += used.eq(used + self._begins - self._ends)
         m.d.comb += self.busy.eq(used.any() | self.i_job.valid)
 
-        # Cycle 1: what follows from the formats. Cycle 2: sums.
+        # In the first cycle the sizes that follow from the formats are computed, in the second their sums.
         sizes: dict[str, Signal] = {}
         sectors: dict[str, Signal] = {}
         for name, bits, rows in (
@@ -215,12 +217,12 @@ class JobControl(wiring.Component):
             rest.eq(Mux(job.valid_length > job.query_offset, job.valid_length - job.query_offset, 0)),
         ]
         order = Signal(8)
-        # Of the live heads a cycle ago.
+        # How many heads are live; a cycle behind `live_heads`.
         heads_count = Signal(range(config.heads_max + 1), reset_less=True)
         m.d.sync += heads_count.eq(count_ones(list(live_heads)))
 
         def step(name: str) -> Value:
-            """Sectors from one group of heads to the next: whole channels, and a row."""
+            """Sectors from one group of heads to the next: a group's, rounded up to whole channels, and a row more."""
             channels = config.channels
             bits = ceil_log2(channels)
             whole = Cat(Const(0, bits), (sizes[name] + (channels - 1)) >> bits)
@@ -263,7 +265,7 @@ class JobControl(wiring.Component):
             self.o_gather.payload.own.eq(job.query_offset),
             self.i_live.ready.eq(1),
         ]
-        # Tokens of the sequence that are in this line or behind it.
+        # How many tokens of the sequence are in this line and in those behind it.
         unlisted = Signal(range(config.tokens_max + 1), reset_less=True)
         whole_line = unlisted[lane_bits:].any()
         valid_lanes = Cat(*(whole_line | (unlisted[:lane_bits] > n) for n in range(lanes - 1)), whole_line)
@@ -272,7 +274,7 @@ class JobControl(wiring.Component):
             self.o_lines.payload.pinned.eq(Mux(flags[Flag.PINNED], pinned[:lanes], 0)),
         ]
 
-        # The live list, as it comes: into the planner's memory; and where the query rows are in it.
+        # The live list goes into the planner's memory as it comes, and the place of the query rows in it is found.
         given = self.i_live.payload
         end = Signal(range(2 * config.tokens_max + 1), reset_less=True)
         m.d.sync += end.eq(job.query_offset + job.queries)
@@ -282,7 +284,7 @@ class JobControl(wiring.Component):
             self.live_write.row.eq(live_row),
             self.live_write.ids.eq(given.ids),
         ]
-        # Of each line the ids before the first query row, and those of query rows; a cycle later both are counted.
+        # Each line's ids before the first query row, and its ids of query rows, are marked, and counted a cycle later.
         listed, comes, ends = Signal(), Signal(), Signal()
         ids_before, ids_within = Signal(lanes, reset_less=True), Signal(lanes, reset_less=True)
         here = [n < given.count for n in range(lanes)]
@@ -306,7 +308,7 @@ class JobControl(wiring.Component):
                 within.eq(within + count_ones(list(ids_within))),
             ]
 
-        # Score scales of the live heads, one a cycle: each is in place when the rows of its head are looked at.
+        # The score scales of the live heads are written, one per cycle: each before row control reads it.
         scales_left = Signal(config.heads_max)
         scale_head = Signal(max(1, ceil_log2(config.heads_max)))
         scale = Signal(job.scales[0].shape(), name="scale_now")
@@ -335,7 +337,7 @@ class JobControl(wiring.Component):
         m.d.comb += self.nothing_live.eq(empty)
         context_free = ~select([self._context_busy[n] for n in range(config.contexts)], job.context)
         with m.FSM(name="start") as fsm:
-            # The heads of one job are aged at a time; between short jobs that takes longer than all else.
+            # Head importance is aged for one job at a time; if jobs are short that takes longer than all else.
             with m.State("IDLE"), m.If(job_valid & (used != self.jobs) & context_free & ~self._aging):
                 m.next = "SHAPE"
                 with m.If(flags[Flag.LOAD_STATE]):
@@ -346,7 +348,7 @@ class JobControl(wiring.Component):
                     self._keep_heads(m, job.context, self.i_loaded.kept)
                     m.next = "LOADED"
             with m.State("LOADED"):
-                # What follows from the kept heads is a cycle behind them.
+                # `live_heads` is a cycle behind the kept heads.
                 m.next = "SHAPE"
             with m.State("SHAPE"):
                 m.d.comb += self._begins.eq(1)
@@ -430,24 +432,24 @@ class JobControl(wiring.Component):
             m.d.sync += [shaped.eq(fsm.ongoing("SHAPE") | fsm.ongoing("GATHERED")), begun.eq(self._begins)]
         with m.If(begun):
             m.d.sync += order.eq(order + heads_count)
+        # The descriptor, and with it `heads_count`, stays until the job has started.
         rows_total = Signal(range(config.tokens_max * config.heads_max + 1))
         m.d.comb += rows_total.eq(product(known_rows, heads_count))
         with m.If(shaped):
             for n in range(self.jobs):
                 with m.If(equals(slot, n)):
                     m.d.sync += self._total[n].eq(rows_total)
-        # A job's heads stand until the next job begins: `live_heads` follows the descriptor at the queue's end.
         self._age_heads(m, fsm.ongoing("SHAPE"), job)
         return slot, job.context
 
     def _keep_heads(self, m: Module, context: Value, heads: Value) -> None:
-        """Sets who is kept of a context's heads; of another's at the same time, if another job says so."""
+        """Sets which of a context's heads are kept; in the same cycle another job may set those of another context."""
         for n, register in enumerate(self._kept_heads):
             with m.If(equals(context, n)):
                 m.d.sync += register.eq(heads)
 
     def _age_heads(self, m: Module, begins: Value, job: Any) -> None:
-        """Clears, loads or ages a context's head importance: writes, or reads and writes back what comes."""
+        """Clears or loads a context's head importance, or ages it: reads every value and writes it back."""
         config = self.config
         context = Signal(max(1, ceil_log2(config.contexts)), reset_less=True)
         shift = Signal(5, reset_less=True)
@@ -461,7 +463,7 @@ class JobControl(wiring.Component):
         answer = Signal.like(self.i_access.payload)
         m.d.comb += [answer.eq(self.i_access.payload), self._aging.eq(written != config.heads_max)]
         access = self._aging_access
-        # What was loaded goes in as it was or aged, without being read.
+        # Loaded importance may be aged, too: the values from memory are shifted as they are written.
         writes = clears | restores | self.i_access.valid
         value = Mux(restores, loaded[: config.head_importance_bits], answer.value)
         m.d.comb += [
@@ -490,7 +492,7 @@ class JobControl(wiring.Component):
     # -- Rows on their way --------------------------------------------------------------------------------------------
 
     def _count_rows(self, m: Module, slot: Signal, context: Value) -> None:
-        """Of each job in flight, how many rows have come how far."""
+        """Counts for each job in flight how many of its rows have reached each stage."""
         config = self.config
         count = range(config.tokens_max * config.heads_max + 1)
         self._probs = [Signal(count, name=f"probs{n}", reset_less=True) for n in range(self.jobs)]
@@ -498,7 +500,7 @@ class JobControl(wiring.Component):
         self._recomputed = [Signal(16, name=f"recomputed{n}", reset_less=True) for n in range(self.jobs)]
         self._saturated = [Signal(32, name=f"saturated{n}", reset_less=True) for n in range(self.jobs)]
         self._heads = [Signal(count, name=f"heads{n}", reset_less=True) for n in range(config.contexts)]
-        # Elements of every part of a row, of which only the last one is an event.
+        # Saturated elements come with every part of a row, while only the last part is an event `row_written`.
         lost = Signal.like(self.saturated, name="saturated_elements", reset_less=True)
         lost_slot = Signal.like(self.row_written.slot, name="saturated_slot", reset_less=True)
         m.d.sync += [lost.eq(self.saturated), lost_slot.eq(self.row_written.slot)]
@@ -542,7 +544,7 @@ class JobControl(wiring.Component):
                 with m.If(equals(slot, n)):
                     m.d.sync += register.eq(value)
 
-        # Heads: their importance by rank.
+        # The importance of the live heads, in the order of their ranks.
         left = Signal(config.heads_max, name="heads_left", reset_less=True)
         answered = Signal(config.heads_max, name="heads_answered", reset_less=True)
         values = Signal(config.heads_max * config.head_importance_bits, name="head_values", reset_less=True)
@@ -550,8 +552,8 @@ class JobControl(wiring.Component):
         head = Signal(max(1, ceil_log2(config.heads_max)), name="asked_head")
         m.d.comb += head.eq(first_set(left))
         reads = Signal(name="reads_heads")
-        # Answers come to whoever asked: the two never ask at the same time. Ageing may wait, since the rows of a job
-        # that begins come much later.
+        # Reading the heads of a job that ends and ageing those of a job that begins share this port. Only one of them
+        # uses it at a time, so answers need no owner. Ageing may wait, since the rows of a job that begins come later.
         reading = Signal(name="reading_heads")
         m.d.comb += [
             self.o_access.valid.eq(Mux(reading, reads, self._aging_valid)),
@@ -599,7 +601,7 @@ class JobControl(wiring.Component):
         with m.If(sends & self.o_topk.ready):
             m.d.sync += [unsent.eq(unsent - topk.count), values.eq(values >> (lanes * width))]
 
-        # The engine's answers: to the token unit, or heads by rank.
+        # The engine's answers go to the token importance unit, or are the kept heads by rank.
         to_heads = Signal(name="answers_are_heads")
         to_tokens = Signal(name="answers_are_tokens")
         answer = self.i_topk.payload
@@ -626,7 +628,7 @@ class JobControl(wiring.Component):
         ]
         scattered = Signal()
         with m.FSM(name="finish") as fsm:
-            # The record of the slot is a cycle behind its number, as is `ready_probs`; what follows from it, another.
+            # `job` and `ready_probs` are a cycle behind `slot`; registers computed from `job` are another cycle behind.
             m.d.sync += ready_probs.eq(all_probs & fsm.ongoing("IDLE"))
             with m.State("IDLE"), m.If((ended != self.started) & ready_probs):
                 m.next = "SCATTER"
@@ -656,7 +658,7 @@ class JobControl(wiring.Component):
                 with m.If(reads & self.o_access.ready):
                     m.d.sync += left.eq(left & (left - 1))
                 with m.If(self.i_access.valid):
-                    # Answers push in from the last rank's place down, so that the first is at the front in the end.
+                    # Answers come in at the top and push earlier ones down; ALIGN brings the first to the bottom.
                     m.d.sync += [
                         answered.eq(answered & (answered - 1)),
                         values.eq(Cat(values[width:], self.i_access.payload.value)),
@@ -677,7 +679,7 @@ class JobControl(wiring.Component):
                 note(kept_heads, by_head)
                 m.next = "STORE"
             with m.State("STORE"):
-                # One state is saved at a time; its heads are read here, its tokens when the job's output is in memory.
+                # One state is saved at a time: its heads are read now, its tokens when the job's output is in memory.
                 m.d.sync += [left.eq((1 << config.heads_max) - 1), answered.eq((1 << config.heads_max) - 1)]
                 with m.If(~job.flags[Flag.STORE_STATE]):
                     m.next = "END"
@@ -724,12 +726,13 @@ class JobControl(wiring.Component):
         lost_heads: list[Signal],
         chosen: list[Signal],
     ) -> None:
-        """Waits for a job's output to be in memory, and reports."""
+        """Waits until a job's output is in memory, and sends the job's report."""
         config = self.config
         slot = Signal(self.slot_bits, name="report_slot")
         job = Signal(self.slot, name="report_job", reset_less=True)
         m.d.sync += Value.cast(job).eq(select([Value.cast(self.slots[n]) for n in range(self.jobs)], slot))
-        # Beats that had come to the packer, and then sectors that had come to each channel, when the last row was out.
+        # `beats`: how many had entered the packer when the job's last row had. `snapshot`: how many sectors each
+        # channel had been given when those beats had left the packer.
         beats = Signal(8, reset_less=True)
         passed, stored = Signal(), Signal()
         m.d.comb += [
@@ -773,7 +776,7 @@ class JobControl(wiring.Component):
             with m.State("STORE"):
                 m.d.comb += self.o_store.valid.eq(1)
                 with m.If(self.o_store.ready):
-                    # It is in memory when the channels have acknowledged what they have got by now.
+                    # The state is in memory when the channels have acknowledged all that they have been given by now.
                     m.d.sync += [stored.eq(1), self._storing.eq(0), snapshot.eq(self.queued)]
                     m.d.sync += self._context_busy.bit_select(job.context, 1).eq(0)
                     m.next = "COMPARE"

@@ -13,7 +13,7 @@ __all__ = ["events_layout", "job_layout", "report_layout"]
 
 
 def job_layout(config: Config) -> data.StructLayout:
-    """A job as the queue holds it; `scales` are of all heads."""
+    """A job as the queue holds it; `scales` has the score scale of every head."""
     scale = data.StructLayout({"mantissa": SCALE_MANTISSA_BITS, "shift": SCALE_SHIFT_BITS})
     members = {
         field.name: unsigned(field.width)
@@ -29,5 +29,5 @@ def report_layout(config: Config) -> data.StructLayout:
 
 
 def events_layout(config: Config) -> data.StructLayout:
-    """What happens in a cycle (`spec.job.event_limits`): each adds its value to the counter of its name."""
+    """What happens in a cycle (`spec.job.event_limits`): each member adds its value to the counter of its name."""
     return data.StructLayout({name: range(most + 1) for name, most in event_limits(config).items()})

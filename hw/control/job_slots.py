@@ -20,11 +20,11 @@ def step_bits(config: Config) -> int:
 
 
 def slot_layout(config: Config) -> data.StructLayout:
-    """A job in flight: its descriptor, less what only its start needs, and what its start found out.
+    """A job in flight: the fields of its descriptor that are needed after its start, and what its start computed.
 
     live_heads : heads that take part
-    live, first_rank, rows, reach : live tokens; rank of the first query row, and how many there are; keys that the
-        longest row sees
+    live, first_rank, rows, reach : number of live tokens; rank of the first live query row; number of live query rows;
+        keys that the longest row sees
     dense : the live tokens are 0 to live - 1, so ranks are ids
     query_origin : sector at which the query of token id 0 would lie
     query_step, key_step, lsb_step, value_step : sectors from one group of heads of a plane to the next
@@ -76,8 +76,8 @@ def slot_layout(config: Config) -> data.StructLayout:
 
 
 def row_layout(config: Config) -> data.StructLayout:
-    """What travels with a query row of a head: its job's slot, the head, the number of the output row, its values'
-    block, and whether it adds to the importance, needs local pruning."""
+    """What travels with a query row of a head: its job's slot, the head, the number of the output row, the
+    block of its values, whether it adds to the importance, and whether local pruning chooses its values."""
     return data.StructLayout(
         {
             "slot": unsigned(max(1, (config.jobs_in_flight - 1).bit_length())),

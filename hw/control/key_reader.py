@@ -27,8 +27,8 @@ __all__ = ["KeyReader"]
 class KeyReader(wiring.Component):
     """Reads a row's keys window by window, as they arrive, and sends them with everything that belongs to the row.
 
-    While a segment runs the next one is made ready, so none costs a cycle. A window is read only if its scores will
-    find a place at the end of the array.
+    While a segment runs the next one is made ready, so the change costs no cycle. A window is read only if its scores
+    will find a place at the end of the array.
 
     Parameters
     ----------
@@ -39,13 +39,15 @@ class KeyReader(wiring.Component):
     Ports
     -----
     i : stream of `key_segment`
-    i_row : stream of row numbers: the next row's query is there
-    arrived : in, of each key block the row groups that are there; again_arrived : the same of the part behind the ring
+    i_row : stream of row numbers; a valid one says that the next row's query is there
+    arrived : in, for each key block how many of its row groups are there; again_arrived : in, the same for the part of
+        the buffer behind the ring
     left : in, a score beat has left the array
     o_read : to the key ring; its header has the part for the converter, and the beat for the array
     used : out, `valid` and `entry`: a block has been read for the last time
-    again_read, again_done, again_slot : out, a group, all keys, of a row that is computed again have been read;
-        `again_slot` frees the row's place if its kind is SINGLE
+    again_read, again_done : out, a group of keys of a row that is computed again has been read; all of its keys have
+    again_slot : out, a bit for each kept slot: it is free, since a row of kind SINGLE that was computed again has been
+        read
     waits : out, a row waits for its keys or its query
 
     Throughput: a window per cycle, across rows and segments.
@@ -94,7 +96,7 @@ class KeyReader(wiring.Component):
         slice_bits = ceil_log2(config.slices)
         given = self.i.payload
 
-        # A segment made ready, and the one whose windows are made.
+        # `ready` holds the next segment; `now` is the one whose windows are made.
         layout = data.StructLayout({"segment": key_segment(config), **windows(config)})
         m.submodules.ready = ready = SkidBuffer(shape=layout)
         made = ready.i.payload
@@ -104,7 +106,7 @@ class KeyReader(wiring.Component):
         segment = now.segment
         runs, switches = Signal(), Signal()
 
-        # Windows, one after the other, each a cycle before it may be read.
+        # Windows are made one after the other, each a cycle before it may be read.
         count = range(config.tokens_max + 1)
         rows_left = Signal(range(lanes + 1), reset_less=True)
         keys = Signal(count, reset_less=True)
@@ -149,7 +151,7 @@ class KeyReader(wiring.Component):
             switches.eq(~runs | (steps & ends)),
             ready.o.ready.eq(switches),
         ]
-        # How many block rows of a lane the window reads: of its last key's.
+        # The block row of the last key, counted in a lane from the first of the window: the last window ends there.
         last_rows = ((left - 1) >> slice_bits)[:2]
         sector = Signal(range(self.sectors + lsb_sectors(config) + 8))
         all_sectors, last_sectors = Signal(range(BANKS + 8)), Signal(range(BANKS + 8))
@@ -224,8 +226,8 @@ class KeyReader(wiring.Component):
                 pointer.eq(following.segment.base),
             ]
 
-        # A window is read when its keys are there: all of the same group, since windows are aligned. What is there of
-        # the block of the window that waits in the next cycle is looked up in this one.
+        # A window is read when its keys are there; they are all in one group, since windows are aligned. `available` is
+        # looked up a cycle ahead: how many groups are there of the block whose window waits in the next cycle.
         arrived = [self.arrived[n] for n in range(BLOCKS)]
         groups_now, groups_next = (
             Mux(linear, self.again_arrived, select(arrived, entry))

@@ -27,11 +27,11 @@ __all__ = ["Planner", "again_segment", "kept_ids", "members_request"]
 QUERY_SECTORS, KEY_SECTORS, LSB_SECTORS, VALUE_SECTORS, OTHER_SECTORS = range(5)
 """Classes of what is fetched, for the performance counters."""
 _CLASSES = {QUERY: (QUERY_SECTORS, OTHER_SECTORS), KEY: (KEY_SECTORS, LSB_SECTORS), VALUE: (VALUE_SECTORS,) * 2}
-"""By ring: of most fetches, and of bitmaps and states among queries and LSBs among keys."""
+"""For each ring the class of most fetches, and of the others: bitmaps and states (query ring), LSBs (key ring)."""
 
 
 def members_request(config: Config) -> data.StructLayout:
-    """Rows of 1 to 4 consecutive sectors, one behind the other: the first sector, and how many rows, 1 to the lanes."""
+    """A request for `rows` consecutive rows, 1 to `topk_lanes`, of 1 to 4 `sectors` each, from a first `sector` on."""
     rows = range(config.topk_lanes + 1)
     return data.StructLayout({"sector": unsigned(config.sector_bits), "sectors": range(5), "rows": rows})
 
@@ -46,7 +46,7 @@ def kept_ids(config: Config) -> data.StructLayout:
 
 
 def again_segment(config: Config) -> data.StructLayout:
-    """A row to be computed again, whose keys arrive: what it is, where its keys wrap, and how many there are."""
+    """A row to be computed again, when its keys arrive: its header, where its keys wrap, and how many there are."""
     row = row_header(KEPT_SLOTS, row_layout(config))
     sectors = range(key_ring_sectors(config) + lsb_sectors(config) + 1)
     return data.StructLayout({"row": row, "limit": sectors, "keys": range(config.tokens_max + 1)})
@@ -57,15 +57,17 @@ class Planner(wiring.Component):
 
     Queries, keys and values each have a *walker*, which follows the jobs head by head, takes space in its ring for the
     next block as soon as there is some, and hands the block to its *issuer*, which asks for it group by group. Of the
-    issuers that have something the one whose head comes first asks: queries half a head before keys, values one and
-    a half heads after them. So keys of the next heads, and of the next job, arrive while this head waits for values.
+    issuers that have a block the one whose head comes first asks: queries count as half a head before keys, values as
+    one and a half heads after them. So keys of the next heads, and of the next job, arrive while a head waits for its
+    values.
 
-    Two things come between. Values under local pruning have a block for each row, made when its probabilities are
-    known; `i_kept` brings the ids. And a flat row's keys are fetched again, into the part of the key buffer behind the
-    ring, a row at a time: as they come they are used, so four groups of space are enough, and no ring can block them.
+    Two kinds of requests go before these. Under local pruning each row has a value block of its own, made when the
+    row's probabilities are known; `i_kept` brings the ids. And the keys of a flat row are fetched again, into the part
+    of the key buffer behind the ring, for one row at a time: they are used as they come, so four groups of space are
+    enough, and no ring can block them.
 
-    Blocks of the key and query rings are used in order. A job's rows may finish out of order only in generation, so
-    only value blocks may.
+    Blocks of the key and query rings are used in order. A job's rows may finish out of order only in generation; so
+    only value blocks may be used in another order than that of their allocation.
 
     Parameters
     ----------
@@ -80,13 +82,14 @@ class Planner(wiring.Component):
         the block's entry and base
     i_kept : stream of `kept_ids`; o_kept : stream of entries, the value block of each pruned row, in order
     i_again : stream of `row_header`, a flat row; o_again : stream of `again_segment`, when its keys have begun to come
-    again_read, again_done : in, a group of its keys, or all of them, have been read
-    again_arrived : out, its groups of keys that have arrived
+    again_read, again_done : in, a group of that row's keys has been read; all of its keys have
+    again_arrived : out, how many groups of that row's keys have arrived
     o_query, o_key : streams of entry and base of the next block; o_value : stream of entries
-    o_allocate, i_block, o_free : arrays of streams, query, key and value ring
-    uses : in, array of `valid` and `entry`, query, key and value block
-    arrived_query, arrived_key, arrived_value, value_bases : out, of each block
-    o : stream of `row_group`; completed : in, of the fetch unit
+    o_allocate, i_block, o_free : arrays of streams to and from the query, key and value ring
+    uses : in, array of `valid` and `entry`: a query, key or value block has been used once
+    arrived_query, arrived_key, arrived_value : out, for each block how many of its row groups are there
+    value_bases : out, where each value block begins in its ring
+    o : stream of `row_group`, to the fetch unit; completed : in, its count of completed row groups
     chunk : out, `valid`, `entry`, `ids`: the token ids of a query block
     sectors : out, array of five: sectors asked for in this cycle, by class
 
@@ -174,7 +177,7 @@ class Planner(wiring.Component):
         )
 
     def _bid(self) -> data.StructLayout:
-        """A row group on its way out."""
+        """A row group that an issuer asks for."""
         config = self.config
         return data.StructLayout(
             {
@@ -254,11 +257,11 @@ class Planner(wiring.Component):
         return taken != self.started, job, slot
 
     def _after(self, m: Module, taken: Signal) -> None:
-        """The walker's job is done."""
+        """Moves a walker on to the next job."""
         m.d.sync += taken.eq(Mux(taken == 2 * self.jobs - 1, 0, taken + 1))
 
     def _walk_queries(self, m: Module, table: BlockTable, issue: SkidBuffer) -> None:
-        """Queries, head by head, in chunks that end where rows of the live list do; and bitmaps."""
+        """Walks the queries, head by head, in chunks that end where rows of the live list do; serves `i_members`."""
         lanes = self.config.topk_lanes
         lane_bits = ceil_log2(lanes)
         taken = Signal(range(2 * self.jobs), name="query_taken")
@@ -280,7 +283,7 @@ class Planner(wiring.Component):
         grant = table.o
         walks = Signal(name="query_walks")
         fetch = issue.i.payload.fetch
-        # Bitmaps go first, since a job cannot start without them; but what has been asked for stays until granted.
+        # Bitmaps go first, since a job cannot start without them; but a request once made stays until it is taken.
         asks_members, walk_waits = Signal(), Signal(name="query_walk_waits")
         wanted = self.i_members.payload
         m.d.comb += [
@@ -355,8 +358,8 @@ class Planner(wiring.Component):
     def _blocks_of(
         self, m: Module, *, form: Any, job: Any, head: Value, live: Value, msb_step: Value, lsb: bool, name: str
     ) -> tuple[list[Any], Value]:
-        """The fetches of a block that begins with `head`, less those that no live head needs (a cycle later), and how
-        many there are."""
+        """The fetches of a block whose first head is `head`, without those that no live head needs, and how many there
+        are; a cycle later."""
         layout = self._issue()["fetch"].shape.elem_shape
         pair = Signal(2, name=f"{name}_pair")
         m.d.comb += pair.eq(Mux(form.paired, Cat(_at(live, _even(head)), _at(live, _odd(head))), 1))
@@ -385,7 +388,7 @@ class Planner(wiring.Component):
                 m.d.sync += fetch.other.eq(is_lsb)
             fetches.append(fetch)
             needed.append((n < form.passes) & (entry.heads & pair).any())
-        # Move what is needed to the front.
+        # Move the fetches that are needed to the front.
         need = Signal(PASSES_MAX, name=f"{name}_need", reset_less=True)
         m.d.sync += need.eq(Cat(needed))
         packed = []
@@ -400,7 +403,7 @@ class Planner(wiring.Component):
         return packed, sum((need[n] for n in range(PASSES_MAX)), Const(0, 2))
 
     def _walk_keys(self, m: Module, table: BlockTable, issue: SkidBuffer) -> None:
-        """Keys, block by block."""
+        """Walks the keys, block by block."""
         config = self.config
         taken = Signal(range(2 * self.jobs), name="key_taken")
         has, job, slot = self._load(m, taken, "key")
@@ -457,7 +460,7 @@ class Planner(wiring.Component):
                     m.next = "IDLE"
 
     def _walk_values(self, m: Module, table: BlockTable, issue: SkidBuffer, kept_taken: Signal) -> None:
-        """Values, block by block; or where rows are pruned, a block for each row that `i_kept` brings."""
+        """Walks the values, block by block; under local pruning makes a block for each row that `i_kept` brings."""
         config = self.config
         taken = Signal(range(2 * self.jobs), name="value_taken")
         has, job, slot = self._load(m, taken, "value")
@@ -559,12 +562,12 @@ class Planner(wiring.Component):
                 with m.If(~rest.any()):
                     self._after(m, taken)
                     m.next = "IDLE"
-            # No later job may take space before all rows of this one have theirs: they come first.
+            # No later job may take space before all rows of this job have theirs, since these rows come first.
             with m.State("PRUNED"), m.If(~own_left.any()):
                 self._after(m, taken)
                 m.next = "IDLE"
 
-        # The heads of a job that has started are counted first.
+        # When a job starts its live heads are counted; a cycle later the count goes to `blocks_left`.
         started, counted = (Signal.like(self.started, name=name) for name in ("started_before", "counted_before"))
         m.d.sync += [started.eq(self.started), counted.eq(started)]
         heads_of = [Signal(range(config.heads_max + 1), name=f"heads_of{n}") for n in range(self.jobs)]
@@ -599,7 +602,7 @@ class Planner(wiring.Component):
                 m.next = "IDLE"
 
     def _size(self, m: Module, rows: Value, stride: Value, name: str) -> Value:
-        """Sectors of a lane for a block of so many rows, a cycle later."""
+        """Sectors that a block of `rows` rows takes in each lane, a cycle later."""
         slices = self.config.slices
         size = Signal(range(max(self.ring_sectors) + 1), name=f"{name}_size", reset_less=True)
         m.d.sync += size.eq(product((rows + (slices - 1)) >> ceil_log2(slices), stride))
@@ -611,7 +614,7 @@ class Planner(wiring.Component):
         return stride * (lanes if ring == QUERY else lanes // self.config.slices)
 
     def _issuer(self, m: Module, ring: int, issue: SkidBuffer, kept_taken: Signal | None) -> dict[str, Any]:
-        """Asks for a block group by group: a bid, taken when it wins."""
+        """Asks for a block group by group; each request is a bid, which is taken when it wins."""
         config = self.config
         name = ("query", "key", "value")[ring]
         block = Signal(self._issue(), name=f"{name}_issue", reset_less=True)
@@ -681,7 +684,7 @@ class Planner(wiring.Component):
         return {"wants": wants, "urgent": urgent, "order": block.order, "bid": bid, "wins": wins}
 
     def _again(self, m: Module) -> dict[str, Any]:
-        """Keys of a flat row, a row at a time, into the part of the key buffer behind its ring."""
+        """Fetches the keys of flat rows, for one row at a time, into the part of the key buffer behind the ring."""
         config = self.config
         first_sector = self.ring_sectors[KEY]
         places = lsb_sectors(config)
@@ -690,7 +693,7 @@ class Planner(wiring.Component):
         row = Signal(self.i_again.payload.shape(), name="again_row", reset_less=True)
         job = Signal(self.slot, name="again_job", reset_less=True)
         m.d.sync += Value.cast(job).eq(by_slot(self.slots, row.header.slot))
-        # The LSB plane alone, or where nothing was kept both planes.
+        # Only the LSB plane is fetched, or both planes if the row's first scores were not kept.
         is_lsb = row.kind == Kind.SECOND
         entry = block_table(
             m,
@@ -782,7 +785,7 @@ class Planner(wiring.Component):
         ]
         with m.If(self.o_again.valid & self.o_again.ready):
             m.d.sync += offers.eq(0)
-        # A row begins when it can go on without a pause: its keys come faster than they are used.
+        # A row begins when enough of its keys are there to go on without a pause: keys come faster than they are used.
         begins = (self.again_arrived == total) | (self.again_arrived >= groups_room >> 1)
         with m.If((fetching_or_waiting := Signal(name="again_comes")) & begins & ~offered):
             m.d.sync += [offers.eq(1), offered.eq(1)]
@@ -837,13 +840,13 @@ class Planner(wiring.Component):
         return {"wants": fetching, "urgent": None, "order": None, "bid": bid, "wins": wins}
 
     def _emit(self, m: Module, tables: list[BlockTable], bids: list[dict[str, Any]], kept_taken: Signal) -> None:
-        """The bid that wins becomes a row group; and what has arrived is told to its block."""
+        """Makes a row group of the bid that wins, and tells each block when one of its row groups has arrived."""
         config = self.config
         lanes = config.topk_lanes
         lane_bits = ceil_log2(lanes)
         *rings, again = bids
         takes = Signal()
-        # Of two bids the one whose order comes first, in numbers modulo 256.
+        # Whether the bid of one ring comes before that of another; orders are numbers modulo 256.
         better = {(a, b): (rings[a]["order"] - rings[b]["order"])[7] for a in range(3) for b in range(3) if a != b}
         value_urgent = rings[VALUE]["wants"] & rings[VALUE]["urgent"]
         m.d.comb += again["wins"].eq(again["wants"] & takes)
@@ -868,7 +871,8 @@ class Planner(wiring.Component):
         )
         any_wins = Cat([bid["wins"] for bid in bids]).any()
 
-        # First a register beside the live list's memory, then the row group in a buffer that cuts the ready path.
+        # The bid waits in a register while the live list's memory is read; then the row group goes through a buffer
+        # that cuts the ready path.
         first_valid = Signal()
         first = Signal(self._bid(), name="first_bid", reset_less=True)
         first_kept = Signal.like(kept.ids, name="first_kept", reset_less=True)
@@ -932,7 +936,7 @@ class Planner(wiring.Component):
         for kind in range(5):
             m.d.comb += self.sectors[kind].eq(Mux(leaves & equals(leaving.kind, kind), amount, 0))
 
-        # Row groups complete in order; each is told to its block.
+        # Row groups complete in order; the block of each is told.
         told = Signal(self.sequence_bits)
         tells = Signal()
         m.d.comb += [tells.eq((told != self.completed) & arrivals.o.valid), arrivals.o.ready.eq(tells)]
@@ -948,12 +952,12 @@ class Planner(wiring.Component):
             m.d.sync += self.again_arrived.eq(self.again_arrived + 1)
 
     def _live_address(self, slot: Value, row: Value) -> Value:
-        """Of the live list's memory; rows of a slot lie together."""
+        """An address in the live list's memory, where the rows of a slot lie together."""
         return Cat(row, slot) if self.jobs > 1 else Value.cast(row)
 
 
 def _without(heads: Value, head: Value, paired: Value) -> Value:
-    """The set of heads without one, and without its partner if they are paired."""
+    """The set of heads without `head`, and without its partner if heads are paired."""
     bits = Const(1, len(heads))
     pair = Const(3, len(heads))
     taken = Mux(paired, (pair << _even(head))[: len(heads)], (bits << head)[: len(heads)])

@@ -33,7 +33,7 @@ QUERIES = 8
 class QueryReader(wiring.Component):
     """Reads query rows from their ring, makes operands of them, and keeps up to 8 waiting for the array.
 
-    Queries of rows that may be computed again are stored besides, and come from there the second time.
+    Queries of rows that may have to be computed again are stored, too; the second time they come from that store.
 
     Parameters
     ----------
@@ -42,11 +42,11 @@ class QueryReader(wiring.Component):
     Ports
     -----
     i : stream of `query_segment`
-    arrived : in, of each query block, whether it is there
+    arrived : in, for each query block whether it is there
     chunk : in, `valid`, `entry`, `ids`: token ids of a query block's rows
     o_read, i_window : to and from the query ring
     o : stream of `hw.datapath.qk.query_row`, to the array
-    o_row : stream of row numbers, one for each query, valid no earlier than the query is certain to be in time
+    o_row : stream of row numbers, one for each query; it is valid only when the query is certain to be in time
     used : out, `valid` and `entry`: a block has been read
 
     Latency: 3 cycles from a segment whose queries are there to its first read; 6 from there to `o`.
@@ -124,7 +124,7 @@ class QueryReader(wiring.Component):
             last_row.eq(row + 1 == segment.rows),
         ]
 
-        # Queries inside: in the rings' pipeline, and waiting.
+        # How many queries are inside: in the pipeline from the ring, and waiting in the queue.
         m.submodules.queries = queries = Fifo(shape=len(Value.cast(self.o.payload)), depth=QUERIES)
         inside = Signal(range(QUERIES + 1))
         leaves, enters = Signal(), Signal()
@@ -167,8 +167,8 @@ class QueryReader(wiring.Component):
                     m.next = "IDLE"
 
         # Row numbers, in step with the queries. A row number is known four cycles after its query's last read at the
-        # earliest, when the query is about to enter its queue. It stays until its row has been read, while the array
-        # takes two queries before.
+        # earliest, when the query is about to enter its queue. It stays until its row has been read; by then the array
+        # may have taken two queries, so the row numbers need two places more.
         m.submodules.rows = rows = Fifo(shape=range(config.tokens_max), depth=QUERIES + 2)
         row_id = Signal(range(config.tokens_max))
         row_valid = Signal()
@@ -186,7 +186,7 @@ class QueryReader(wiring.Component):
         m.d.comb += [rows.i.valid.eq(later), rows.i.payload.eq(later_number)]
         wiring.connect(m, rows.o, wiring.flipped(self.o_row))
 
-        # Windows to operands; parts of a long query are put together.
+        # The converter makes operands of windows; the parts of a long query are put together.
         m.submodules.converter = converter = self._converter
         window = self.i_window.payload
         m.d.comb += [

@@ -28,12 +28,12 @@ __all__ = ["RowControl"]
 
 
 class RowControl(wiring.Component):
-    """Decides which rows come next: job after job, head after head, chunk after chunk of queries; flat rows between.
+    """Decides which rows come next: job after job, head after head, chunk after chunk of queries; flat rows in between.
 
     A segment, the rows of a chunk with the keys of their head, goes to both readers once its query, key and value
-    blocks have their space: from then on nothing that comes behind it can keep it from being finished. A row that is
-    computed again goes before whatever else waits, when its keys have begun to come. A row that might be is given a
-    place for its scores and its query first.
+    blocks have their space: from then on no later segment can keep it from being finished. A row that is computed again
+    goes before all segments that wait, as soon as its keys have begun to come. A row that may have to be computed again
+    goes only when there is a place for its scores and its query, a *kept slot*.
 
     Parameters
     ----------
@@ -41,11 +41,11 @@ class RowControl(wiring.Component):
 
     Ports
     -----
-    slots, started : as of `hw.control.planner.Planner`
+    slots, started : in, described at `hw.control.planner.Planner`
     scale : in, `scale_write`
     i_query, i_key, i_value : streams, the next block of each ring
     i_again : stream of `again_segment`
-    freed : in, bit per kept slot: it is free again
+    freed : in, a bit for each kept slot: the slot is free again
     o_query, o_key : streams of `query_segment` and `key_segment`
 
     Source: SpAtten (HPCA 2021) section IV-A.
@@ -309,6 +309,6 @@ class _Again:
 
 
 def _of_bits(code: Value, value: Any) -> Value:
-    """value(bits) for the width that a code stands for."""
+    """`value(bits)`, where `bits` is the width that `code` stands for."""
     width = max(value(bits) for bits in CODE_BITS).bit_length() or 1
     return select([Const(value(CODE_BITS[min(n, len(CODE_BITS) - 1)]), width) for n in range(8)], code)

@@ -28,10 +28,10 @@ class SectorReader(wiring.Component):
 
     Ports
     -----
-    i : stream of `members_request`: `rows` rows of `sectors` consecutive sectors, one behind the other
+    i : stream of `members_request`: `rows` consecutive rows of `sectors` sectors each
     o : stream of rows, 1,024 bits each; sectors that were not asked for mean nothing
-    o_request, i_block, arrived : the planner's: the request, its block, and what has arrived of each block
-    o_read, i_window : of the query ring
+    o_request, i_block, arrived : to and from the planner: the request, the block for it, and which blocks have arrived
+    o_read, i_window : to and from the query ring
     used : stream of entries: the block has been read
 
     Latency: that of memory, and 6 cycles. One request at a time.

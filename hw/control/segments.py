@@ -1,5 +1,5 @@
-"""Rows that are worked on alike, from row control to the readers of the rings, and the windows that they are read
-by."""
+"""Segments, which are rows that are worked on alike, as row control sends them to the readers of the rings; and the
+windows in which rows are read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def query_segment(config: Config) -> data.StructLayout:
-    """Query rows of a chunk: where they lie, and how; or a query that was kept."""
+    """The queries of a segment: where the rows of a chunk lie, in what format; or which kept query is used again."""
     return data.StructLayout(
         {
             "entry": entry_shape(BLOCKS),
@@ -49,7 +49,7 @@ def query_segment(config: Config) -> data.StructLayout:
 
 
 def key_segment(config: Config) -> data.StructLayout:
-    """Rows that read the same keys."""
+    """The keys of a segment, which all its rows read: where they lie, in what format; and what goes with the scores."""
     sectors = key_ring_sectors(config) + lsb_sectors(config)
     return data.StructLayout(
         {
@@ -77,7 +77,7 @@ def key_segment(config: Config) -> data.StructLayout:
 
 
 def key_header(config: Config) -> data.StructLayout:
-    """What a score beat brings to softmax."""
+    """What goes with a score beat to softmax."""
     return data.StructLayout(
         {
             "row": row_layout(config),
@@ -91,7 +91,7 @@ def key_header(config: Config) -> data.StructLayout:
 
 
 def scale_write(config: Config) -> data.StructLayout:
-    """A head's score scale, of a slot."""
+    """A write of a head's score scale, for the job in `slot`."""
     slot = unsigned(max(1, ceil_log2(config.jobs_in_flight)))
     head = unsigned(max(1, ceil_log2(config.heads_max)))
     return data.StructLayout(
@@ -100,7 +100,7 @@ def scale_write(config: Config) -> data.StructLayout:
 
 
 def beats_max(config: Config) -> int:
-    """Most beats of a key."""
+    """Most beats that a key takes."""
     return max(1, config.head_dim_max // config.slice_width)
 
 
@@ -125,8 +125,8 @@ def parts_of(m: Module, config: Config, *, segment: Any, joined: Any, lsb: Any, 
 def windows(config: Config) -> dict[str, Any]:
     """Members of a layout: how the windows of a row are read.
 
-    parts : of each beat of a key or value, where it begins and what is read of it
-    log_keys, window_keys : keys of a window
+    parts : for each beat of a key or value, where its window begins and what is read of the window
+    log_keys, window_keys : log2 of the keys in a window, and their number
     beats : beats of a key or value
     stride : sectors of a row in a lane
     step : sectors of a window in a lane
@@ -142,7 +142,7 @@ def windows(config: Config) -> dict[str, Any]:
 
 
 def set_windows(m: Module, config: Config, made: Any, *, segment: Any, joined: Any, lsb: Any) -> None:
-    """Give `made` the members of `windows` that a segment's head dimension and width make."""
+    """Set the members of `windows` in `made`, as a segment's head dimension and code width have them."""
     entries = parts_of(m, config, segment=segment, joined=joined, lsb=lsb, name="part_entry")
     read = read_table(m, config, dim=segment.dim, bits=segment.bits, joined=joined, name="read_entry")
     form = block_table(m, config, dim=segment.dim, bits=segment.bits, joined=joined, name="form_entry")

@@ -1,8 +1,8 @@
-"""Saves a context's state to memory and restores it: importance of tokens and heads, and who is kept.
+"""Saves a context's state to memory and restores it: importance of tokens and heads, and which are kept.
 
 The image, in sectors: the importance of the tokens, 32 bits each; the set of kept tokens, a bit each; the importance of
-the heads, 32 bits each; and one with the set of kept heads in its first 16 bits and that of the heads whose importance
-has saturated in the next 16 (`golden.state`).
+the heads, 32 bits each; and a sector with the set of kept heads in its first 16 bits and the set of heads whose
+importance has saturated in the next 16 (`golden.state`).
 """
 
 from typing import Any
@@ -56,7 +56,7 @@ def state_sectors(config: Config) -> int:
 
 
 def sector_at(config: Config) -> data.StructLayout:
-    """A sector and where it goes, globally."""
+    """A sector's data, and its global address in sectors."""
     return data.StructLayout({"sector": unsigned(config.sector_bits), "data": unsigned(SECTOR_BITS)})
 
 
@@ -82,7 +82,7 @@ def head_state(config: Config) -> data.StructLayout:
 
 
 def state_command(config: Config) -> data.StructLayout:
-    """A context, and where its state begins."""
+    """A context, and the first sector of its state in memory."""
     context = layouts(config).access.members["context"]
     return data.StructLayout({"context": context, "sector": unsigned(config.sector_bits)})
 
@@ -97,7 +97,7 @@ class StateStore(wiring.Component):
     Ports
     -----
     i : stream of `context` and first `sector`; taken when all sectors have left on `o`
-    heads : in, importance of the heads, and the sets; they must hold meanwhile
+    heads : in, importance of the heads, and the sets of kept and of saturated heads; stable while `i` is valid
     o_access, i_access : the token importance unit's access ports
     o : stream of `sector_at`
 
@@ -126,7 +126,7 @@ class StateStore(wiring.Component):
         line = Signal(range(lines + 1), reset_less=True)
         sector = Signal(range(state_sectors(config) + 1), reset_less=True)
         kept = Signal(config.tokens_max, reset_less=True)
-        # A sector, a line where that is more, or all tokens where they are less.
+        # Bits of a sector, or of all tokens if these are fewer; but at least those of a line.
         size = max(min(SECTOR_BITS, config.tokens_max * WORD_BITS), lanes * WORD_BITS)
         words = Signal(size, reset_less=True)
         filled = Signal(range(size // WORD_BITS + 1), reset_less=True)
@@ -193,7 +193,7 @@ class StateStore(wiring.Component):
 
 
 class StateLoad(wiring.Component):
-    """Reads a context's state back: the sets first, then line after line of the tokens.
+    """Reads a context's state back: the set of kept tokens, then the heads, then line after line of the tokens.
 
     Parameters
     ----------
@@ -201,10 +201,10 @@ class StateLoad(wiring.Component):
 
     Ports
     -----
-    i : stream of `context` and first `sector`; taken when all tokens are in place and `heads` holds
+    i : stream of `context` and first `sector`; taken when all tokens are in place and `heads` is valid
     o_request, i_rows : to and from `hw.control.sector_reader.SectorReader`
-    o_access : the token importance unit's
-    heads : out, importance of the heads and the sets, from when `i` is taken on
+    o_access : to the token importance unit's access port
+    heads : out, importance of the heads, and the sets of kept and of saturated heads; valid from when `i` is taken
 
     Latency: 3 + tokens / (32 lanes) memory latencies, and about 2 cycles a line.
     """

@@ -34,7 +34,7 @@ def prob_row(config: Config) -> data.StructLayout:
 
 
 def kept_row(config: Config) -> data.StructLayout:
-    """The same of a row whose largest probabilities were kept: as many as the top-k engine has lanes."""
+    """A beat of the probabilities that top-k keeps of a row, its largest: as many as the top-k engine has lanes."""
     probs = data.ArrayLayout(unsigned(config.prob_bits), config.topk_lanes)
     return data.StructLayout(
         {"probs": probs, "count": range(config.topk_lanes + 1), "last": 1, "row": row_layout(config)}
@@ -44,9 +44,9 @@ def kept_row(config: Config) -> data.StructLayout:
 class ValueReader(wiring.Component):
     """Reads the values of a row's probabilities window by window, as they arrive.
 
-    Rows of both kinds wait in queues of their own, those with all probabilities and those with the largest; from each
-    they come in order, and while a row runs the next one is made ready, so none costs a cycle. A window is read only if
-    its result will find a place at the end of the array.
+    Rows with all of their probabilities wait in one queue, rows with only the largest (kept rows) in another; each
+    queue keeps their order. While a row runs the next one is made ready, so the change costs no cycle. A window is read
+    only if its result will find a place at the end of the array.
 
     Parameters
     ----------
@@ -56,10 +56,10 @@ class ValueReader(wiring.Component):
 
     Ports
     -----
-    slots : as of `hw.control.planner.Planner`
+    slots : in, described at `hw.control.planner.Planner`
     i : stream of `prob_row`; i_kept : stream of `kept_row`
     i_block : stream of entries, the value block of each row of `i_kept`
-    arrived, bases : in, of each value block the row groups that are there, and where it begins
+    arrived, bases : in, for each value block how many of its row groups are there, and where it begins
     left : in, an output beat has left the array
     o_read : to the value ring, whose header has the part for the converter
     o_prob : stream of `hw.datapath.pv.weight_beat`, to the array, in time for its values
@@ -97,7 +97,7 @@ class ValueReader(wiring.Component):
         )
 
     def _queues(self, m: Module) -> tuple[list[Fifo], list[SkidBuffer]]:
-        """Rows and beats of each kind; the beats of kept rows as wide as the others."""
+        """The queues of rows, and streams of their beats, all and kept; kept beats are made as wide as the others."""
         config = self.config
         lanes, wide = config.softmax_lanes, config.topk_lanes
         depth = 2 * -(-config.tokens_max // lanes)
@@ -158,7 +158,7 @@ class ValueReader(wiring.Component):
         m.submodules.blocks = blocks = Fifo(shape=entry_shape(BLOCKS), depth=BLOCKS)
         wiring.connect(m, wiring.flipped(self.i_block), blocks.i)
 
-        # The next row: its job's record first, then how its values lie.
+        # The next row is made ready: first its job's record is looked up, then how its values lie.
         chosen_valid, chosen_kept = Signal(), Signal(reset_less=True)
         chosen = Signal(row_layout(config), name="chosen_row", reset_less=True)
         chosen_entry = Signal(entry_shape(BLOCKS), reset_less=True)
@@ -214,7 +214,7 @@ class ValueReader(wiring.Component):
         ]
         set_windows(m, config, made, segment=segment, joined=Const(0, 1), lsb=Const(0, 1))
 
-        # The row that runs: windows, one after the other, each a cycle before it may be read.
+        # Windows of the row that runs are made one after the other, each a cycle before it may be read.
         now = Signal(layout, reset_less=True)
         done = Signal(range(config.tokens_max), reset_less=True)
         inside = Signal(range(lanes + 1), reset_less=True)
@@ -263,7 +263,7 @@ class ValueReader(wiring.Component):
             out.i.payload.dim.eq(now.dim),
             out.i.payload.group.eq(now.log_keys),
             out.i.payload.header.eq(now.row),
-            # How many block rows of a lane the window reads: of its last key's.
+            # `last_rows` is the block row of the last key, counted in a lane from the first of the window.
             all_sectors.eq(part.sectors + now.step - now.stride),
             last_sectors.eq(part.sectors + product(now.stride, last_rows)),
         ]
@@ -297,8 +297,8 @@ class ValueReader(wiring.Component):
                 pointer.eq(ready.o.payload.base),
             ]
 
-        # A window is read when its values are there: all of the same group, since windows are aligned. What is there of
-        # the block of the window that waits in the next cycle is looked up in this one.
+        # A window is read when its values are there; they are all in one group, since windows are aligned. `available`
+        # is looked up a cycle ahead: how many groups are there of the block whose window waits in the next cycle.
         arrived = [self.arrived[n] for n in range(BLOCKS)]
         available = Signal(range(self.groups + 1), reset_less=True)
         m.d.sync += available.eq(Mux(steps, select(arrived, now.entry), select(arrived, window.entry)))

@@ -14,7 +14,7 @@ from spatten.spec.row_format import CODE_BITS, SECTOR_BITS, RowFormat, row_forma
 __all__ = ["Converter", "operand_beat", "packed_beat", "part_code", "part_layout"]
 
 _WORD_BITS = 32
-"""Unit of shifts: a part begins at a multiple of it, for 16 codes of 4 or more, always even, bits are whole words."""
+"""Unit of shifts. Parts begin at multiples of it: 16 codes are whole words, as a code has an even number of bits."""
 _SECTOR_WORDS = SECTOR_BITS // _WORD_BITS
 
 
@@ -23,9 +23,9 @@ def part_layout(banks: int) -> data.StructLayout:
 
     - `dim`: log2(head dimension) - 4
     - `width`: index into (4, 6, 8, 10, 12, 16) of the bits of a code
-    - `unsigned`: codes of 4 bits are an LSB plane's, read alone
+    - `unsigned`: codes of 4 bits are those of an LSB plane that is read alone
     - `joined`: each code has its 4 LSBs elsewhere in the window
-    - `stride`: sectors of a block row, modulo `banks`; counts where a slice takes several keys at once
+    - `stride`: sectors of a block row, modulo `banks`; matters only where a slice takes several keys at once
     - `msb_offset`: where the first code begins, in units of 32 bits
     - `lsb_offset`: where the first LSBs begin, in units of 64 bits
     """
@@ -74,14 +74,14 @@ class Converter(wiring.Component):
 
     A slice takes `slice_width` operands: a part of one key where the head dimension D is at least that, else the keys
     of consecutive block rows, as many as one window covers, at most `lanes` / `slices`. Operand d of the slice's key n
-    is operand n x D + d of the slice. What the format does not deliver means nothing.
+    is operand n x D + d of the slice. Operands that the format does not deliver mean nothing.
 
     Keys: a plane's codes as they are, signed or (an LSB plane) unsigned; or MSB x 16 + LSB, which if wider than an
     operand is rounded half up to the operand's width, the top half unit saturating.
     Values: signed codes, shifted up so that they fill the operand. (No block of values is joined, and no key is
     shifted, so each kind has its own circuit.)
 
-    How: a slice is divided into sub-lanes, runs of operands that are always of one key. Each shifts its codes down to
+    How: a slice is divided into sub-lanes, runs of operands that are always of one key. Each shifts codes down to
     bit 0, first by whole sectors, of which the window is a rotation, then by 128, 64 and 32 bits. The later steps are
     narrow: only short parts begin off their grid, since a part of n operands begins at a multiple of 2 n bits
     (spec/row_format.py). Then each operand picks its bits by width.
@@ -107,7 +107,7 @@ class Converter(wiring.Component):
     -----
     i : in, `valid` and `payload`, a `packed_beat`
     o : out, `valid` and `payload`, an `operand_beat`
-        Neither has back-pressure: whoever sends has room for what comes.
+        Neither port has back-pressure: what is sent must find room behind `o`.
 
     Latency: `delay` = 2 cycles. Throughput: one beat per cycle.
 
@@ -238,7 +238,7 @@ class _Slice(Shared):
                 start = self._start(m, lane, Cat(Const(0, 1), part.lsb_offset), Const(2), f"lsb{lane.start}_start")
                 lsb_lanes.append(self._shift(m, lane, start, LSB_BITS, LSB_BITS, f"lsb{lane.start}"))
 
-        # All operands side by side.
+        # The operands of all sub-lanes, side by side.
         codes = Signal(len(Value.cast(self.operands)))
         m.d.comb += codes.eq(_choose(width, [self._codes(msb_lanes, bits, is_unsigned) for bits in self._code_bits]))
         if self._tensor == "key":
@@ -269,10 +269,10 @@ class _Slice(Shared):
         return start
 
     def _shift(self, m: Module, lane: range, start: Signal, bits: int, grid: int, name: str) -> Signal:
-        """The window's words from `start` on, around the end, in a register.
+        """The window's words from `start` on, wrapping at the end, in a register.
 
-        As many as a sub-lane's codes of up to `bits` bits take, and only where they can lie: a part of n operands
-        begins at a multiple of `grid` x n bits, or of a sector if that is less.
+        These are as many words as a sub-lane's codes of up to `bits` bits take. Only starts that can occur are served:
+        a part of n operands begins at a multiple of `grid` x n bits, or of a sector if that is less.
         """
         parts = {min(head_dim, len(lane)) for head_dim in HEAD_DIMS if self._has_key(lane, head_dim)}
 
@@ -317,9 +317,9 @@ class _Slice(Shared):
         return Cat(operands)
 
     def _join(self, m: Module, msbs: Value, lsbs: Value, width: Value, joined: Value) -> Signal:
-        """Operands from MSBs, in units of one where they are alone and of 16 where LSBs join them."""
+        """Operands: MSBs as they are where they come alone, or MSB x 16 + LSB, rounded, where LSBs join them."""
         bits = self._operand_bits
-        # By how much MSBs move up: less than 4 where the join is wider than an operand and its last bits are rounded.
+        # Bits by which MSBs move up: fewer than 4 where MSB and LSB are wider than an operand, and so are rounded.
         moves = [min(LSB_BITS, bits - code) for code in self._code_bits]
         distinct = sorted(set(moves))
         move = Signal(range(1 + len(distinct)))
@@ -344,7 +344,7 @@ class _Slice(Shared):
 
 
 def _choose(index: Value, values: list[Value]) -> Value:
-    """The value of that index, as a tree of multiplexers; any of them for an index beyond the last."""
+    """`values[index]`, by a tree of multiplexers; an arbitrary one of them for an index beyond the last."""
     if len(values) == 1:
         return values[0]
     bit = (len(values) - 1).bit_length() - 1

@@ -22,7 +22,7 @@ _ADDEND_BITS = MULTIPLIER_FRACTION + 1
 
 
 def _index(count: int) -> Shape:
-    """Shape of a number below `count`: at least a bit, since Verilog has no signal without."""
+    """Shape of a number below `count`: at least a bit, since Verilog has no signal without bits."""
     return unsigned(max(1, ceil_log2(count)))
 
 
@@ -32,7 +32,8 @@ def weighted_beat(*, lanes: int, operand_bits: int, slots: int, heads: int) -> d
     lanes : `lanes` elements of the row, signed; zero from the head dimension up
     last : the row's last beat
     slot, head : the entry that the row adds to
-    multiplier : weight of the row's job, 2**15 is 1.0 and the most; that of the last beat counts, as do slot and head
+    multiplier : weight of the row's job; 2**15 is 1.0, the largest
+    The last beat of a row has the slot, head and multiplier that count.
     """
     return data.StructLayout(
         {
@@ -51,22 +52,23 @@ def entry_access(*, slots: int, heads: int, bits: int) -> data.StructLayout:
 
 
 def entry_value(bits: int) -> data.StructLayout:
-    """What was read: the score, all ones if it saturated, and whether it did since it was written."""
+    """What was read: the score, all ones if it saturated, and whether it has saturated since it was written."""
     return data.StructLayout({"value": unsigned(bits), "saturated": 1})
 
 
 class HeadImportance(wiring.Component):
-    """Head scores of the jobs in flight: per row floor(sum |o[d]| x multiplier / 2**s + 1/2) is added to an entry.
+    """Head scores: for each row floor(sum |o[d]| x multiplier / 2**s + 1/2) is added to an entry.
 
     s is operand_bits - 1 + log2(head_dim_max), so that a row adds at most 2**15 at weight 1.0. Entries are named by
-    (slot, head), a slot being a job in flight. They saturate and keep a mark of it until they are written again. A
-    controller writes the entries of a job before its first row, counts its rows on `done`, and reads them after the
-    last one.
+    (slot, head); the core has a slot for each context. An entry saturates, and keeps a mark of that until it is written
+    again. A controller writes the entries of a job before its first row, counts its rows on `done`, and reads them
+    after the last one.
 
     Magnitudes, a tree, one multiplier and the rounding run free; an addend then waits in a queue, which rows enter
     with a credit, for its turn to read, add and write its entry. That takes five cycles: read, forward, add, write, and
-    one in which the word just written cannot be read yet. A row gets the sum of a row before it from whichever of these
-    it is in, so rows of one entry follow each other at full rate. An access takes a turn before any addend does.
+    one in which the word just written cannot be read yet. A row gets the sum of an earlier row from whichever of these
+    steps that row is in, so rows of one entry follow each other at full rate. An access takes a turn before any addend
+    does.
 
     Parameters
     ----------
@@ -79,7 +81,7 @@ class HeadImportance(wiring.Component):
     heads : int
         Heads of a layer.
     slots : int
-        Jobs in flight.
+        Sets of entries, each with one for every head.
     bits : int
         Width of a score, at least 16.
     levels_per_stage : int
@@ -90,7 +92,7 @@ class HeadImportance(wiring.Component):
     i : stream of `weighted_beat(...)`, in
     i_access : stream of `entry_access(...)`, in
     o_access : stream of `entry_value(bits)`, out: the answers to reads, in order
-    done : out, `valid` for one cycle per row, which was one of `slot`; an access from that cycle on sees its effect
+    done : out, `valid` for one cycle per row, and the row's `slot`; an access from that cycle on sees the row's effect
 
     Latency: `latency` cycles from a row's last beat to its `done`, which is 7 (one more if a row may have several
     beats) and the delay of the tree; an access delays it by one cycle. From a read to its answer 5 cycles.
@@ -188,7 +190,7 @@ class HeadImportance(wiring.Component):
         return has_credit
 
     def _delayed(self, m: Module, cycles: int, name: str, **values: Value) -> SimpleNamespace:
-        """Each of `values` so many cycles later; `valid` is reset."""
+        """Each of `values` delayed by `cycles` cycles; only `valid` is reset."""
         for cycle in range(cycles):
             for role, value in values.items():
                 register = Signal(len(value), name=f"{name}{cycle}_{role}", reset_less=role != "valid")
@@ -197,7 +199,7 @@ class HeadImportance(wiring.Component):
         return SimpleNamespace(**values)
 
     def _weigh(self, m: Module, addends: Any) -> None:
-        """Rows to what they add."""
+        """Computes what each row adds to its entry."""
         beat = self.i.payload
         m.submodules.tree = tree = self._tree
         m.submodules.multiplier = multiplier = self._multiplier
@@ -218,7 +220,7 @@ class HeadImportance(wiring.Component):
         )
         row_sum: Value = tree.o
         if self.head_dim_max > self.lanes:
-            # A row's beats need not follow each other: what they have so far waits.
+            # A row's beats need not follow each other without a pause, so a register holds their sum so far.
             so_far = Signal(self.shift + 1, reset_less=True)
             begins = Signal(init=1)
             with m.If(row.valid):
@@ -275,7 +277,7 @@ class HeadImportance(wiring.Component):
         result = Signal(self.bits + 1, reset_less=True)  # of turn 3, written now
         written = Signal(self.bits + 1, reset_less=True)  # of turn 4, in the memory, but not in what turn 1 has read
 
-        # Turn 1: of the entries that are ahead, the nearest one of the same address is up to date.
+        # Turn 1: of the turns ahead, the nearest one with the same address has the entry up to date.
         entry = Signal(self.bits + 1, reset_less=True)
         from_result = Signal(reset_less=True)
         in_turn3 = turn3.valid & (turn3.address == turn1.address)

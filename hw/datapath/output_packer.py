@@ -21,7 +21,7 @@ _SECTOR_ELEMENTS = 8 * SECTOR_BYTES // _ELEMENT_BITS
 
 
 def _index(count: int) -> Shape:
-    """Shape of a number below `count`: at least a bit, since Verilog has no signal without."""
+    """Shape of a number below `count`: at least a bit, since Verilog has no signal without bits."""
     return unsigned(max(1, ceil_log2(count)))
 
 
@@ -56,7 +56,7 @@ class OutputPacker(wiring.Component):
     The heads of a row lie side by side, so the part of `head` in `row` begins at the global sector
     `base + (row x heads + head) x D / 16`, and global sector g lies in channel g mod C at local sector g div C.
     A beat has n = min(D, lanes) / 16 sectors. n divides the distance of its first sector from `base`, and C divides
-    `base`: so a beat's sectors go to n neighbouring channels at the same local address, the first of which is a
+    `base`: so a beat's sectors go to n neighbouring channels at the same local address, the first channel's number is a
     multiple of n, and channel c can only get sector c mod n. With fewer channels than sectors, each channel gets
     sectors c, c + C, ... in n / C steps, at consecutive addresses.
 
@@ -83,9 +83,9 @@ class OutputPacker(wiring.Component):
     -----
     i : stream of `placed_beat(...)`, in
     o : array of `channels` streams of `sector_write(address_bits)`, out
-    beats_in, beats_done : out, beats that came on `i`, and those all sectors of which wait in front of a channel,
-        modulo 256
-    queued : out, of each channel the sectors that came to it, modulo 65,536
+    beats_in, beats_done : out, how many beats came on `i`, and of how many all sectors have come to the channels'
+        queues, modulo 256
+    queued : out, for each channel how many sectors came to its queue, modulo 65,536
 
     Latency: 4 cycles from a beat's transfer on `i` to its first sectors on `o`.
     Throughput: a beat takes max(1, n / C) cycles: one beat per cycle at 16 channels whatever the rows, and 4 cycles for
@@ -162,7 +162,7 @@ class OutputPacker(wiring.Component):
                 ~self.i.valid | ~beat.base[:channel_bits].any(), "i: base is no multiple of the channels\n"
             )
 
-        # Step 1: the place of the head's part among all parts, as a sum of gated rows: no multiplier for so few bits.
+        # Step 1: the place of the head's part among all parts, as a sum of gated rows; so few bits need no multiplier.
         placed_valid = Signal()
         placed_ready = Signal()
         placed_elements = Signal(sectors * element_bits, reset_less=True)
@@ -211,7 +211,7 @@ class OutputPacker(wiring.Component):
         if sectors <= self.channels:
             m.d.comb += is_final.eq(1)
         else:
-            # Fewer channels than sectors: the rest of the beat moves down to them, one local sector on.
+            # Fewer channels than sectors: the rest of the beat moves down to the channels, for the next local address.
             done = Signal(range(sectors // self.channels))
             m.d.comb += is_final.eq(done == ((1 << split) - 1) >> channel_bits)
             with m.If(steps):
@@ -219,7 +219,7 @@ class OutputPacker(wiring.Component):
                 with m.If(~is_final):
                     m.d.sync += [elements.eq(elements >> self.channels * element_bits), address.eq(address + 1)]
 
-        # Step 3: a queue per channel. A step waits until all of its channels have room, which they say from registers.
+        # Step 3: a queue per channel. A step waits until all channels that it writes to have room.
         free = Signal(self.channels)
         m.d.comb += steps.eq(valid & ~(is_target & ~free).any())
         sector_list = elements.word_select

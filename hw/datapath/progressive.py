@@ -19,10 +19,10 @@ __all__ = ["Kind", "Progressive", "pass_beat", "row_header", "slot_shape"]
 
 
 class Kind(IntEnum):
-    """Which pass over a row's keys its scores come from."""
+    """The pass over a row's keys that the row's scores come from."""
 
     SINGLE = 0
-    """The only one or the second from scratch: final scores."""
+    """The only pass, or a second one that starts from scratch: final scores."""
     FIRST = 1
     """On the MSB plane; the scores are kept, in case the row is flat."""
     SECOND = 2
@@ -32,7 +32,7 @@ class Kind(IntEnum):
 
 
 def slot_shape(slots: int) -> Shape:
-    """Of a slot's number, at least 1 bit."""
+    """Shape of a slot's number, at least 1 bit."""
     return unsigned(max(1, ceil_log2(slots)))
 
 
@@ -42,9 +42,10 @@ def row_header(slots: int, header: ShapeLike) -> data.StructLayout:
 
 
 def pass_beat(lanes: int, score_bits: int, slots: int, header: ShapeLike) -> data.StructLayout:
-    """Up to `lanes` scores of one row's pass, and what the row brings along, the same in all of its beats.
+    """Up to `lanes` scores of one row's pass, and what belongs to the row, which is the same in all of its beats.
 
-    As `hw.datapath.softmax.scaled_scores`, with `kind` and `slot` (of FIRST and SECOND) in place of `progressive`.
+    Its members are those of `hw.datapath.softmax.scaled_scores`, with `kind` and `slot` (which counts for FIRST and
+    SECOND) in place of `progressive`.
     """
     return data.StructLayout(
         {
@@ -72,11 +73,11 @@ class Progressive(wiring.Component):
 
     Where MSB and LSB together exceed an operand, rows come as FIRST_UNKEPT, and a flat one comes back as SINGLE.
 
-    **Slots** belong to whoever sends rows: it gives a first pass a slot that is free, sends the second pass with the
-    same one, and may give it away again when it appears on `o_free`. This unit has no notion of a slot being taken,
-    and never holds a beat because of one. It must not: rows enter in one line, so a first pass waiting here for a slot
-    would stand in front of the very second pass that would free one. The sender can choose instead, and send the
-    second pass first. For the same reason `o_again` and `o_free` must be taken without waiting for `i`.
+    **Slots** belong to the sender of rows: it gives a first pass a free slot, sends the second pass with the same slot,
+    and may give the slot away again when the slot appears on `o_free`. This unit does not know which slots are taken,
+    and never holds a beat because of that. It must not: rows enter in one line, so a first pass waiting here for a slot
+    would stand in front of the very second pass that would free one. The sender, however, can send the second pass
+    first. For the same reason `o_again` and `o_free` must be taken without waiting for `i`.
 
     **Widths.** |q.k| <= D x 2**(2B-2) = 2**(score_bits - 2) for operands of B bits (docs/numerics.md section 4).
     Scores are kept where k = 16 k_msb + k_lsb fits B bits; so |16 q.k_msb| has the same bound, since 16 k_msb is such
@@ -93,7 +94,7 @@ class Progressive(wiring.Component):
     slots : int
         Rows whose scores can be kept at the same time: 1, 2 or 4.
     header : shape-like
-        Of what travels with a row, at least 1 bit wide.
+        Shape of what travels with a row, at least 1 bit wide.
 
     Ports
     -----
@@ -101,8 +102,8 @@ class Progressive(wiring.Component):
     o : stream of `scaled_scores(lanes, score_bits, row_header(slots, header))`, out: to softmax
     i_decision : stream of `decision(row_header(slots, header))`, in: from softmax
     o_again : stream of `row_header(slots, header)`, out: a flat row, with the kind its next pass must have
-    o_free : stream of slots, out: of a first pass that was not flat, and of a second pass that has read all it needs;
-        the lowest first if several wait
+    o_free : stream of slots, out: the slot of a first pass whose row is not flat, or of a second pass that has read all
+        it needs; the lowest first if several wait
 
     Latency: `delay` = 3 cycles from `i` to `o`; none from `i_decision` to `o_again`; 2 cycles from a decision or from
     the last beat of a second pass on `i` to its slot on `o_free`. Throughput: one beat per cycle for every kind, in any
@@ -150,7 +151,8 @@ class Progressive(wiring.Component):
         freed_by_pass = self._passes(m)
         freed_by_decision = self._decisions(m)
 
-        # Both can free a slot in the same cycle, but not the same slot: it has one owner.
+        # A pass and a decision can each free a slot in the same cycle, but not the same slot, since a slot has one
+        # owner.
         freed = Signal(self.slots)
         leaves = Signal(self.slots)
         first = Signal(slot_shape(self.slots))
@@ -164,7 +166,7 @@ class Progressive(wiring.Component):
         return m
 
     def _passes(self, m: Module) -> Value:
-        """From `i` to `o`; the slot whose last beat a second pass reads in this cycle, as a one-hot."""
+        """Connects `i` to `o`; returns the slot whose last beat a second pass reads in this cycle, one-hot."""
         beat = self.i.payload
         beats = -(-self.row_max // self.lanes)
         stride_bits = max(1, ceil_log2(beats))
@@ -182,7 +184,7 @@ class Progressive(wiring.Component):
         takes = Signal()
         m.d.comb += [self.i.ready.eq(ready[0]), takes.eq(self.i.valid & ready[0])]
 
-        # Entering: a first pass writes its scores, a second one reads them.
+        # As a beat enters, a first pass writes its scores to the memory, and a second pass reads them.
         index = Signal(stride_bits)
         with m.If(takes):
             m.d.sync += index.eq(Mux(beat.last, 0, index + 1))
@@ -203,7 +205,7 @@ class Progressive(wiring.Component):
         with m.If(ready[0]):
             m.d.sync += [Value.cast(entered).eq(Value.cast(beat)), entered_second.eq(is_second)]
 
-        # The memory's word into registers of its own, since an adder behind the memory would be late.
+        # The memory's word goes into registers first, since an adder right behind the memory would take too long.
         fetched = Signal.like(beat, name="fetched", reset_less=True)
         fetched_kept = Signal(data.ArrayLayout(signed(kept_bits), self.lanes), reset_less=True)
         with m.If(ready[1]):
@@ -226,7 +228,7 @@ class Progressive(wiring.Component):
         return Mux(takes & is_second & beat.last, 1 << beat.slot, 0)
 
     def _decisions(self, m: Module) -> Value:
-        """From `i_decision` to `o_again`; the slot that a decision frees in this cycle, as a one-hot."""
+        """Connects `i_decision` to `o_again`; returns the slot that a decision frees in this cycle, one-hot."""
         flat, row = self.i_decision.payload.flat, self.i_decision.payload.header
         is_kept = Signal()
         m.d.comb += [

@@ -22,24 +22,24 @@ _BLOCK = HEAD_DIMS[0]
 
 
 def _index(count: int) -> Shape:
-    """Shape of a number below `count`: at least a bit, since Verilog has no signal without."""
+    """Shape of a number below `count`: at least a bit, since Verilog has no signal without bits."""
     return unsigned(max(1, ceil_log2(count)))
 
 
 def _chosen(values: list[Value], code: Value) -> Value:
-    """The value that `code` numbers; a code beyond them is that of the last."""
+    """`values[code]`; a code beyond the last value chooses the last."""
     return Array([*values, *[values[-1]] * ((1 << len(code)) - len(values))])[code]
 
 
 def weight_beat(*, lanes: int, prob_bits: int, header: ShapeLike) -> data.StructLayout:
     """A beat of a row's probabilities.
 
-    probs : `lanes` of them, those from `count` up are ignored
+    probs : `lanes` probabilities, of which those from `count` up are ignored
     count : live lanes, 1 to `lanes`; below `lanes` only in the last beat of a row
     last : the row ends here
     dim : log2(head dimension) - 4
     group : log2 of the keys in a value beat
-    header : goes with the row, untouched; that of the row's last beat counts
+    header : goes with the row, untouched; the header of the row's last beat counts
     """
     return data.StructLayout(
         {
@@ -54,7 +54,7 @@ def weight_beat(*, lanes: int, prob_bits: int, header: ShapeLike) -> data.Struct
 
 
 def value_operands(*, multipliers: int, operand_bits: int) -> data.StructLayout:
-    """An operand for each multiplier; `PvArray` says which is whose."""
+    """An operand for each multiplier; `PvArray` says which multiplier takes which operand."""
     return data.StructLayout({"values": data.ArrayLayout(signed(operand_bits), multipliers)})
 
 
@@ -66,7 +66,7 @@ def output_beat(*, lanes: int, operand_bits: int, head_dim_max: int, header: Sha
     last : the row's last part
     dim : log2(head dimension) - 4
     saturated : how many elements of the beat saturated
-    header : the row's
+    header : the row's header
     """
     return data.StructLayout(
         {
@@ -87,19 +87,19 @@ class PvColumn(Shared):
     ----------
     slices : int
     operand_bits, prob_bits : int
-        Of a value, signed, and of a probability, unsigned.
+        Bits of a value, signed, and of a probability, unsigned.
     multiplier_stages, levels_per_stage : int
-        As of `PvArray`.
+        As in `PvArray`.
 
     Ports
     -----
-    values : in, of each slice the operand
-    probs : in, of each slice the probability
+    values : in, for each slice the operand
+    probs : in, for each slice the probability
     o : out, sum of the products
 
     Latency: `delay` = 1 + multiplier_stages + the tree's cycles. Throughput: one sum per cycle; no enable and no reset,
-    it always runs. Probabilities have registers of their own in each column: one for all columns of a slice would spend
-    most of a cycle on its wires.
+    it always runs. Probabilities have registers of their own in each column: a register for all columns of a slice
+    would spend most of a cycle on its wires.
     """
 
     def __init__(
@@ -147,14 +147,14 @@ class PvArray(wiring.Component):
         q x S + d mod S                        for D > S: up to R keys, D / S beats; beat b has d = b x S and up.
 
     A row's first value beat has the keys of its first lanes. 2**group keys share a beat, so a beat of probabilities
-    takes ceil(count / 2**group) value beats, or D / S times as many for D > S. Operands that are no live key's may be
-    anything.
+    takes ceil(count / 2**group) value beats, or D / S times as many for D > S. Operands that belong to no live key
+    are ignored.
 
     Probabilities are unfolded beat by beat and wait for their values in a two-entry queue. A pair enters a pipeline
     that never stops: registers for operands (zero where no live key is) and probabilities, multipliers, a tree over the
     slices for each of the S positions, accumulators. Where a beat has more keys than slices, a finished row is folded:
-    its upper half is added to its lower half until D elements are left. Rounding is a half that the accumulator starts
-    from. What leaves goes into a queue that has room for it: a pair that ends a part is admitted only with a credit.
+    its upper half is added to its lower half until D elements are left. For rounding, the accumulator starts from one
+    half. Output beats go into a queue that has room for them: a pair that ends a part enters only with a credit.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ class PvArray(wiring.Component):
     head_dim_max : int
         Largest head dimension D of a row: 16, 32, 64 or 128.
     header : ShapeLike
-        What goes with a row, at least 1 bit.
+        Shape of what goes with a row, at least 1 bit.
     multiplier_stages : int
         Pipeline registers of a multiplier, 1 to 3. At 12 x 12 bits one closes 1 GHz in Nangate45, and takes one
         MULT18X18D on ECP5.
@@ -266,7 +266,7 @@ class PvArray(wiring.Component):
         return self.slices * self._subslices(dim)
 
     def beats_per_group(self, dim: int) -> int:
-        """Value beats that the keys of one take, which is also the output beats of a row."""
+        """Value beats that a group of keys takes; a row has as many output beats."""
         return max(1, dim // self.slice_width)
 
     @property
@@ -275,7 +275,7 @@ class PvArray(wiring.Component):
         return 3 + self._columns[0].delay + self._saturated.delay + len(self._folds())
 
     def _subslices(self, dim: int) -> int:
-        """Keys that share a slice."""
+        """Keys that share a slice at head dimension `dim`."""
         return max(1, min(self.lanes // self.slices, self.slice_width // dim))
 
     def _folds(self) -> list[int]:
@@ -306,7 +306,7 @@ class PvArray(wiring.Component):
                 ),
             ]
 
-        # A pair of probabilities and values enters. Only what ends a part needs a place in the output queue.
+        # A pair of probabilities and values enters. Only a pair that ends a part needs a place in the output queue.
         credits = self.latency + 1
         credit_count = Signal(range(credits + 1), init=credits)
         has_credit = Signal(init=1)
@@ -345,7 +345,7 @@ class PvArray(wiring.Component):
     # -- Probabilities ------------------------------------------------------------------------------------------------
 
     def _unfold(self, m: Module) -> Any:
-        """Probabilities value beat by value beat: a stream."""
+        """A stream of the probabilities that belong to each value beat."""
         keys = max(self.keys_per_beat(dim) for dim in self.dims)
         blocks = self.slice_width // _BLOCK
         beat = self.i_prob.payload
@@ -425,7 +425,7 @@ class PvArray(wiring.Component):
         return keys[subslice * self.slices + slice_] if subslice < self._subslices(dim) else Const(0)
 
     def _live_operands(self, beat: Any) -> list[Value]:
-        """The values, zero where no live key is."""
+        """The values, zero where they belong to no live key."""
         values = self.i_value.payload.values
         width = self.slice_width
         return [
@@ -454,7 +454,7 @@ class PvArray(wiring.Component):
         return [column.o for column in self._columns]
 
     def _delayed(self, m: Module, cycles: int, name: str, **values: Value) -> SimpleNamespace:
-        """Each of `values` so many cycles later; `valid` is reset."""
+        """Each of `values` delayed by `cycles` cycles; only `valid` is reset."""
         for cycle in range(cycles):
             for role, value in values.items():
                 register = Signal(len(value), name=f"{name}{cycle}_{role}", reset_less=role != "valid")
@@ -470,7 +470,7 @@ class PvArray(wiring.Component):
         totals: list[Value] = []
         done_part = Signal.like(part, reset_less=True)
         for position, total in enumerate(sums):
-            # Folding adds up positions: only those that the fold ends in may bring a half.
+            # Folding adds up positions, so only those in which it ends may start from a half.
             lowest = position // _BLOCK * _BLOCK
             rounds = self._by_dim(dim, lambda d, at=lowest: Const(at < d, 1)) if self._folds() else Const(1)
             half = Mux(rounds, 1 << (self.prob_bits - 1), 0)
@@ -512,7 +512,8 @@ class PvArray(wiring.Component):
     def _round_and_queue(
         self, m: Module, platform: Any, totals: list[Value], valid: Value, step: Any, spends: Value, credits: int
     ) -> None:
-        """Saturate, count, and hold until taken. What else belongs to a beat waits in a queue from its start."""
+        """Saturates outputs and counts those, and queues them; what else belongs to an output beat is queued earlier,
+        when the pair that ends its part enters."""
         m.submodules.saturated = saturated = self._saturated
         lanes: list[Value] = []
         for position, total in enumerate(totals):

@@ -67,7 +67,7 @@ class QkSlice(Shared):
         Operands, a power of two.
     operand_bits : int
     taps : mapping of int to int
-        Sums of the first groups of `size` products that are wanted besides: {size: groups}.
+        Further sums that are wanted, those of the first `groups` groups of `size` products: {size: groups}.
     multiplier_stages, levels_per_stage : int
         Pipelining of the multipliers and of the tree.
 
@@ -227,7 +227,7 @@ class QkArray(wiring.Component):
         self.head_dims = tuple(dim for dim in HEAD_DIMS if dim <= head_dim_max)
         self.score_bits = 2 * operand_bits + exact_log2(head_dim_max)
         self._accumulates = head_dim_max > slice_width
-        # One for all: they are made when the array elaborates.
+        # Parameters that all slices have in common; the slices are made when the array elaborates.
         self._slice: dict[str, Any] = {
             "width": slice_width,
             "operand_bits": operand_bits,
@@ -260,8 +260,9 @@ class QkArray(wiring.Component):
     def places(self) -> int:
         """Score beats that may be on their way or wait at the output.
 
-        For full rate one per cycle of the way, the queue's two cycles among them, and two that `room` leaves free.
-        While no more than `places` - 2 are counted by a sender that counts from before, `i_key.ready` holds.
+        Full rate needs a place for each cycle from a key beat to its score beat, the queue's two cycles included, and
+        two that `room` leaves free. A sender that counts score beats from before `i_key`, and never has more than
+        `places` - 2 of them inside, is never held up for want of places.
         """
         return self.delay + 2 + self.spare
 
@@ -283,8 +284,9 @@ class QkArray(wiring.Component):
         check_stream(m, platform, self.i_query, "i_query")
         check_stream(m, platform, self.i_key, "i_key")
 
-        # Each score beat is promised a place in the queue before its keys are let in. Promises last from `beat` until
-        # the cycle after the score beat left; `room` is for the beat in `beat` and one more that it does not know.
+        # Each score beat is promised a place in the queue before its keys are let in. A promise lasts from when the
+        # key beat is in `beat` until the cycle after the score beat has left; `room` leaves a place for the beat in
+        # `beat`, and for one more, which it does not know yet.
         m.submodules.queue = queue = Fifo(shape=self.o.payload.shape(), depth=self.places)
         fills = Signal()
         free = Signal(range(self.places + 1), init=self.places)
@@ -332,10 +334,11 @@ class QkArray(wiring.Component):
         return m
 
     def _store_queries(self, m: Module, query_waits: Signal, row_ends: Value) -> list[Signal]:
-        """The operands of two queries, rows taking turns: while one row runs, the other's query is fetched.
+        """Holds the operands of two queries, for rows in turn: while one row runs, the next row's query is taken.
 
-        A query is stored two cycles after its transfer, and read in the cycle after the transfer of a key beat. So it
-        `waits` for its row from the first of these two, and its place is free from the cycle after its row's last beat.
+        A query is stored two cycles after its transfer, and read in the cycle after the transfer of a key beat. So
+        `query_waits` counts it from the first of these two on, and its place is free from the cycle after its row's
+        last beat.
         """
         stored = Signal(range(3))
         turn = Signal()
@@ -449,7 +452,7 @@ class QkArray(wiring.Component):
         return scores
 
     def _accumulate(self, m: Module, scores: list[Signal], control: Any) -> list[Signal]:
-        """Partial sums added up, where one key takes several beats."""
+        """Adds partial sums up, where one key takes several beats."""
         sums = []
         for rank, score in enumerate(scores):
             total = Signal(signed(self.score_bits), name=f"sum{rank}", reset_less=True)
@@ -459,7 +462,7 @@ class QkArray(wiring.Component):
         return sums
 
     def _pack(self, m: Module, scores: list[Signal], control: Any, label: Any) -> list[Signal]:
-        """Groups of scores put one behind the other until they fill the lanes; zeros in lanes without one."""
+        """Groups of scores put one behind the other until they fill the lanes; zeros in lanes without a score."""
         packed = []
         for lane in range(self.lanes):
             score: Value = scores[lane]
@@ -473,7 +476,7 @@ class QkArray(wiring.Component):
 
 
 def _by_dim(code: Value, values: dict[int, Value]) -> Value:
-    """The value for the head dimension with this code; of those that have none, any."""
+    """The value for the head dimension with this code; an arbitrary value for a dimension without one."""
     (_, chosen), *others = reversed(values.items())
     for dim, value in others:
         chosen = Mux(equals(code, dim_code(dim)), value, chosen)

@@ -34,15 +34,16 @@ def selection(width: int, n_max: int, header: ShapeLike | None = None) -> data.S
 
 
 def default_digit_bits(width: int) -> int:
-    """Bits of a digit where nothing else is asked for: 6, or 5 of values wider than 12 bits, but not all of a value."""
+    """Bits of a digit by default: 6, or 5 for values wider than 12 bits, but always fewer than a value has."""
     return min(5 if width > 12 else 6, width - 1)
 
 
 def first_digit(width: int, digit_bits: int) -> list[tuple[int, int]]:
     """The bins into which values are sorted while they stream in: (lowest value, low bits that are free), ascending.
 
-    Up to two digits wide, the upper digit. Beyond, half octaves, that is the exponent and the first mantissa bit, so
-    that a row is divided well whatever its scale; values below 2**digit_bits share a bin.
+    Values up to two digits wide are sorted by their upper digit. Wider ones are sorted by half octaves, that is by
+    exponent and first mantissa bit, so that a row is divided well whatever its scale; values below 2**digit_bits share
+    a bin.
     """
     if width <= 2 * digit_bits:
         return [(top << digit_bits, digit_bits) for top in range(1 << width - digit_bits)]
@@ -53,11 +54,12 @@ def first_digit(width: int, digit_bits: int) -> list[tuple[int, int]]:
 
 
 class DigitCounter(wiring.Component):
-    """Finds the bin of a row's wanted element: of `bins` ascending ones, that of the element with `rank` others above.
+    """Finds in which of `bins` ascending bins a row's wanted element lies, that is the one with `rank` others above it.
 
     One counter per boundary between two bins holds the rank less the elements at or above that boundary. It is
-    negative where the wanted element is among them: the signs alone tell the bin, without a comparator, and the counter
-    at that bin's upper boundary is the element's rank within it. A row with fewer elements than rank + 1 ends in bin 0.
+    negative where the wanted element is among these elements: the signs alone tell the bin, without a comparator, and
+    the counter at that bin's upper boundary is the element's rank within it. A row with fewer elements than rank + 1
+    ends in bin 0.
 
     Parameters
     ----------
@@ -73,7 +75,7 @@ class DigitCounter(wiring.Component):
     valid, first, last : in, a beat of a row
     rank : in, at least 0; looked at with `first`
     reaches : in, for each boundary (that below bin 1 first) one bit per lane, set if there is an element at or above it
-    done : out, for one cycle, when the following are those of a row; they hold until the next row's first beat is in
+    done : out, for one cycle, when `bin` and `bin_rank` are those of a row; these hold until the next row's first beat
     bin : out, one bit per bin, one of them set
     bin_rank : out, signed, elements of that bin above the wanted one
 
@@ -132,7 +134,7 @@ class DigitCounter(wiring.Component):
 
 
 class QuickSelect(wiring.Component):
-    """The k-th largest of a row of unsigned values, and how many of its equals are among the k largest.
+    """Finds the k-th largest of a row of unsigned values, and how many of its equals are among the k largest.
 
     A quick-select whose pivots are the boundaries of digits. One pass over a row counts, for every boundary at once,
     the values at or above it, which leaves one bin; the next pass divides that bin. Pass 0 needs no time: it divides
@@ -145,16 +147,17 @@ class QuickSelect(wiring.Component):
     is done when no bits are left, or a pass has found all values of its bin equal: one value, mostly.
 
     Why it ends, and is right: let a pass have a bin, given by the bits `known`, with the wanted element in it and
-    `rank` elements of it above that one. Counting the bin's elements at or above each boundary gives the digit of the
-    wanted element and its rank among those with that digit, which again is a bin, with digit_bits fewer bits free (or
-    none). With none free, or all equal, the bin's value is the threshold, and rank + 1 of it belong to the k largest.
+    `rank` elements of the bin above that element. Counting the bin's elements at or above each boundary gives the digit
+    of the wanted element and its rank among those with that digit, which again is a bin, with digit_bits fewer bits
+    free (or none). With none free, or all equal, the bin's value is the threshold, and rank + 1 of it belong to the k
+    largest.
 
     `k` above the row's length n is as if there were zeros behind the row: `threshold` is 0, and everything is kept.
 
     Parameters
     ----------
     width : int
-        Of a value, at least 2.
+        Bits of a value, at least 2.
     lanes : int
         Values of a beat, at least 1; any number.
     n_max : int
@@ -317,8 +320,8 @@ class QuickSelect(wiring.Component):
         values = [Signal(width, name=f"value{lane}", reset_less=True) for lane in range(lanes)]
         m.d.sync += Cat(values).eq(Mux(tag[1].buffer, buffers[1].read_data, buffers[0].read_data))
 
-        # The bin of a row's first pass. The counts are still there: until this row is done, its successor's successor
-        # stays outside, and that one's first beat would be the next to change them.
+        # The bin of a row's first pass, from the counts made as the row entered. Only the first beat of the row behind
+        # changes these counts, and that row finds no buffer before the row ahead has left its own and this row starts.
         firsts = [max(free - digit_bits, 0) for _, free in self._first_bins]
         bin_value = Signal(width, reset_less=True)
         known = Signal(width, reset_less=True)
@@ -474,7 +477,7 @@ class QuickSelect(wiring.Component):
         return reached
 
     def _one_value(self, m: Module, tag: Any, values: list[Signal], in_bin: Value) -> tuple[Value, Value]:
-        """Whether all values of the pass that lie in the bin are equal, when the counter is done, and that value."""
+        """Whether all values of the pass that lie in the bin are equal, and that value, when the counter is done."""
         width = self.width
         ones = Signal(width, reset_less=True)
         zeros = Signal(width, reset_less=True)
@@ -495,9 +498,9 @@ class QuickSelect(wiring.Component):
     def _leave(
         self, m: Module, enters_first: Value, crowded: Signal, finishes: Value, threshold: Value, equals: Value
     ) -> None:
-        """A ring of rows inside: a place is taken by a row's first beat, filled when it finishes, and then leaves.
+        """A ring of places for the rows inside: a row takes a place with its first beat, and leaves it with its result.
 
-        Nothing on the way to its place can be held up, so a row that enters has one already.
+        Nothing between the input and a row's place can be held up, so a row has its place from the moment it enters.
         """
         inside = Signal(range(ROWS_INSIDE + 1))
         finished = Signal(range(ROWS_INSIDE + 1))
@@ -534,7 +537,7 @@ class QuickSelect(wiring.Component):
 
 
 _TAG = data.StructLayout({"valid": 1, "first": 1, "last": 1, "several": 1, "buffer": 1})
-"""Of a beat that is read in a pass; `several`: the pass has more beats than this one."""
+"""What goes with a beat that is read in a pass; `several`: the pass has more than one beat."""
 
 
 def _thermometer(bits: list[Value]) -> list[Value]:

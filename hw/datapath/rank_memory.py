@@ -18,7 +18,7 @@ __all__ = ["RankMemory", "index_shape", "one_hot", "rank_probs", "rank_word"]
 
 
 def index_shape(count: int) -> Shape:
-    """Shape of a number below `count`, of at least one bit: a port without bits is none in Verilog."""
+    """Shape of a number below `count`, of at least one bit, since Verilog has no port without bits."""
     return unsigned(max(1, ceil_log2(count)))
 
 
@@ -48,8 +48,8 @@ class RankMemory(wiring.Component):
     """`slots` memories of one word per rank, each of which is either filled, accumulated into, or drained.
 
     A beat adds its probabilities to the words of P consecutive ranks; a row of beats starts at rank 0. Rows may follow
-    each other without a gap, rows of one beat of one slot included: what the three beats before have not written yet is
-    forwarded. Sums do not saturate: they are exact while a job adds less than 2**importance_bits to a token.
+    each other without a gap, also rows of one beat in one slot: sums that the three beats before have not written yet
+    are forwarded. Sums do not saturate: they are exact while a job adds less than 2**importance_bits to a token.
 
     Each slot has banks of its own, min(P, T) words wide and max(P, T) / min(P, T) of them, so that a beat of P and a
     row of T words are one access each and slots do not disturb each other.
@@ -59,7 +59,7 @@ class RankMemory(wiring.Component):
     tokens : int
         Ranks of a slot, a power of two.
     prob_bits, importance_bits : int
-        Widths.
+        Bits of a probability and of an importance.
     prob_lanes, lanes : int
         P, ranks of a beat; T, ranks of a row that is filled or drained. Powers of two.
     slots : int
@@ -67,12 +67,12 @@ class RankMemory(wiring.Component):
     Ports
     -----
     i : stream of `rank_probs`, in; always ready
-    fills : in, bit s: the slot that `write_*` mean, one or none
+    fills : in, a bit for each slot, at most one set: the slot that `write_*` writes to
     write_enable, write_row, write_words : in, a row of T words
-    drains : in, bit s: the slot that `read_*` mean, one or none; not before the
-        fifth cycle after its last beat's transfer
+    drains : in, a bit for each slot, at most one set: the slot that `read_*` reads; not before the fifth cycle after
+        the transfer of the slot's last beat
     read_enable, read_row : in
-    read_words : out, the row, in the cycle after; it holds until the next read while `drains` does
+    read_words : out, the row, in the cycle after its read; the row holds until the next read, as long as `drains` does
 
     Latency: a beat's sum is written 4 cycles after its transfer. Throughput: one beat, one row written and one row read
     per cycle, in different slots.
@@ -140,14 +140,14 @@ class RankMemory(wiring.Component):
         if asserts(platform):
             m.d.sync += Assert(~(pending & self.drains).any(), "a slot is drained while beats are on their way to it\n")
 
-        # Stage 1 reads. Do the beats one, two and three ahead mean the same words? They are written too late for it.
+        # Stage 1 reads. `same`: which of the three beats ahead, written too late for this read, have the same words.
         same = [Signal(name=f"same_as_{ahead}_ahead", reset_less=True) for ahead in (1, 2, 3)]
         for ahead in (1, 2, 3):
             matches = valid[ahead] & (slot[ahead] == slot[0]) & (number[ahead] == number[0])
             m.d.sync += same[ahead - 1].eq(matches)
 
-        # Stage 2: the word as the beats up to two ahead leave it. Stage 3: add, to what the beat ahead left if it is
-        # the same word. Stage 4 writes.
+        # Stage 2 has the word as the beats two and three ahead leave it. Stage 3 adds, to what the beat one ahead left
+        # if it had the same word. Stage 4 writes.
         stored = [Signal(self.word, name=f"stored{lane}", reset_less=True) for lane in range(self.prob_lanes)]
         total = [Signal(self.word, name=f"total{lane}", reset_less=True) for lane in range(self.prob_lanes)]
         written = [Signal(self.word, name=f"written{lane}", reset_less=True) for lane in range(self.prob_lanes)]
@@ -206,7 +206,7 @@ class RankMemory(wiring.Component):
         return m
 
     def _stored_words(self, m: Module, rams: list[list[Ram]], slot: Value, number: Value) -> Value:
-        """What the read of stage 1 found, in stage 2."""
+        """The words that stage 1 has read, in stage 2."""
         if self.prob_lanes < self.lanes:
             bank = number[: ceil_log2(len(rams[0]))]
             return select([select([ram.read_data for ram in slot_rams], bank) for slot_rams in rams], slot)
@@ -215,18 +215,18 @@ class RankMemory(wiring.Component):
 
 @dataclass(frozen=True)
 class _Access:
-    """A read or a write of one row of ranks, T or P of them."""
+    """A read or a write of one row of T or P ranks."""
 
     enable: Value
     row: Value
     words: Value
 
     def of_one_bank(self, bank: int, bank_bits: int) -> "_Access":
-        """The part of `bank`, where a row lies in one bank, its low bits' number."""
+        """What `bank` has to do if a row lies in one bank, whose number is in the row's low bits."""
         return _Access(
             self.enable & one_hot(self.row[:bank_bits], 1 << bank_bits)[bank], self.row[bank_bits:], self.words
         )
 
     def of_all_banks(self, bank: int, width: int) -> "_Access":
-        """The part of `bank`, where a row lies in all banks."""
+        """What `bank` has to do if a row lies across all banks."""
         return _Access(self.enable, self.row, self.words[bank * width : (bank + 1) * width])

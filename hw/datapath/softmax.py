@@ -42,9 +42,9 @@ _RECIPROCAL_BITS = 18
 
 
 def scaled_scores(lanes: int, score_bits: int, header: ShapeLike) -> data.StructLayout:
-    """Up to `lanes` scores of one row, and what the row brings along, which is the same in all of its beats.
+    """Up to `lanes` scores of one row, and what belongs to the row, which is the same in all of its beats.
 
-    `count` of the lanes are live, from lane 0 on: all but in the row's last beat, at least one there. A score is worth
+    The first `count` lanes are live: all, but in a row's last beat perhaps fewer, at least one. A score is worth
     `mantissa` x 2**-`shift` log2 units. `flat_limit`, with 5 fraction bits, is compared with the row's sum of
     exponentials if the row is `progressive`. `header` passes through.
     """
@@ -75,7 +75,7 @@ def prob_beat(lanes: int, prob_bits: int, header: ShapeLike) -> data.StructLayou
 
 
 def decision(header: ShapeLike) -> data.StructLayout:
-    """What became of a progressive row: `flat`, it needs its LSBs and has no probabilities; or not, and it has."""
+    """What was decided of a progressive row: if `flat`, it needs its LSBs; if not, its probabilities follow."""
     return data.StructLayout({"flat": 1, "header": header})
 
 
@@ -92,9 +92,9 @@ class Softmax(wiring.Component):
     3. Per key: mantissa x reciprocal, shifted, rounded, and 1.0 saturated to all ones.
 
     A `progressive` row is flat when its sum exceeds the limit, so that max(prob) = 1/sum lies below the threshold. The
-    comparison needs no probability: `o_decision` has it before the third pass begins. A flat row's pairs are read
-    from the queue and dropped, a beat per cycle, in place of the third pass; that needs no room at `o`. It costs the
-    rows behind nothing that they would not have waited for without flatness; skipping by pointer would start them
+    comparison needs no probability: `o_decision` has the result before the third pass begins. A flat row's pairs are
+    read from the queue and dropped, a beat per cycle, in place of the third pass; that needs no room at `o`. The rows
+    behind a flat row wait no longer than behind any other row; skipping the flat row by pointer would start them
     earlier only where a row is shorter than the flat one before it.
 
     Parameters
@@ -109,7 +109,7 @@ class Softmax(wiring.Component):
     row_max : int
         Most keys of a row, 2 to 1024.
     header : shape-like
-        Of what travels with a row, at least 1 bit wide.
+        Shape of what travels with a row, at least 1 bit wide.
     multiplier_stages : int
         Registers in the multipliers of 18 x 16 and 18 x 17 bits, 1 (an FPGA's DSP block) to 3.
 
@@ -124,14 +124,14 @@ class Softmax(wiring.Component):
     25 + ceil(log2 P) + ceil(log4 P), `decision_delay` 9 less: 30 and 21 for 8 lanes.
 
     Throughput: one beat per cycle whatever the lengths of the rows and their order, one-beat rows and flat ones
-    included: while `o` and `o_decision` are taken as they come, `i.ready` never falls. Rows of one length leave
-    without a bubble too. For a pass can take a row some constant c after its last beat, and takes it when it has done
-    with the rows before. With no pause it is then behind the input by c and at most the length of the longest of
-    these rows, since what it spent on each one behind the longest is what that one took to come. So a queue of
-    ceil(row_max / P) beats and c is enough; it never holds more rows than beats, and neither need the queues of row
-    constants, maxima and reciprocals.
+    included: while `o` and `o_decision` are taken as they come, `i.ready` never falls. Rows of equal
+    length also leave without a bubble. The reason: a pass can take a row from c cycles after the row's last beat has
+    come, c being constant, and takes it when it has done with the rows before. While it makes no pause, it is then
+    behind the input by at most c and the length of the longest of these rows, since each row behind the longest took
+    as long to come as the pass spends on it. So a queue of ceil(row_max / P) + c beats is enough. It never holds more
+    rows than beats, so the queues of row constants, maxima and reciprocals need no more places.
 
-    Back-pressure: pipelines run free, and a beat enters one only when the queue behind it has room for it. With `o`
+    Back-pressure: pipelines run free, and a beat enters one only when the queue behind the pipeline has room. With `o`
     stalled the unit takes `capacity` beats of rows that are not flat, and the first `output_places` of them go through
     all three passes. A progressive row waits, and all behind it, while `decision_places` decisions have not been
     taken; other rows pass.
@@ -195,7 +195,7 @@ class Softmax(wiring.Component):
         self._normalised_at = 1 + self._probabilities[0].delay
         self.delay = self._second_at + self._third_at + self._normalised_at + _FIFO_DELAY - 2
         self.decision_delay = self._second_at + self._totalled_at + 1 + _FIFO_DELAY - 2
-        # Places of the queues: the longest row, and what passes before a place that was left counts as free.
+        # Places of the queues: beats of the longest row, and the cycles before a place that was left counts as free.
         beats = -(-row_max // lanes)
         self._score_places = beats + self._second_at
         self._pair_places = beats + self._third_at
@@ -213,7 +213,8 @@ class Softmax(wiring.Component):
             ),
             depth=self._score_places,
         )
-        # A row stays in these two until its last beat leaves `scores`, so they hold no more rows than that has beats.
+        # A row stays in these two queues until its last beat leaves `scores`: they hold no more rows than `scores` has
+        # beats.
         m.submodules.constants = constants = Fifo(
             shape=data.StructLayout(
                 {
@@ -238,7 +239,7 @@ class Softmax(wiring.Component):
             ),
             depth=self._pair_places,
         )
-        # Likewise: a row stays until its last beat leaves `pairs`.
+        # Likewise a row stays in `reciprocals` until its last beat leaves `pairs`.
         m.submodules.reciprocals = reciprocals = Fifo(
             shape=data.StructLayout(
                 {
@@ -262,7 +263,7 @@ class Softmax(wiring.Component):
         return m
 
     def _first_pass(self, m: Module, scores: Fifo, constants: Fifo, maxima: Fifo) -> None:
-        """Each beat into `scores`; each row's constants into `constants`, and its maximum into `maxima`."""
+        """Puts each beat into `scores`, each row's constants into `constants`, and the row's maximum into `maxima`."""
         beat = self.i.payload
         takes = Signal()
         clamp = _NORMALISED_POINT - _NORMALISED_BITS
@@ -309,13 +310,13 @@ class Softmax(wiring.Component):
         reciprocals: Fifo,
         decisions: Fifo,
     ) -> None:
-        """Rows whose maximum is known, into `pairs`, `reciprocals` and `decisions`."""
+        """Takes rows whose maximum is known, and fills `pairs`, `reciprocals` and `decisions`."""
         beat, row = scores.o.payload, constants.o.payload
         takes, takes_last = Signal(), Signal()
         m.submodules.pair_room = pair_room = _Room(places=self._pair_places)
         m.submodules.decision_room = decision_room = _Room(places=self.decision_places)
         m.d.comb += [
-            # A row's maximum stands only after its constants and all of its scores do.
+            # A row's maximum is in its queue only when the row's constants and all of its scores are in theirs.
             takes.eq(maxima.o.valid & pair_room.free & (decision_room.free | ~row.progressive)),
             takes_last.eq(takes & beat.last),
             scores.o.ready.eq(takes),
@@ -400,12 +401,12 @@ class Softmax(wiring.Component):
         ]
 
     def _third_pass(self, m: Module, platform: Any, pairs: Fifo, reciprocals: Fifo, output: Fifo) -> None:
-        """Rows whose reciprocal is known, to `o`; the beats of dropped ones go nowhere."""
+        """Takes rows whose reciprocal is known, and sends them to `o`, except the beats of dropped rows."""
         beat, row = pairs.o.payload, reciprocals.o.payload
         takes, passes = Signal(), Signal()
         m.submodules.output_room = output_room = _Room(places=self.output_places)
         m.d.comb += [
-            # A row's reciprocal stands only after all of its pairs do.
+            # A row's reciprocal is in its queue only when all of the row's pairs are in theirs.
             takes.eq(reciprocals.o.valid & (output_room.free | row.dropped)),
             passes.eq(takes & ~row.dropped),
             pairs.o.ready.eq(takes),
@@ -439,7 +440,7 @@ class Softmax(wiring.Component):
 
 
 class _Room(wiring.Component):
-    """How many beats may still enter a free-running pipeline for the queue behind it: one place each.
+    """Whether a beat may enter a free-running pipeline: each beat inside has a place in the queue behind it.
 
     `takes` (only while `free`): a beat enters. `gives`: a beat leaves the queue. `free`: out, from a register.
     """
@@ -482,7 +483,7 @@ class _Normaliser(wiring.Component):
         difference = Signal(self._difference_bits, reset_less=True)
         m.d.sync += difference.eq(self.maximum - self.score)
         position = _register(m, self.position, "difference_position")
-        # One bit more than the result at its lower end, the half unit.
+        # `shifted` has one bit more than the result, at its lower end: the half unit.
         shifted = Signal(self._difference_bits + _NORMALISED_BITS + 1)
         m.d.comb += shifted.eq((difference << (_NORMALISED_BITS + 1)) >> position)
         m.d.sync += self.normalised.eq(_rounded(m, shifted, _NORMALISED_BITS))
@@ -508,7 +509,8 @@ class _Scaler(wiring.Component):
 class _Chord(wiring.Component):
     """A falling function by chords: table[index] - round((table[index] - table[index + 1]) x low / 2**low_bits).
 
-    0 where not `live`. `delay` cycles. A line has an entry of the table and the step down to the next one.
+    The output is 0 where the input is not `live`. `delay` cycles. A line has an entry of the table and the step down to
+    the next one.
     """
 
     def __init__(self, *, table: list[int], low_bits: int) -> None:
@@ -531,7 +533,7 @@ class _Chord(wiring.Component):
         low_bits = len(self.low)
         line = data.StructLayout({"start": len(self.o), "step": len(self._multiplier.b)})
         lines = [{"start": start, "step": step} for start, step in zip(self._starts, self._steps, strict=True)]
-        # Logic, not a memory with contents: standard cells have none at power-up.
+        # The table is logic, since in standard cells a memory has no contents at power-up.
         read = Signal(line, reset_less=True)
         with m.Switch(self.index):
             for index, each in enumerate(lines):
@@ -544,7 +546,7 @@ class _Chord(wiring.Component):
         m.d.comb += [
             multiplier.a.eq(_register(m, self.low, "chord_low")),
             multiplier.b.eq(read.step),
-            # Less the rounded product: less its upper bits, and its half unit as a borrow.
+            # The rounded product is subtracted: its upper bits, and its half unit as a borrow.
             falling.eq(start - multiplier.o[low_bits:] - multiplier.o[low_bits - 1]),
         ]
         m.d.sync += self.o.eq(Mux(live, falling, 0))
@@ -687,7 +689,7 @@ def _register(m: Module, value: Value, name: str) -> Signal:
 
 
 def _after(m: Module, value: Any, cycles: int, name: str) -> Value:
-    """`value` so many cycles later."""
+    """`value` delayed by `cycles` cycles."""
     value = Value.cast(value)
     for cycle in range(cycles):
         value = _register(m, value, f"{name}_{cycle + 1}")
@@ -695,7 +697,7 @@ def _after(m: Module, value: Any, cycles: int, name: str) -> Value:
 
 
 def _valid_after(m: Module, valid: Value, cycles: int, name: str) -> Value:
-    """A valid bit so many cycles later: unlike data it must start from reset."""
+    """A valid bit delayed by `cycles` cycles, in registers that are reset, unlike those of data."""
     for cycle in range(cycles):
         register = Signal(name=f"{name}_{cycle + 1}")
         m.d.sync += register.eq(valid)
@@ -704,7 +706,7 @@ def _valid_after(m: Module, valid: Value, cycles: int, name: str) -> Value:
 
 
 def _larger(*values: Value) -> Value:
-    """The larger of two values; a single one as it is."""
+    """The larger of two values, or a single value as it is."""
     return values[0] if len(values) == 1 else Mux(values[0] > values[1], values[0], values[1])
 
 

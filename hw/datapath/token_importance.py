@@ -79,26 +79,27 @@ class Layouts:
 
 
 class TokenImportance(wiring.Component):
-    """Importance of every token of every context, and who the previous layer kept; SpAtten's token accumulator.
+    """Importance of every token of each context, and which the previous layer kept; SpAtten's token accumulator.
 
     A context is one sequence. Its state lies by original token id in **id lines** of `lanes` tokens: importance, and a
     kept bit. A job (one layer) has a live list, the ids of its tokens in ascending order; the datapath knows a token by
     its **rank** in that list, and probabilities come in rank order. So a job takes a **slot** of rank-ordered memory:
 
-    - *gather* reads the context's lines in order, decides who is live (candidate of this layer, and kept by the layer
-      before), compacts, and fills the slot and the live list;
-    - *accumulate* adds a beat of probabilities per cycle to the slot, whatever its order of rows;
-    - *scatter* offers the slot's rows to the top-k engine if the job prunes, then writes importance and who is kept
+    - *gather* reads the context's lines in order, decides which tokens are live (candidates of this layer that the
+      layer before kept), compacts them, and fills the slot and the live list;
+    - *accumulate* adds a beat of probabilities per cycle to the slot, whatever the order of rows;
+    - *scatter* offers the slot's rows to the top-k engine if the job prunes, then writes importance and kept bits
       back to the context.
 
     The three run at the same time on different slots and contexts. A context and a slot are taken from the gather's
-    command to the scatter's report; a gather that needs either waits for it. Only the scatter (and the host) writes to
+    command to the scatter's report; a gather waits until both are free. Only the scatter (and the host) writes to
     a context: clearing and ageing are applied to what the gather reads and again, for the tokens that are not live, to
-    what the scatter writes, so a context is as it was until its job ends.
+    what the scatter writes, so a context stays as it was until its job ends.
 
     Saturation. A slot holds importance + sum in importance_bits + 1 bits, exact, since a job adds less than
     2**importance_bits to a token (its rows x heads x probability 1.0; `Config.token_importance_bits` covers all layers
-    of a prompt). The top bit thus says that the token saturated in this job: the scatter clips and counts, once.
+    of a prompt). The top bit thus says that the token saturated in this job: the scatter clips and counts such a sum,
+    once.
 
     Parameters
     ----------
@@ -119,20 +120,22 @@ class TokenImportance(wiring.Component):
         final beat; a row starts at rank 0. Rows of different slots may alternate. Always ready.
     i_gather : in, `gather`: take `slot` for a job of `context`. `clear`: all importance becomes 0 and everything is
         kept (a sequence's first job); `restart`: everything is kept (a step's first layer); `age_shift`: all importance
-        is halved so many times, floor; `lines`, 1 to tokens / T: id lines to scan; tokens beyond are not live.
+        is halved that many times, rounded down; `lines`, 1 to tokens / T: id lines to scan; later tokens are not live.
         `generates`: token `own`, within those lines, is live and pinned whatever else holds.
     i_members : in, `members`: per id line, from 0, the tokens that have K and V in this layer and are valid (`live`)
         and those never to be pruned (`pinned`)
-    o_live : out, `live`: the live list in rows of T `ids`, full except the last; if nobody is live one row of none
-    o_gathered : out, `gathered`: the slot is ready for probabilities; how many tokens are live, and pinned among them
-    i_scatter : in, `scatter`: end the job of `slot`; after its `o_gathered` and its last probability. `prune`: ask the
-        top-k engine who stays; otherwise all live tokens do.
+    o_live : out, `live`: the live list in rows of T `ids`, full except the last; if no token is live, one row with
+        `count` 0
+    o_gathered : out, `gathered`: the slot is ready for probabilities; how many tokens are live, and how many of them
+        pinned
+    i_scatter : in, `scatter`: end the job of `slot`; to be sent after the slot's `o_gathered` and last probability.
+        `prune`: ask the top-k engine which tokens stay; otherwise all live tokens do.
     o_candidates : out, `candidates`: importance by rank, T `keys` a row with the pinned bit above the importance,
-        full except the last; none if the job does not prune or nobody is live
-    i_kept : in, T bits per row of candidates: who stays
-    o_scattered : out, `scattered`: the context is written, its job done; how many of its tokens saturated
-    i_access : in, `access`: write `state` to, or read, id line `line` of a context; waits while the context has a job,
-        and its next job waits for it.
+        full except the last; no row if the job does not prune or no token is live
+    i_kept : in, T bits per row of candidates: which tokens stay
+    o_scattered : out, `scattered`: the context is written, its job done; how many tokens of the job saturated
+    i_access : in, `access`: write `state` to, or read, id line `line` of a context; this waits while the context has a
+        job, and the context's next job waits for this.
         A restore must write all lines. After reset a context holds nothing: it must be cleared or restored first.
     o_access : out, `state`: the answers to reads, in order
 
@@ -253,9 +256,9 @@ class TokenImportance(wiring.Component):
         lanes = self.lanes
         lane_bits = ceil_log2(lanes)
 
-        # One gather or one access at a time. The host goes first: it gets only a context that has no job, and keeps the
-        # gather for no longer than it takes to take the answer. A write that waits for a scatter keeps a gather of its
-        # context from going ahead of it.
+        # One gather or one access at a time. The host goes first: it gets only a context that has no job, and delays
+        # the gather only until it has taken its answer. While a write of the host waits for a scatter, a gather of the
+        # same context waits, too, so that it does not overtake the write.
         gathers, reports, fetches, answers = Signal(), Signal(), Signal(), Signal()
         idle, starts, accesses, is_accessed = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
@@ -295,7 +298,7 @@ class TokenImportance(wiring.Component):
             _set(m, shared.context_taken, command.context, 1)
             _set(m, shared.slot_taken, command.slot, 1)
 
-        # The host reads where the gather does, and the memory's output holds until the host has taken it.
+        # The host reads through the gather's port, and the memory's output holds until the host has taken the answer.
         state = states.gather_state
         m.d.sync += fetches.eq(accesses & ~access.write)
         with m.If(fetches):
@@ -314,7 +317,7 @@ class TokenImportance(wiring.Component):
         with m.If(states.host_write):
             _set(m, shared.kept_lines, access.context, self.lines)
 
-        # Walk over the id lines, while the live list finds room. Register 1 stands beside the memory's own.
+        # Walk over the id lines while the live list has room. Register 1, `read`, is beside the memory's output.
         has_room, walks = Signal(), Signal()
         m.d.comb += [
             self.i_members.ready.eq((lines_left != 0) & has_room),
@@ -340,7 +343,7 @@ class TokenImportance(wiring.Component):
             read_own.eq(Mux(job.generates & (job.own[lane_bits:] == line), one_hot(job.own[:lane_bits], lanes), 0)),
         ]
 
-        # Register 2: who is live, the first part of ageing. Register 3: the second part.
+        # Register 2, `aged`: which tokens are live; the first part of ageing. Register 3, `member`: the second part.
         kept = (state.kept & read_kept.replicate(lanes)) | read_everything.replicate(lanes)
         m.d.sync += [
             aged.valid.eq(read.valid),
@@ -372,7 +375,7 @@ class TokenImportance(wiring.Component):
         with m.If(counted):
             m.d.sync += [live_total.eq(live_total + live_count), pinned_total.eq(pinned_total + pinned_count)]
 
-        # Compact and join. Nothing stalls here: the next gather begins after this one's last row.
+        # Compact the lines and join them to rows. Nothing stalls: the next gather begins after the last row of this.
         element = data.StructLayout(
             {"importance": self.importance_bits, "pinned": 1, "id": unsigned(ceil_log2(self.tokens))}
         )
@@ -397,8 +400,9 @@ class TokenImportance(wiring.Component):
                 eliminator.i.payload.lanes[lane].id.eq(Cat(Const(lane, lane_bits), member.line)),
             ]
 
-        # Into the slot and the live list. When `has_room` falls, a row may follow from each line in the registers, in
-        # the zero eliminator and in the packer, a second one from the last, and one from the line taken meanwhile.
+        # Rows go into the slot and the live list. After `has_room` has fallen a row may still come from each line in
+        # the registers, in the zero eliminator and in the packer, a second one from the last line, and one from the
+        # line that is taken meanwhile.
         m.submodules.live_rows = live_rows = Fifo(
             shape=self.layouts.live, depth=LIVE_ROWS_WAITING + 3 + stages + packer.delay + 2
         )
@@ -470,7 +474,7 @@ class TokenImportance(wiring.Component):
         written_line = Signal(index_shape(self.lines), reset_less=True)
         unwritten_lines = Signal(range(self.lines + 1), reset_less=True)
 
-        # One step after the other: take the slot's job, work out how much it is, offer rows, write lines, report.
+        # One step after the other: take the slot's job, count its rows and lines, offer rows, write lines, report.
         # The first row is read 4 cycles after the command, when the last beat before the command is in the memory.
         takes, loads, sizes, begins, offered = Signal(), Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
@@ -509,7 +513,7 @@ class TokenImportance(wiring.Component):
             _set(m, shared.context_taken, job.context, 0)
             _set(m, shared.slot_taken, slot, 0)
 
-        # Rows of the slot: the memory's output, which holds, and a register of what they finally are.
+        # A row of the slot is in the memory's output, which holds, and then, with saturated importance, in a register.
         fetched, fetched_last = Signal(), Signal(reset_less=True)
         final, final_last = Signal(), Signal(reset_less=True)
         importance = [
@@ -545,7 +549,7 @@ class TokenImportance(wiring.Component):
                     overflows[lane].eq(overflow),
                 ]
 
-        # They go to the top-k engine first, and then, with its answer, to the id lines.
+        # The rows go to the top-k engine first, and then, with the engine's answer, to the id lines.
         m.submodules.expander = expander = Expander(shape=self.importance_bits + 1, lanes=lanes)
         m.d.comb += [
             self.o_candidates.valid.eq(final & offers),
@@ -567,7 +571,7 @@ class TokenImportance(wiring.Component):
         with m.If(counted):
             m.d.sync += saturated.eq(saturated + overflow_count)
 
-        # Who is live in each line, nobody beyond those of the job.
+        # Which tokens are live in each line; none in lines beyond those of the job.
         masks, masks_last, masks_inside = Signal(), Signal(reset_less=True), Signal(reset_less=True)
         reads_mask = Signal()
         masks_ready = Signal()
@@ -586,7 +590,7 @@ class TokenImportance(wiring.Component):
         with m.If(masks_ready):
             m.d.sync += masks.eq(reads_mask)
 
-        # Lines go back as fast as they come: read the context, age who is not live, write.
+        # Lines go back as fast as they come: read the context, age the tokens that are not live, write.
         m.d.comb += [
             expander.o.ready.eq(1),
             states.job_active.eq(writes),
@@ -635,10 +639,10 @@ class _Shared:
     ranks: RankMemory
     states: "_StateMemory"
     live_lines: Ram
-    """Who is live, by slot and id line."""
+    """Which tokens are live, by slot and id line."""
     context_taken: list[Signal]
     slot_taken: list[Signal]
-    """From a gather's command to its scatter's report."""
+    """Contexts and slots are taken from a gather's command to the scatter's report."""
     kept_lines: list[Signal]
     """By context: lines from this one on hold no kept token, whatever their kept bits say."""
     jobs: list[Signal]
@@ -646,7 +650,7 @@ class _Shared:
 
 
 class _StateMemory(wiring.Component):
-    """The id lines of all contexts, one memory each. Of one context, gather, scatter and host use it in turns."""
+    """The id lines of all contexts, a memory for each; gather, scatter and host use a context's memory in turns."""
 
     def __init__(self, *, contexts: int, lines: int, shape: data.StructLayout) -> None:
         self.contexts = contexts
@@ -732,7 +736,7 @@ class _ScatteredLine:
 
 
 def _shift(value: Value, distance: Value, bits: range) -> Value:
-    """`value` shifted right by what the given bits of `distance` say."""
+    """`value` shifted right by the part of `distance` that is in its `bits`."""
     for bit in bits:
         value = Mux(distance[bit], value >> (1 << bit), value)
     return value

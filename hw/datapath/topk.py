@@ -43,7 +43,7 @@ class TopK(wiring.Component):
     Parameters
     ----------
     width, lanes, n_max, digit_bits, header :
-        As of `QuickSelect`.
+        As in `QuickSelect`.
 
     Ports
     -----
@@ -51,11 +51,12 @@ class TopK(wiring.Component):
     o : stream of `kept_beat(width, lanes, header)`, out: for each beat that enters one with the same values, count,
         last and header; masks have min(k, n) bits set in all
 
-    Latency: `FILTER_STAGES` cycles from when the quick-select has the row's result, whose latency its docstring gives,
-    to the first beat on `o`; no earlier than the row before has left.
+    Latency: `FILTER_STAGES` cycles from when the quick-select has the row's result (`QuickSelect` gives its latency) to
+    the first beat on `o`, which does not come before the row ahead has left.
     Throughput: that of `QuickSelect`, but rows of b = 3 or 4 beats and one pass follow each other every
     max(b, (3 b + 6) / 4) cycles, since a row's place in the quick-select is free when its last beat leaves; on `o` a
-    beat per cycle from the first of a row to its last. The next row enters, and is selected from, while one leaves.
+    beat per cycle from the first of a row to its last. The next row enters, and its k-th largest is found, while a row
+    leaves.
 
     Each stage of the filter has its own valid bit, and takes a beat when it is empty or its successor takes its beat.
 
@@ -93,7 +94,7 @@ class TopK(wiring.Component):
         check_stream(m, platform, self.i, "i")
         lanes, width = self.lanes, self.width
         m.submodules.select = select = self._select
-        # While a row is read for the second time and selected from, up to two rows have entered.
+        # While a row waits for its result and then passes the filter, up to two more rows may enter.
         layout = kept_beat(width, lanes, self.header)
         m.submodules.copy = copy = Fifo(shape=layout, depth=2 * select.beats_max + 8)
         m.d.comb += [
@@ -177,12 +178,12 @@ class TopK(wiring.Component):
 class PackedTopK(wiring.Component):
     """The k largest values of a row, in their original order, as full rows of values and indices.
 
-    A `TopK` with a `Compactor` behind it. k as of `TopK`: with k >= n all n values come.
+    A `TopK` with a `Compactor` behind it. k is as in `TopK`: with k >= n all n values come.
 
     Parameters
     ----------
     width, lanes, n_max, digit_bits, header :
-        As of `QuickSelect`.
+        As in `QuickSelect`.
 
     Ports
     -----

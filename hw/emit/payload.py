@@ -75,7 +75,7 @@ def _layout(shape: ShapeLike) -> data.Layout | None:
     return layout
 
 
-# -- Parts of a payload: packing asks Amaranth nothing, which for every row would take longer than to simulate it ------
+# -- Parts of a payload. They do not ask Amaranth: to do so for every row would take longer than the simulation --------
 
 
 class _Number:
@@ -97,7 +97,7 @@ class _Number:
 
 
 class _Nothing:
-    """Of no bits: the value is not looked at."""
+    """A part of no bits: its value is ignored."""
 
     width = 0
 
@@ -117,7 +117,7 @@ class _Array:
     def pack(self, value: Any) -> int:
         if len(value) != len(self._parts):
             raise ValueError(f"{self._name or 'payload'} must have {len(self._parts)} elements, not {len(value)}")
-        # As text, in which many elements take time in proportion; adding shifted numbers, with their square.
+        # By way of text, which takes time in proportion to the elements; adding shifted numbers takes their square.
         pairs = zip(reversed(self._parts), reversed(value), strict=True)
         return int("0" + "".join([f"{part.pack(v):0{part.width}b}" for part, v in pairs if part.width]), 2)
 

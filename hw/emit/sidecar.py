@@ -33,7 +33,7 @@ def sidecar(config: Config, name: str, component: wiring.Component, text: str) -
 
 
 def _ports(name: str, component: wiring.Component, text: str) -> list[dict[str, Any]]:
-    """Ports in the order of the Verilog, which has `clk` and `rst` besides; those of a payload with its fields."""
+    """Ports in the order of the Verilog, which also has `clk` and `rst`; a payload's port with the payload's fields."""
     shapes = {}
     for path, member, _ in component.signature.flatten(component):
         shapes["__".join(str(step) for step in path)] = member.shape

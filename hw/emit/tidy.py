@@ -1,9 +1,10 @@
 """The Verilog that the backend writes, in words that every tool takes and a reader follows.
 
-The backend writes a netlist: a decision among many is a function of as many one-hot choices, which is called
-`$procmux$1`, a name that Icarus keeps for system functions; of each choice a wire says whether a signal has one of
-some values. `tidy` writes it as the `case` of that signal which it was in the source, so that a state machine can be
-read, a table is a table for synthesis, and nothing has to be known of which choices exclude each other.
+The backend writes a netlist: a decision among many alternatives becomes a function of as many one-hot choices. The
+function is called `$procmux$1`, a name that Icarus keeps for system functions; for each choice a wire says whether some
+signal has one of some values. `tidy` turns a decision back into the `case` of that signal which it was in the source.
+So people can read a state machine, synthesis sees a table as a table, and no tool has to find out which choices exclude
+each other.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _LEFT = re.compile(
     r"^.*(?:always @\*$(?!\n +if \(.*\) begin\n +(?:if \(!.*\)\n +\$write|assert) ?\()|\\\$procmux\$\d+ ?\(|casez).*$",
     re.MULTILINE,
 )
-"""An assertion of what has no clock is looked at whenever it changes, and is in no file that is delivered."""
+"""What must not be left. An `always @*` may be that of an assertion without clock, which no delivered file has."""
 _BASES = {"h": 16, "d": 10}
 _Choices = dict[str, list[str]]
 """What each bit of a wire of choices is assigned, by the wire's name."""
@@ -66,7 +67,7 @@ def _decisions(module: str) -> str:
     widths = {match["name"]: int(match["high"]) + 1 for match in _FUNCTION.finditer(module)}
     module = _FUNCTION.sub("", module)
     module = _CALL.sub(lambda call: _case(call, widths[call["name"]], choices), module)
-    # Those of several values read those of one.
+    # Choices of several values (CTRL) read those of one value (CMP), so they are removed first.
     for kind in ("CTRL", "CMP"):
         read = re.findall(rf"\\\$procmux\$\d+_{kind}", module)
         unread = {name for name in choices if name.endswith(kind) and read.count(name) == 1 + len(choices[name])}
@@ -132,7 +133,7 @@ def _labels(values: Sequence[int], bits: int) -> str:
 
 
 def _ended(argument: str) -> str:
-    """With the space that ends a name which begins with a backslash."""
+    """The argument, with the space that must end a name which begins with a backslash."""
     return f"{argument} " if argument.rpartition(" ")[2].startswith("\\") else argument
 
 
@@ -149,7 +150,7 @@ def _arguments(text: str) -> list[str]:
 
 
 def _comparisons(name: str, choices: _Choices) -> list[tuple[str, int, int]]:
-    """What makes a choice true: a signal, its width, 0 if not known, and a value; each bit of a wire is one."""
+    """The comparisons that make a choice true, each a signal, its width (0 if not known) and a value."""
     (text,) = choices[name]
     if any_of := _ANY_OF.fullmatch(text.strip()):
         return [_comparison(one.strip()) for one in choices[any_of[1]]]
@@ -167,7 +168,7 @@ def _comparison(text: str) -> tuple[str, int, int]:
 
 
 def _parts(text: str, width: int) -> Sequence[str] | None:
-    """A constant in parts of `width` bits, the lowest first; None for what is none."""
+    """A constant in parts of `width` bits, the lowest first; None if `text` is no constant."""
     constant = _CONSTANT.fullmatch(text)
     if constant is None:
         return None

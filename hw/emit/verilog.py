@@ -58,8 +58,8 @@ def convert(component: wiring.Component, *, name: str = "top", assertions: bool 
     """Verilog of `component` as module `name`; the same bytes for the same circuit, on every machine.
 
     The text is plain Verilog-2005 and a subset of SystemVerilog: registers are assigned at clock edges, everything else
-    is a continuous assignment, so that nothing waits for an event that never comes. What lint tools remark is argued
-    where it is waived, at the head of the text (`HEADER`).
+    is a continuous assignment, so that nothing waits for an event that never comes. Messages of lint tools
+    are waived at the head of the text, with the reasons (`HEADER`).
 
     `assertions` about a circuit's neighbours are for simulation. A `hw.lib.shared.Shared` component is a module called
     after `name` and its class, with an instance for each use; every other module below the top is called after its

@@ -13,7 +13,7 @@ __all__ = ["AxiLite", "Response"]
 
 
 class Response(IntEnum):
-    """Of BRESP and RRESP."""
+    """Values of BRESP and RRESP."""
 
     OKAY = 0
     SLVERR = 2
@@ -26,9 +26,9 @@ class AxiLite(wiring.Signature):
     Parameters
     ----------
     address_bits : int
-        Of a byte address, at least 2.
+        Bits of a byte address, at least 2.
     data_bits : int
-        32 or 64.
+        Bits of a data word, 32 or 64.
 
     Members are called as in the specification (ARM IHI 0022, B1), in lower case.
     """

@@ -34,11 +34,11 @@ from spatten.spec.version import DESCRIPTOR_VERSION
 __all__ = ["Registers", "channel_error_layout", "core_error_layout"]
 
 DRAIN_CYCLES = 8
-"""That a drain takes at least: in them the job queue runs empty, and `channels_idle` follows `stop`."""
+"""Least cycles of a drain: in these the job queue runs empty, and `channels_idle` follows `stop`."""
 
 
 def channel_error_layout(config: Config) -> data.StructLayout:
-    """A channel's response that was an error."""
+    """An error in a channel's response."""
     return data.StructLayout({"valid": 1, "is_write": 1, "is_decode": 1, "channel": index_bits(config.channels)})
 
 
@@ -54,14 +54,16 @@ class Registers(wiring.Component):
     (`RejectReason`) and either queues it or says why not. Reports come back through a queue, and hold the interrupt.
     Counters add up the machine's events.
 
-    On a soft reset, an error of a channel, an error of the machine, or `busy` without `activity` for TIMEOUT cycles, it
-    drains: `core_reset` and `stop` hold, jobs that were queued are dropped, and since an AXI transfer cannot be taken
-    back, that lasts until all `channels_idle`, at least `DRAIN_CYCLES`. If TIMEOUT cycles do not do, CHANNELS_STUCK
-    names who is missing, and it goes on waiting. After an error doorbells are refused until the host has cleared ERROR.
+    A soft reset, an error of a channel, an error of the machine, or `busy` without `activity` for TIMEOUT cycles starts
+    a drain: `core_reset` and `stop` are set, and jobs in the queue are dropped. Since an AXI transfer cannot be taken
+    back, a drain lasts until all bits of `channels_idle` are set, at least `DRAIN_CYCLES`. If it takes more than
+    TIMEOUT cycles, CHANNELS_STUCK names the channels that are not idle, and the drain goes on. After an error doorbells
+    are refused until the host has cleared ERROR.
 
-    The first error wins, and in one cycle a channel's before the machine's before a time-out. Errors in a drain are
-    not recorded: what they would spoil is thrown away. An error in the cycle in which ERROR is cleared is recorded.
-    A time-out needs TIMEOUT cycles in a row, and while a report waits for room in the queue they do not count.
+    The first error wins; of errors in the same cycle a channel's goes before the machine's, and that before a time-out.
+    Errors in a drain are not recorded, as all that they could spoil is thrown away. An error in the cycle in which
+    ERROR is cleared is recorded. A time-out needs TIMEOUT cycles in a row; cycles in which a report waits for room in
+    the queue do not count.
 
     Parameters
     ----------
@@ -74,23 +76,23 @@ class Registers(wiring.Component):
     o_job : stream of `job_layout(config)`, out; it may end without a transfer, but then with `core_reset`
     i_report : stream of `report_layout(config)`, in; not taken during `core_reset`
     i_events : `events_layout(config)`, in; each counted in every cycle
-    busy : in, from the cycle after a job was taken to that in which its report is
-    activity : in, something moved
+    busy : in, set from the cycle after a job is taken to the cycle in which its report is taken
+    activity : in, data move in this cycle
     channels_idle : in, bit c: nothing is in flight on channel c
     channel_error : in, `channel_error_layout(config)`; valid for a cycle
     core_error : in, `core_error_layout()`; valid for a cycle
     core_reset : out, from a register: the machine is to be in reset
-    stop : out, from a register: channels are to begin nothing, and to finish what they began; it is `core_reset`, for
-        those who are not reset by it
-    base : out, an array of the channels: first byte of its memory, in units of 4 KiB
+    stop : out, from a register: channels are to begin nothing, and to finish what they began; the same as
+        `core_reset`, for the units that are not reset
+    base : out, for each channel the first byte of its memory, in units of 4 KiB
     irq : out, from a register; high while an enabled interrupt is pending
 
     Latency: from the later of a write's address and data 2 cycles to its response; of the doorbell 4, and 5 cycles to
     `o_job.valid` if the queue is empty. From a read's address 2 cycles to its data. `core_reset` rises in the cycle
     after an error, and TIMEOUT + 2 cycles after the last activity.
 
-    Checks of the descriptor are made all the time, in three stages of registers, and are done when a doorbell that
-    comes right after a field gets there.
+    Checks of the descriptor are made all the time, in three stages of registers; the check of a field is done when a
+    doorbell that is written right after the field is answered.
     """
 
     def __init__(self, *, config: Config) -> None:
@@ -164,7 +166,7 @@ class Registers(wiring.Component):
         return word[:32]
 
     def _held(self, m: Module, write: _Write, values: dict[str, Value], name: str) -> Signal:
-        """A register of one run of fields from bit 0 on that keeps what is written."""
+        """A register that keeps what is written; its fields are one run of bits from bit 0 on."""
         register = self.map[name]
         held = Signal(register.mask.bit_length(), name=name.lower(), init=register.reset)
         with m.If(write.to(register)):
@@ -190,7 +192,7 @@ class Registers(wiring.Component):
             ]
 
     def _read_port(self, m: Module) -> tuple[Signal, Signal]:
-        """The word that is being read, and that it is."""
+        """The number of the word that is read, and whether one is read in this cycle."""
         bus = self.s_axi
         held = Signal()
         word = Signal(ADDRESS_BITS - 2, reset_less=True)
@@ -225,12 +227,12 @@ class Registers(wiring.Component):
     def _jobs(
         self, m: Module, write: _Write, values: dict[str, Value], draining: Signal, error_valid: Signal
     ) -> Signal:
-        """The descriptor's registers, the doorbell and the queue; how many jobs are in it."""
+        """The descriptor's registers, the doorbell and the queue; returns how many jobs are in the queue."""
         job = Signal(job_layout(self.config), name="descriptor")
         reserved = self._descriptor(m, write, values, job)
         reason, word, fails = _first_failure(m, _checks(self.config, job, reserved))
 
-        # The output register of the queue holds the last of its places.
+        # One of the queue's places is its output register.
         m.submodules.jobs = jobs = Fifo(shape=job_layout(self.config), depth=QUEUED_JOBS - 1)
         m.d.comb += [
             jobs.i.payload.eq(job),
@@ -271,7 +273,7 @@ class Registers(wiring.Component):
         return jobs.level
 
     def _descriptor(self, m: Module, write: _Write, values: dict[str, Value], job: Any) -> list[Value]:
-        """Keeps the fields in `job`; for each word, whether a bit of no field was written as one."""
+        """Keeps the fields in `job`; returns for each word whether a bit of no field was written as one."""
         reserved: list[Value] = []
         for number in range(JOB_WORDS):
             register = self.map[f"JOB{number}"]
@@ -382,10 +384,10 @@ class Registers(wiring.Component):
     # -- Counters -----------------------------------------------------------------------------------------------------
 
     def _counters(self, m: Module, write: _Write, values: dict[str, Value], read_word: Signal, reads: Signal) -> Signal:
-        """Adds up; the register that a read of a low word keeps the high word in.
+        """Adds up the events; returns the register in which a read of a low word keeps the high word.
 
-        Low words carry into high ones a cycle later. So a high word that is taken a cycle after its low word, cleared
-        like it, belongs to it.
+        Low words carry into high words a cycle later, and high words are cleared a cycle later. So a high word that is
+        taken a cycle after its low word belongs to that low word.
         """
         control = self.map["CONTROL"]
         clears = Signal()
@@ -418,9 +420,11 @@ class Registers(wiring.Component):
 
 
 class _Write:
-    """A write on its way: address and data, taken when they come, and done when both are there and the last is over.
+    """A write on the bus: address and data are taken when they come, and it is done when both are there and the write
+    before is over.
 
-    `rings` is set by whoever knows the doorbell: its response follows with `decides`, until which `waits` must hold.
+    `rings` is set, by its user, for a write to the doorbell: the response to that follows with `decides`, and `waits`
+    must be set until then.
     """
 
     def __init__(self, m: Module, bus: Any) -> None:
@@ -455,7 +459,7 @@ class _Write:
         return self.executes & (self.word == register.word) & self.strobes.any()
 
     def merged(self, held: Value) -> Value:
-        """What becomes of a register that holds `held`."""
+        """The new value of a register that holds `held`."""
         return ((held & ~self._mask) | self.data)[: len(held)]
 
 
@@ -471,8 +475,8 @@ def _part(job: Any, name: str) -> Value:
 
 
 def _checks(config: Config, job: Any, reserved: Sequence[Value]) -> list[tuple[RejectReason, int, Value]]:
-    """(reason, word, whether it applies), the first of which is reported: spatten.golden.attention.Job.check as a
-    circuit."""
+    """`spec.job.Job.check` as a circuit: (reason, word, whether it applies) of every check; the first that applies is
+    reported."""
     fields = {field.name: field for field in job_fields(config)}
     flag = {which: job.flags[which] for which in Flag}
     generation = job.mode == Mode.GENERATION
@@ -485,7 +489,7 @@ def _checks(config: Config, job: Any, reserved: Sequence[Value]) -> list[tuple[R
         return value > most if most + 1 < 1 << len(value) else Const(0)
 
     def unknown(value: Value, known: Collection[Any]) -> Value:
-        """All that are known have the numbers from zero on."""
+        """Whether a value is none of the known ones, which have the numbers from zero on."""
         return above(value, len(known) - 1)
 
     def is_zero(value: Value) -> Value:
@@ -548,11 +552,11 @@ def _checks(config: Config, job: Any, reserved: Sequence[Value]) -> list[tuple[R
 
 
 _GROUP = 12
-"""Checks whose first is found in one stage; as many groups again in the next."""
+"""Checks of a group: one stage finds the first that applies in each group, the next stage the first of all groups."""
 
 
 def _first_failure(m: Module, checks: Sequence[tuple[RejectReason, int, Value]]) -> tuple[Signal, Signal, Signal]:
-    """Reason and word of the first check that applies, and that one does, 3 cycles later."""
+    """Reason and word of the first check that applies, and whether one does, 3 cycles later."""
     applies = Signal(len(checks), reset_less=True)
     m.d.sync += applies.eq(Cat(condition for _, _, condition in checks))
     reason_bits = Shape.cast(RejectReason).width
@@ -576,7 +580,7 @@ def _first_failure(m: Module, checks: Sequence[tuple[RejectReason, int, Value]])
 
 
 def _first(entries: Sequence[tuple[Value, Value]]) -> tuple[Value, Value]:
-    """Of (valid, code) the first that is valid: a tree."""
+    """The first of (valid, code) that is valid, by a tree; and whether one is."""
     if len(entries) == 1:
         return entries[0]
     half = len(entries) // 2

@@ -1,1 +1,1 @@
-"""Parts that any circuit could use: queues, memories, arithmetic, packing; and what parameters of a circuit must be."""
+"""Parts that any circuit could use: queues, memories, arithmetic, packing; and checks of a circuit's parameters."""

@@ -1,4 +1,4 @@
-"""Many streams into one, taking turns."""
+"""An arbiter: merges many streams into one, in turn."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ __all__ = ["RoundRobin"]
 class RoundRobin(wiring.Component):
     """Merges `inputs` streams into one: each in its own order, and none overtaken for long.
 
-    The turn passes to the input after the one that was served last, and goes to the first from there on that has
-    something. An input that waits is thus served within `inputs` transfers: every other goes ahead of it once at most.
+    After an input was served, the first input behind it that is valid is served next. An input that waits is thus
+    served within `inputs` transfers: every other input goes ahead of it once at most.
 
     Parameters
     ----------
     shape : shape-like
-        Of a payload, at least 1 bit. What tells the inputs apart must be in it; as a constant at each input it costs
-        nothing.
+        Shape of a payload, at least 1 bit. If the consumer has to tell the inputs apart, the payload must say which it
+        comes from; a constant at each input costs nothing.
     inputs : int
         At least 1; any number, not only powers of two.
 
@@ -61,7 +61,8 @@ class RoundRobin(wiring.Component):
         upto_in_turn = _prefix_or(m, in_turn, "in_turn")
         upto_any = _prefix_or(m, requests, "any")
         wraps = ~upto_in_turn[-1]
-        # From the first request on, and strictly behind it: their difference is the grant, the latter the next mask.
+        # `upto` has the bits from the first request on; `behind` has those behind it, and is the next mask. Their
+        # difference is the grant.
         upto = Signal(self.inputs)
         behind = Signal(self.inputs)
         grants = Signal(self.inputs)

@@ -22,7 +22,7 @@ def sum_shape(shape: ShapeLike, terms: int) -> Shape:
 
 
 def _register(m: Module, value: Value, name: str, shape: Shape | None = None) -> Signal:
-    """`value` one cycle later, in its own shape or one that it is known to fit."""
+    """`value` one cycle later, in its own shape, or in `shape`, which it is known to fit."""
     register = Signal(shape if shape is not None else value.shape(), name=name, reset_less=True)
     m.d.sync += register.eq(value)
     return register
@@ -39,7 +39,8 @@ class Multiplier(Shared):
     Parameters
     ----------
     a_shape, b_shape : ShapeLike
-        Of the operands, each signed or unsigned. At more than one stage it is `b` that is cut: let it be the narrower.
+        Shapes of the operands, each signed or unsigned. With more than one stage `b` is cut, and should be the
+        narrower.
     stages : int
         Registers on the way, 1 to 3.
 
@@ -94,7 +95,7 @@ class Multiplier(Shared):
 
 
 class AdderTree(Shared):
-    """The exact sum of all inputs, and on request those of groups of neighbours, all in the same cycle.
+    """The exact sum of all inputs, and on request the sums of groups of neighbours, all in the same cycle.
 
     A stage adds 2**levels_per_stage neighbours in one expression, which an ASIC flow makes of carry-save adders and one
     carry-propagating one. Nothing is rounded or cut: a sum of n values has ceil(log2(n)) bits more than one.
@@ -102,14 +103,14 @@ class AdderTree(Shared):
     Parameters
     ----------
     shape : ShapeLike
-        Of one input, signed or unsigned.
+        Shape of one input, signed or unsigned.
     inputs : int
         Values to add, at least 1; any number, not only powers of two.
     levels_per_stage : int
         Binary levels between registers, at least 1.
     taps : mapping of int to int
-        Sums of groups that are wanted besides: {size of a group: how many groups, from the front}. A size is a power of
-        two and below `inputs`, and the groups must be full.
+        Further sums that are wanted, of groups: {size of a group: how many groups, from the front}. A size is a power
+        of two and below `inputs`, and the groups must be full.
 
     Ports
     -----
@@ -175,7 +176,7 @@ class AdderTree(Shared):
         return m
 
     def _add(self, m: Module, sums: list[Value], size: int, next_size: int, name: str) -> list[Value]:
-        """Registered sums of `next_size` inputs each, of `sums` of `size` each; the last one of what is left."""
+        """Registered sums of `next_size` inputs each, from `sums` of `size` inputs; the last sum has what is left."""
         fan_in = next_size // size
         added: list[Value] = []
         for first in range(0, len(sums), fan_in):

@@ -22,7 +22,7 @@ def asserts(platform: Any) -> bool:
 def check_stream(m: Module, platform: Any, interface: Any, name: str, *, ends: ValueLike = 0) -> None:
     """In simulation, assert that an input stream keeps valid and payload while it is stalled.
 
-    A reset may end a stream at any time, and so may whatever else `ends` it. `interface` is the stream as seen from
+    A reset may end a stream at any time, and so may the condition `ends`. `interface` is the stream as seen from
     inside the component that consumes it; `name` goes into the message. For a platform without assertions nothing is
     added.
     """

@@ -27,11 +27,12 @@ class Expander(wiring.Component):
     have bits: n elements in ceil(n / lanes) rows, `lanes` in each but the final one. One line leaves for each mask.
     What the packet's final row holds beyond its elements is ignored; the next packet begins with a row of its own.
 
-    The ones before lane i of a mask (a parallel prefix sum, one cycle ahead) and the elements left of the row before
-    say where in the two rows lane i's element is. Lane j of either row holds elements of one residue mod `lanes`, and a
-    line needs each residue once, so a `lanes`-to-1 selection per lane is enough: first lane j takes the old row's
-    element where it is not used up and the new row's otherwise, then lane i selects. This index selection is one level
-    of registers where a rotation and a spread by log2(lanes) layers each would be four, for about the same area.
+    The number of ones before lane i of a mask (a parallel prefix sum, one cycle ahead) and that of the elements left of
+    the row before say where in the two rows lane i's element is. Lane j of either row holds elements of one residue mod
+    `lanes`, and a line needs each residue once, so a `lanes`-to-1 selection per lane is enough: first lane j takes the
+    old row's element where it is not used up and the new row's otherwise, then lane i selects. This index selection is
+    one level of registers where a rotation and a spread by log2(lanes) layers each would be four, for about the same
+    area.
 
     Parameters
     ----------
@@ -49,8 +50,8 @@ class Expander(wiring.Component):
     Latency: 3 cycles from a mask's transfer on `i_masks` to its line's valid on `o`; a row is taken on `i_rows` 2
     cycles before the first line that needs it, never earlier. Throughput: one line per cycle, whatever the masks.
 
-    Each stage takes when it is empty or its successor takes, so `o.ready` reaches `i_masks.ready` through 3 and
-    `i_rows.ready` through 2 gates; three lines wait inside under back-pressure.
+    Each stage takes a line when it is empty or its successor takes its line, so `o.ready` reaches `i_masks.ready`
+    through 3 and `i_rows.ready` through 2 gates; three lines wait inside under back-pressure.
 
     Source: SpAtten (HPCA 2021) section V: the top-k engine's zero eliminator, turned round.
     """
@@ -91,7 +92,7 @@ class Expander(wiring.Component):
             m.d.sync += [counted_mask.eq(mask), counted_last.eq(self.i_masks.payload.last), ones_total.eq(sums[-1])]
             m.d.sync += [ones[lane].eq(sums[lane - 1]) for lane in range(1, lanes)]
 
-        # Stage 1: take a row if the elements left of the one before do not suffice; say where each lane's element is.
+        # Stage 1: take a row if the elements left of the row before do not suffice; say where each lane's element is.
         left = Signal(index_width)
         row = Signal(lanes * self._width, reset_less=True)
         placed_valid, placed_ready = Signal(), Signal()

@@ -20,9 +20,9 @@ class Fifo(Shared):
     Parameters
     ----------
     shape : shape-like
-        Of a payload, at least 1 bit.
+        Shape of a payload, at least 1 bit.
     depth : int
-        Entries that it can always hold, at least 2. Need not be a power of two.
+        Entries that the queue can always hold, at least 2. Need not be a power of two.
 
     Ports
     -----
@@ -94,7 +94,7 @@ class SkidBuffer(wiring.Component):
     Parameters
     ----------
     shape : shape-like
-        Of a payload, at least 1 bit.
+        Shape of a payload, at least 1 bit.
 
     Ports
     -----

@@ -10,12 +10,12 @@ __all__ = ["choose", "count_ones", "equals", "first_set", "gather_or", "one_of",
 
 
 def equals(value: Value, constant: int) -> Value:
-    """value == constant; 0 apart, since the backend writes a comparison with 0 as a logical not of a vector."""
+    """value == constant. For 0 it is written as ~any, as the backend makes a logical not of a vector of `== 0`."""
     return value == constant if constant else ~value.any()
 
 
 def choose(values: Sequence[Value], index: Value) -> Value:
-    """values[index]; the last for an index beyond."""
+    """values[index]; the last value for an index beyond it."""
     result = values[-1]
     for n, value in reversed(list(enumerate(values[:-1]))):
         result = Mux(equals(index, n), value, result)
@@ -23,7 +23,7 @@ def choose(values: Sequence[Value], index: Value) -> Value:
 
 
 def count_ones(bits: Sequence[Value]) -> Value:
-    """How many of them are set, as a balanced tree of sums."""
+    """How many of `bits` are set, as a balanced tree of sums."""
     if len(bits) < 2:
         return bits[0] if bits else Const(0, 1)
     half = len(bits) // 2
@@ -39,7 +39,7 @@ def first_set(bits: Value) -> Value:
 
 
 def gather_or(values: Sequence[Value]) -> Value:
-    """All of them, one bit or another: for values of which all but one are zero."""
+    """The bitwise OR of all values: where all but one are zero, that one."""
     result: Value = Const(0, 1)
     for value in values:
         result = result | value
@@ -52,7 +52,7 @@ def one_of(enables: Sequence[Value], values: Sequence[Value]) -> Value:
 
 
 def product(wide: Value, narrow: Value) -> Value:
-    """wide x narrow as one sum of shifted terms: no multiplier for a factor of a few bits."""
+    """wide x narrow as one sum of shifted terms, since a factor of a few bits needs no multiplier."""
     result: Value = Const(0, 1)
     for bit in range(len(narrow)):
         result = result + (Mux(narrow[bit], wide, 0) << bit)
@@ -60,5 +60,5 @@ def product(wide: Value, narrow: Value) -> Value:
 
 
 def wrapped(place: Value, size: int) -> Value:
-    """A place of a ring from one that may be beyond its end, by less than its size."""
+    """`place` in a ring of `size` places; it may be given as beyond the ring's end by less than `size`."""
     return Mux(place >= size, place - size, place)

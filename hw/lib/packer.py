@@ -1,4 +1,4 @@
-"""Joins rows with some live elements into full ones, in order; and what turns masks into such rows."""
+"""Joins rows with some live elements in front into full rows, in order; and makes such rows of masked ones."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Packer(wiring.Component):
     was empty, which leaves as one such row. Lanes from `count` up must be zero in `i` and are zero in `o`.
 
     The elements held back, `held` of them, stay in the front lanes of a register. A new row is rotated by `held` lanes,
-    so its elements lie behind them and those for which there is no room, already in place, in front. Full is not
-    enough to leave: only the next row tells whether the held one is the last.
+    so its elements lie behind the held ones, and those for which there is no room are in front, already in place. A
+    register that is full does not leave yet: only the next row tells whether the held elements are the last.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ class Packer(wiring.Component):
 
         valid: Value = self.i.valid
         elements: list[Value] = [Value.cast(self.i.payload.lanes[lane]) for lane in range(lanes)]
-        # With all lanes held it is `lanes`, a whole turn; a power of two is cut to 0, which is the same.
+        # With all lanes held the distance is `lanes`, a whole turn; a power of two is cut to 0, which is the same.
         distance: Value = held[:layers]
         for stage in range(stages):
             for _ in range(min(self.layers_per_stage, len(distance)) if stage else 0):
@@ -152,7 +152,7 @@ class Packer(wiring.Component):
         return m
 
     def _tag(self) -> data.StructLayout:
-        """What travels with the elements: which lanes wait for it, and what leaves when it arrives."""
+        """What travels with a row's elements: which lanes will be held when the row arrives, and what leaves then."""
         extra = {"header": unsigned(self._header_width)} if self._header_width else {}
         counts = {"count": range(self.lanes + 1), "rest": range(self.lanes + 1)}
         return data.StructLayout({"is_held": unsigned(self.lanes), **counts, "full": 1, "last": 1, **extra})
@@ -191,14 +191,14 @@ class Compactor(wiring.Component):
     Parameters
     ----------
     shape, lanes, header :
-        As of `Packer`.
+        As in `Packer`.
 
     Ports
     -----
     i : stream of `masked_beat(shape, lanes, header)`, in; the header is the same in all rows of a sequence
     o : stream of `packed_row(shape, lanes, header)`, out
 
-    Latency: `delay` cycles, and throughput, as of `Packer`, where a masked row counts with its live lanes.
+    Latency (`delay` cycles) and throughput are counted as in `Packer`, of a masked row the live lanes.
     """
 
     def __init__(self, *, shape: ShapeLike, lanes: int, header: ShapeLike | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What parameters of a circuit must be, and what is said where they are not: one wording for all."""
+"""Checks of a circuit's parameters, with one wording for all messages."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def check_power_of_two(name: str, value: Any) -> None:
 
 
 def check_shape(name: str, shape: Any) -> Shape:
-    """`shape` as what it stands for; TypeError if that is nothing, ValueError if it has no bit."""
+    """The Amaranth shape that `shape` stands for; TypeError if there is none, ValueError if it has no bits."""
     try:
         cast = Shape.cast(shape)
     except TypeError as error:
@@ -36,7 +36,7 @@ def check_shape(name: str, shape: Any) -> Shape:
 
 
 def check_optional_shape(name: str, shape: Any) -> int:
-    """Bits of `shape`, 0 for None; TypeError if it is neither."""
+    """Bits of `shape`, 0 for None; TypeError if it is neither a shape nor None."""
     try:
         return 0 if shape is None else Shape.cast(shape).width
     except TypeError as error:

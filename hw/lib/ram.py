@@ -21,7 +21,7 @@ class Ram(Shared):
     Parameters
     ----------
     shape : shape-like
-        Of one word, at least 1 bit.
+        Shape of one word, at least 1 bit.
     depth : int
         Words, at least 2. Need not be a power of two; addresses from `depth` up must not be used.
 
@@ -58,7 +58,7 @@ class Ram(Shared):
 
     @property
     def module_name(self) -> str:
-        """Such as ram_512x64, for whoever looks for memories to replace."""
+        """The module's name, such as ram_512x64, so that a flow finds the memories that it replaces."""
         return f"ram_{self.depth}x{Shape.cast(self.shape).width}"
 
     def build(self, platform: Any) -> Module:

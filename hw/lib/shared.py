@@ -22,34 +22,34 @@ class Modules(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Platform:
-    """What a circuit is elaborated for; None, or anything else, stands for neither of the following."""
+    """What a circuit is elaborated for; None, or any other platform, stands for neither of the following."""
 
     assertions: bool = False
-    """Simulation and proofs: with assertions about its neighbours."""
+    """For simulation and proofs: the circuit has assertions about its neighbours."""
     modules: Modules | None = None
-    """Emission: a `Shared` component becomes an instance of a module of these."""
+    """For emission: a `Shared` component becomes an instance of one of these modules."""
 
 
 class Shared(wiring.Component):
-    """A component whose circuit depends on its keyword parameters alone, and is emitted once for equal ones.
+    """A component whose circuit depends on its keyword parameters alone, and is emitted once for equal parameters.
 
     It implements `build` in the place of `elaborate`. All its registers belong to the domain "sync". Elaborated for
-    anything but a `Platform` with `modules` it is a component like any other.
+    another platform than a `Platform` with `modules` it is a component like any other.
     """
 
     identity: tuple[str, str]
-    """Where the class is, and its parameters: by value, so that equal ones are equal."""
+    """The class's full name, and its parameters by value: equal circuits have equal identities."""
 
     def __new__(cls, *args: Any, src_loc_at: int = 0, **parameters: Any) -> Self:
         if args:
             raise TypeError(f"{cls.__name__} takes keyword parameters only")
-        self: Self = super().__new__(cls, src_loc_at=src_loc_at + 1)  # where a warning about it points
+        self: Self = super().__new__(cls, src_loc_at=src_loc_at + 1)  # a warning about the component points there
         self.identity = (f"{cls.__module__}.{cls.__qualname__}", repr(sorted(parameters.items())))
         return self
 
     @property
     def module_name(self) -> str:
-        """Of its module: lower case, for the file's reader; told apart by a number where parameters differ."""
+        """The module's name: the class's in lower case; emission adds a number where parameters differ."""
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__.lstrip("_")).lower()
 
     def build(self, platform: Any) -> Elaboratable:

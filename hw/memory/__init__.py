@@ -1,2 +1,2 @@
-"""Between the memory channels and the ring buffers: AXI4, the fetch unit, the crossbar, the rings and who owns their
-parts."""
+"""Between the memory channels and the ring buffers: AXI4, the fetch unit, the crossbar, the rings and the
+blocks in them."""

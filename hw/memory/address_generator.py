@@ -73,9 +73,9 @@ def tag(lanes: int, words: int, sequence_bits: int) -> data.StructLayout:
 
 
 def pending(sequence_bits: int) -> data.StructLayout:
-    """The oldest row group with requests that have not left: `some` is set if there is one.
+    """The oldest row group with requests that have not left: `some` is set if there is such a group.
 
-    `known` is clear for the moment in which it is on its way through a memory; `sequence` does not count then.
+    `sequence` is the group's number if `known` is set, as it is unless the group is just on its way through a memory.
     """
     return data.StructLayout({"some": 1, "known": 1, "sequence": unsigned(sequence_bits)})
 
@@ -115,7 +115,7 @@ class AddressGenerator(wiring.Component):
     Ports
     -----
     i : stream of `row_group`
-    o : C streams of `request`; of a channel in the order of the groups, in a group in the order of the ids
+    o : C streams of `request`; each is in the order of the groups, and within a group in the order of the ids
     accepted : out, number of the next group to enter
     pushed : out, number of the next group whose requests will be queued; all before it are queued, under way, or done
     pending : out, per channel, `pending`
@@ -219,7 +219,7 @@ class AddressGenerator(wiring.Component):
         with m.If(enters):
             m.d.sync += self.accepted.eq(self.accepted + 1)
 
-        # Low bits of each row's first sector: its first channel.
+        # The low bits of a row's first sector are the number of its first channel.
         first_valid = Signal()
         first = Signal(self.group_shape, reset_less=True)
         m.d.sync += [first_valid.eq(enters), Value.cast(first).eq(Value.cast(self.i.payload))]
@@ -316,8 +316,8 @@ class _ChannelQueue(Shared):
         with m.Elif(takes[0]):
             m.d.sync += left.eq(rest)
 
-        # A stage takes when it or one behind it is empty, or the last of them can pass on: a channel that is not ready
-        # stops at the skid buffer behind them, whose register is stage 5.
+        # A stage takes a request when it or a later stage is empty, or the last one can pass its request on. `o.ready`
+        # stops at the skid buffer behind the stages, whose register is stage 5.
         m.submodules.skid = skid = SkidBuffer(shape=generator.request_shape)
         for stage in range(5):
             m.d.comb += takes[stage].eq(~Cat(valid[stage:]).all() | skid.i.ready)
@@ -383,12 +383,12 @@ class _ChannelQueue(Shared):
             for value, name in ((start, "start"), (target, "target"), (ring, "ring"), (lane, "lane"))
         )
         sequences.append(register(3, sequences[-1], "sequence"))
-        # Stage 4: its address in the channel, and its place in the ring before the ring's end is looked at.
+        # Stage 4: the sector's address in the channel, and its place in the ring, which may lie beyond the ring's end.
         address = register(4, (start + which)[log_channels : generator.sector_bits], "address")
         target = register(4, target + which, "target")
         ring, lane = (register(4, value, name) for value, name in ((ring, "ring"), (lane, "lane")))
         sequences.append(register(4, sequences[-1], "sequence"))
-        # Stage 5: the ring is a ring.
+        # Stage 5: a place beyond the ring's end wraps.
         sizes = [Const(sectors, unsigned(generator.place_bits + 1)) for sectors in generator.ring_sectors]
         size = Mux(ring[1], sizes[VALUE], Mux(ring[0], sizes[KEY], sizes[QUERY]))
         wrapped = Signal(generator.place_bits)

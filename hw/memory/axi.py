@@ -1,4 +1,4 @@
-"""AXI4: the signatures of a master's ports, and sector requests to bursts, which reads and writes have in common."""
+"""AXI4: the signatures of a master's ports, and the merging of sector requests to bursts, for reads and writes."""
 
 from typing import Any
 
@@ -111,7 +111,7 @@ bus_error = data.StructLayout({"valid": 1, "is_decode": 1})
 
 
 def check_sizes(address_bits: int, local_bits: int, channel_bits: int) -> None:
-    """Refuse what a master of a channel cannot have."""
+    """Refuse sizes that the master of a channel cannot have."""
     for name, value, low, high in (
         ("address_bits", address_bits, 13, 64),
         ("local_bits", local_bits, 1, address_bits - _SECTOR_SHIFT if isinstance(address_bits, int) else 0),
@@ -139,7 +139,7 @@ def drive_address(m: Module, axi: Any, prefix: str, bursts: Any, channel_bits: i
 
 
 class BurstMerger(Shared):
-    """Requests for sectors to bursts of them: each leaves as soon as it can, and waiting neighbours leave together.
+    """Merges requests for sectors to bursts: each leaves as soon as it can, and waiting neighbours leave together.
 
     A burst that is presented on `o` never changes. While it is stalled, the requests behind it gather in a second
     burst as long as each is for the sector after the last; one that is not waits as the beginning of a third. No burst
@@ -156,19 +156,20 @@ class BurstMerger(Shared):
     room_bits : int
         Width of `room`.
     page_bits : int
-        log2 of a page's sectors; not 7 in proofs alone.
+        log2 of a page's sectors; other values than 7 are for proofs only.
 
     Ports
     -----
     base : in, first page of the channel; must not change unless everything that entered has left
     i : stream of a local sector address, in
     o : stream of bursts, out: `sector` (byte address / 32) of the first, and how many `more` follow it
-    room : in, most sectors that the next burst may have. A burst waits until it fits, so `room` must come to `burst`
-        in time; it may fall only by what is presented.
+    room : in, most sectors that the next burst may have. A burst waits until it fits, so `room` must reach `burst`
+        at some time; `room` may fall only by the sectors that are presented.
     presents : out, set in a cycle at whose end a new burst is put on `o`; `presented` is its `more`
     joins : out, set if the request that enters joins the one before
     waits : out, set if there are requests that are not on `o` yet
-    stop : in. While set, what waits is dropped, `i` is swallowed, and no burst is presented; one that is, stays.
+    stop : in. While set, requests that wait are dropped, `i` is swallowed, and no burst is presented anew; one that
+        is presented already stays.
 
     Latency: 1 cycle from a transfer on `i` to its valid on `o`. Throughput: one request per cycle. `i.ready` comes from
     a register and `stop`, `o.valid` and `o.payload` from registers.
@@ -223,7 +224,7 @@ class BurstMerger(Shared):
             sector.eq(Cat(offset, (self.base + (local >> self.page_bits))[: sector_bits - self.page_bits])),
         ]
 
-        # Behind what is presented: the burst that grows, and after it the beginning of the next.
+        # Behind the presented burst: `open`, the burst that grows, and `spilled`, the beginning of the next.
         open_valid = Signal()
         open_sector = Signal(sector_bits, reset_less=True)
         open_more = Signal(self.more_bits, reset_less=True)
@@ -250,7 +251,7 @@ class BurstMerger(Shared):
                 self.o.payload.sector.eq(Mux(open_valid, open_sector, sector)),
                 self.o.payload.more.eq(self.presented),
             ]
-        # What enters is presented at once, joins, begins a burst, or waits to begin one.
+        # A request that enters is presented at once, joins the open burst, begins it, or waits to begin the next.
         with m.If(self.stop):
             m.d.sync += [open_valid.eq(0), spilled_valid.eq(0)]
         with m.Elif(self.presents), m.If(open_valid):
@@ -271,5 +272,5 @@ class BurstMerger(Shared):
         return m
 
     def _follows(self, is_next: Value, offset: Value, more: Value) -> Value:
-        """Whether a request can join a burst with `more` sectors after its first: at offset 0 a page begins."""
+        """Whether a request can join a burst of 1 + `more` sectors; at offset 0 it cannot: a page begins there."""
         return is_next & offset.any() & (more != self.burst - 1)

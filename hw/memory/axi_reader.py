@@ -21,7 +21,7 @@ class AxiReader(Shared):
 
     A sector is 256 / `channel_bits` beats, the first the lowest. A request is presented as soon as it can be; while AR
     is stalled, those behind it that are for the sector after the last gather in one burst
-    (`hw.memory.axi.BurstMerger`). Beats are counted: what RID and RLAST say is not looked at. A sector with a bad
+    (`hw.memory.axi.BurstMerger`). Beats are counted; RID and RLAST are ignored. A sector with a bad
     response goes to `o` like any other.
 
     Parameters
@@ -41,16 +41,16 @@ class AxiReader(Shared):
     i : stream of a local sector address, in
     o : stream of a sector (256 bits), out
     axi : the AXI4 master's AR and R
-    stop : in. While set, no burst is presented but one that already is stays, requests that wait are dropped, `i` and R
-        are swallowed, and `o` is empty from the first cycle on, whatever was stalled there (its consumer must be reset
-        with it). Must stay until `idle`; then everything is as after a reset
+    stop : in. While set, no burst is presented anew (one that is presented already stays), requests that wait are
+        dropped, `i` and R are swallowed, and `o` is empty from the first cycle on, whatever was stalled there (its
+        consumer must be reset with it). Must stay until `idle`; then everything is as after a reset
     idle : out: no request inside, none presented or unanswered, no sector on `o`
     error : out, `hw.memory.axi.bus_error`, in the cycle after each beat with a bad response
     activity : out, set in each cycle with a transfer on AR or R
 
     Latency: 1 cycle from a transfer on `i` to ARVALID when nothing waits; 1 cycle from a sector's last beat to `o`.
-    Throughput: a sector per cycle at 256 bits, a beat per cycle otherwise. AR, `o` and `error` come from registers, but
-    that `stop` gates `o.valid`; RREADY follows `o.ready` while a sector is on `o`.
+    Throughput: a sector per cycle at 256 bits, a beat per cycle otherwise. AR, `o` and `error` come from registers,
+    except that `stop` gates `o.valid`; RREADY follows `o.ready` while a sector is on `o`.
     """
 
     _burst = BURST_SECTORS

@@ -34,7 +34,7 @@ class AxiWriter(Shared):
     A sector is 256 / `channel_bits` beats, the first the lowest. A burst is presented on AW as soon as it can be; while
     AW is stalled, sectors behind it that follow the last gather in one burst (`hw.memory.axi.BurstMerger`). The data of
     a burst are inside before it is presented, and go out on W from then on, whether or not AW has been taken: so what
-    was begun can always be finished. What BID says is not looked at; B answers bursts in their order.
+    was begun can always be finished. BID is ignored; B answers bursts in their order.
 
     Parameters
     ----------
@@ -55,18 +55,20 @@ class AxiWriter(Shared):
     base : in, the channel's first page of 4 KiB; must not change unless `idle`
     i : stream of `hw.memory.axi.sector_write(local_bits)`, in
     axi : the AXI4 master's AW, W and B
-    stop : in. While set, no burst is presented, those that are are finished and their responses awaited, what waits is
-        dropped, and `i` is swallowed. Must stay until `idle`; then everything is as after a reset
+    stop : in. While set, no burst is presented anew, bursts that are presented already are finished and their responses
+        awaited, sectors that wait are dropped, and `i` is swallowed. Must stay until `idle`; then everything is as
+        after a reset
     idle : out: no sector inside, no burst without response
     error : out, `hw.memory.axi.bus_error`, in the cycle after each bad response
     activity : out, set in each cycle with a transfer on AW, W or B
-    accepted : out, sectors taken from `i`, modulo 2**16
-    acknowledged : out, those of them whose burst has its response, modulo 2**16: the writes made before a moment are
-        done when `acknowledged` reaches what `accepted` was then. Both are 0 from the first cycle after `stop` is set
+    accepted : out, how many sectors were taken from `i`, modulo 2**16
+    acknowledged : out, how many of these are in bursts that have their response, modulo 2**16: writes made before a
+        moment are done when `acknowledged` reaches what `accepted` was then. Both are 0 from the first cycle after
+        `stop` is set
 
     Latency: 1 cycle from a transfer on `i` to AWVALID, 2 to WVALID, when nothing waits. Throughput: a sector per cycle
-    at 256 bits, a beat per cycle otherwise. All of AXI comes from registers, but WDATA and WLAST with one selection
-    behind them.
+    at 256 bits, a beat per cycle otherwise. All of AXI comes from registers, WDATA and WLAST with one selection behind
+    them.
     """
 
     _burst = BURST_SECTORS
@@ -120,8 +122,9 @@ class AxiWriter(Shared):
             queue.i.payload.eq(self.i.payload.data),
         ]
 
-        # Which sectors end a burst: each, until another joins it, which happens before the burst is presented. One-hot
-        # are the places of the next sector to enter, of the last that did, and of the next to leave.
+        # `ends` marks the sectors that end a burst: each does, until another joins the burst, which happens before the
+        # burst is presented. The places of the next sector to enter, of the last that entered, and of the next to leave
+        # are one-hot.
         places = self.depth + 1
         ends = Signal(places, reset_less=True)
         write_place = Signal(places, init=1)
@@ -133,7 +136,7 @@ class AxiWriter(Shared):
         with m.If(queue.o.valid & queue.o.ready):
             m.d.sync += read_place.eq(read_place.rotate_left(1))
 
-        # W: what has been presented, and nothing else. Under `stop` the rest is dropped behind it.
+        # W sends the data of presented bursts and nothing else. Under `stop` all other data are then dropped.
         beats = 8 * SECTOR_BYTES // self.channel_bits
         released = Signal(range(self.depth + 2))
         is_last_beat = Signal()

@@ -1,4 +1,4 @@
-"""Who owns which part of a ring buffer: blocks from their allocation to their last use."""
+"""Keeps account of the blocks of a ring buffer, from their allocation to their last use."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ __all__ = ["BlockTable", "block_request", "entry_shape", "granted_block"]
 
 
 def entry_shape(entries: int) -> Shape:
-    """Of a block's number."""
+    """Shape of a block's number."""
     return unsigned((entries - 1).bit_length())
 
 
@@ -37,7 +37,7 @@ class BlockTable(wiring.Component):
     Parameters
     ----------
     sectors : int
-        Of a lane of the ring.
+        Sectors of a lane of the ring.
     entries : int
         Most blocks at a time, a power of two.
     uses_max : int
@@ -52,7 +52,7 @@ class BlockTable(wiring.Component):
     o_allocate, i_block, o_free : streams, to and from the ring buffer
     arrives : in, `valid` and `entry`: another row group of a block is complete
     uses : in, `valid` and `entry`: a use of a block has ended
-    arrived : out, for each block its complete row groups
+    arrived : out, for each block how many of its row groups are complete
     bases : out, for each block the sector where it begins
 
     Latency: 1 cycle from `i` to `o_allocate`, none from `i_block` to `o`. Throughput: a block every three cycles, with
@@ -100,7 +100,7 @@ class BlockTable(wiring.Component):
         sizes = Array(Signal(range(self.sectors + 1), name=f"size{n}", reset_less=True) for n in range(self.entries))
         left = Array(Signal(range(self.uses_max + 1), name=f"left{n}", reset_less=True) for n in range(self.entries))
 
-        # One request at a time: to the ring, and its answer to whoever asked.
+        # One request at a time goes to the ring, whose answer goes to `o`.
         takes, grants, frees = Signal(), Signal(), Signal()
         m.d.comb += [
             last.eq(first + held),
@@ -132,7 +132,7 @@ class BlockTable(wiring.Component):
                 self.arrived[n].eq(Mux(enters, 0, self.arrived[n] + comes)),
             ]
 
-        # A block that was used up, and has been granted, gives up its space; one at a time.
+        # A block that has been granted, and whose uses have ended, gives up its space; one block at a time.
         used_up = Signal()
         m.d.comb += [
             used_up.eq(held.any() & ~left[first].any() & ~(asks & (held == 1))),

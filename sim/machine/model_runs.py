@@ -43,7 +43,7 @@ DEFAULT_PROMPT = (
 BERT_SETTINGS = Settings(
     query_bits=8, key_bits=8, value_bits=8, tokens=Ratios(0.125, 0.75), heads=Ratios(1 / 24, 0.25)
 )  # fmt: skip
-"""Those of `make demo`."""
+"""The settings of `make demo`."""
 GPT2_SETTINGS = Settings(
     query_bits=12,
     key_bits=6,
@@ -55,7 +55,7 @@ GPT2_SETTINGS = Settings(
     value_keep=0.75,
     pin_recent=16,
 )
-"""All that prunes and quantizes, at once."""
+"""All kinds of pruning and quantization at once."""
 
 
 class Model(StrEnum):
@@ -81,17 +81,17 @@ class Figures:
     values_fetched: int = 0
     values_live: int = 0
     cycles: int = 0
-    """In which the accelerator was busy."""
+    """Cycles in which the accelerator was busy."""
     multiplications: int = 0
-    """That the results needed, LSBs of flat rows included."""
+    """Multiplications that the results needed, with the LSBs of flat rows."""
     traffic: Traffic = field(default_factory=Traffic)
     other_read: int = 0
-    """Bytes of bitmaps."""
+    """Bytes of bitmaps, and of states that were loaded."""
     written: int = 0
-    """Bytes, of the state too."""
+    """Bytes written, saved states included."""
 
     def add(self, work: LayerWork, computed: Computed) -> None:
-        """One job more."""
+        """Add one job."""
         live, counters = work.live, computed.counters
         self.jobs += 1
         self.live_tokens.append(len(live.tokens))
@@ -110,7 +110,7 @@ class Figures:
 
     @classmethod
     def total(cls, parts: Iterable[Self]) -> Self:
-        """Of all layers."""
+        """The sums over all layers."""
         whole = cls(layer=-1)
         for part in parts:
             for name in ("live_tokens", "kept_tokens", "live_heads", "kept_heads"):
@@ -123,7 +123,7 @@ class Figures:
 
     @property
     def read(self) -> int:
-        """Bytes."""
+        """Bytes read."""
         return self.traffic.fetched + self.other_read
 
     def mac_utilisation(self, config: Config) -> float:
@@ -142,7 +142,7 @@ class Watch:
         self.prompt: dict[int, Figures] = {}
         self.generation: dict[int, Figures] = {}
         self.kept: dict[bool, dict[int, IntArray]] = defaultdict(dict)
-        """Whether generating, and layer: tokens kept by the last such job."""
+        """By whether a job generates and by layer, the tokens that the last such job kept."""
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("jobs"),
             TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True,
@@ -214,10 +214,10 @@ def check_count(count: int) -> None:
 
 
 def check_gpt2(gpt2: Gpt2, text: str, count: int, config: Config, settings: Settings = GPT2_SETTINGS) -> None:
-    """Raise `GoldenError` or `TextError` for a text that cannot be continued so far."""
+    """Raise `GoldenError` or `TextError` for a text that cannot be continued by `count` tokens."""
     check_count(count)
     check_text(text)
-    length = len(gpt2.encode(text).ids) + count - 1  # nothing follows the last
+    length = len(gpt2.encode(text).ids) + count - 1  # the last token is not attended to
     if length > gpt2.positions:
         raise GoldenError(
             f"the text and the first {count - 1} of {count} tokens are {length}, and the model allows {gpt2.positions}"

@@ -44,7 +44,7 @@ class Task:
     result: Result
     report: dict[str, int]
     counters: dict[str, int]
-    """What it adds to the performance counters; those that count cycles are not among them."""
+    """What the job adds to the performance counters; those that count cycles are not among them."""
     fields: dict[str, int] = field(repr=False)
     """The descriptor, by the names of `spec.job.job_fields`."""
 
@@ -66,7 +66,7 @@ def report(result: Result, tag: int, lost_tokens: int, lost_heads: int) -> dict[
 
 
 def counters(config: Config, job: Job, at: Addresses, context: Context, result: Result) -> dict[str, int]:
-    """What a job adds to the performance counters, less those that count cycles. `context` is the one after it."""
+    """What a job adds to the performance counters, less those that count cycles. `context` is as the job leaves it."""
     moved = traffic(config, job, planes(config, job, at), result)
     if job.mode is Mode.CAUSAL:
         lengths = np.searchsorted(result.tokens, result.rows, side="right")
@@ -107,7 +107,7 @@ def counters(config: Config, job: Job, at: Addresses, context: Context, result: 
 
 
 def _beats(config: Config, head_dim: int, bits: int, joined: bool, lengths: IntArray) -> int:
-    """Beats of an array for rows of so many keys or values."""
+    """Beats of an array for rows of `lengths` keys or values."""
     row = row_format(head_dim=head_dim, slice_width=config.slice_width, bits=bits, joined=joined)
     together = config.slices * rows_per_read(config, row)
     return int((-(-lengths // together)).sum()) * row.beats
@@ -149,7 +149,7 @@ class Campaign:
         return values[int(self.random.integers(len(values)))]
 
     def task(self, **wanted: Any) -> Task:
-        """The next task; `wanted` fixes fields of its `Job`. The memory image and the contexts are then those after it.
+        """The next task; `wanted` fixes fields of its `Job`. The memory image and the contexts are as it leaves them.
 
         Raises `ImageFullError` when the image is full: make a new campaign.
         """
@@ -175,7 +175,7 @@ class Campaign:
             has_kv[int(random.integers(job.keys))] = True
 
         first = self._next
-        # A state to begin with, which the host has put into memory.
+        # The address of a state to begin with, which the host has put into memory.
         load = None
         trial = copy.deepcopy(self.contexts[context_number])
         if not job.clear and random.random() < 0.2:
@@ -185,7 +185,7 @@ class Campaign:
         store = None
         if random.random() < 0.3:
             store = self._allocate(state_sectors(config)) if load is None else load
-        # Would anything be live?
+        # Raise GoldenError unless something would be live.
         begin(job, trial)
         everything = Bitmaps.all(job)
         find_live(
@@ -194,7 +194,7 @@ class Campaign:
             Bitmaps(has_kv=everything.has_kv if has_kv is None else has_kv, pinned=everything.pinned, heads=heads),
         )
         at = self._lay_out(job, kv_rows, has_kv, pinned)
-        # What is new, as it is before the job: the output's place is still random.
+        # `initial` takes over the new part of the image before the job runs: the output's place is still random.
         mine = np.arange(first, self._next)
         channels = config.channels
         self.initial[mine % channels, mine // channels] = self.memory.read(mine)
@@ -231,7 +231,7 @@ class Campaign:
         config, random = self.config, self.random
         context = Context(config)
         token_top, head_top = (1 << bits for bits in (config.token_importance_bits, config.head_importance_bits))
-        # Some so large that they saturate.
+        # Some scores are so large that they saturate.
         low = self._choose(0, token_top - 4000)
         context.token_importance = random.integers(low, token_top, config.tokens_max)
         context.head_importance = random.integers(self._choose(0, head_top - 9000), head_top, config.heads_max)
@@ -293,7 +293,7 @@ class Campaign:
         return Job(**fields)
 
     def _scale(self, head_dim: int, query_bits: int, key_bits: int) -> ScoreScale:
-        """Such that scores spread over some binary orders of magnitude; sometimes far more, or nothing."""
+        """A scale by which scores spread over some binary orders of magnitude; sometimes far more, or nothing."""
         spread = math.sqrt(head_dim) * 2.0 ** (query_bits + key_bits - 2) / 3
         step = self._choose(0.01, 1.0, 2.0, 4.0, 50.0) / spread
         return ScoreScale.from_step(step)

@@ -22,11 +22,11 @@ __all__ = ["Conditions", "conditions", "soak_one"]
 
 CAMPAIGN_JOBS = 50
 MOST = 1 << 62
-"""Of jobs and seeds: what is counted stays an integer of 64 bits."""
+"""The most jobs, and the largest seed: counts stay integers of 64 bits."""
 
 
 class SoakError(SpattenError, ValueError):
-    """An option of the soak that cannot be."""
+    """An impossible option of the soak."""
 
 
 class CampaignError(SpattenError):
@@ -46,7 +46,7 @@ class Conditions:
 
 
 def conditions(seed: int) -> Conditions:
-    """Those of a campaign."""
+    """The conditions of the campaign of a seed."""
     random = np.random.default_rng([seed, 1])
     memory: dict[str, Any] = {"model": "hbm2"}
     if random.random() < 0.7:
@@ -68,7 +68,7 @@ def soak_one(device: Device, seed: int, jobs: int, *, done: Callable[[], object]
     machine.set_memory(**chosen.memory)
     machine.set_back_pressure(chosen.stall, seed=seed, registers=chosen.registers)
     config = device.config
-    # What one job can take at most: a plane of every kind and its output, of 16 bits an element each.
+    # The most sectors that one job can take: a plane of every kind and its output, of 16 bits an element each.
     largest = 5 * config.tokens_max * config.heads_max * config.head_dim_max * 2 // SECTOR_BYTES
     campaign = Campaign(config, seed, sectors=min(jobs * largest + 1_000, 1 << config.sector_bits))
     run_campaign(device, campaign, [campaign.task() for _ in range(jobs)], wait_cycles=100_000_000, done=done)

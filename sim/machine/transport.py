@@ -16,7 +16,7 @@ __all__ = ["SimulatedTransport"]
 
 
 class SimulatedTransport(Transport):
-    """A transport to `machine`, which it closes with itself; time passes only in its calls.
+    """A transport to `machine`, which is closed with the transport; time passes only in its calls.
 
     `machine` stays reachable for what no board has: memory models, faults, statistics.
     """

@@ -88,9 +88,9 @@ class Timing:
     written_bytes: int
     counters: dict[str, int] = field(default_factory=dict)
     all_read_bytes: int = 0
-    """By all jobs of a queue, those at its ends included."""
+    """Bytes read by all jobs of a queue, those at its ends included."""
     dram: dict[str, int] = field(default_factory=dict)
-    """By all jobs, over all channels: beats of data, rows opened, and of these those that closed another."""
+    """Beats of data, rows opened, and rows closed for another row, by all jobs, over all channels."""
 
     def mac_utilization(self, config: Config) -> float:
         """Useful multiplications / (multipliers x cycles)."""
@@ -176,7 +176,7 @@ class LayerBench:
     # -- Running ------------------------------------------------------------------------------------------------------
 
     def _submit(self, layer: Layer, context: int, tag: int, **changes: Any) -> int:
-        """Ring the doorbell for a job; the cycle before its write."""
+        """Ring the doorbell for a job; the cycle before that write."""
         device = self.device
         job = replace(layer.job, **changes) if changes else layer.job
         values = descriptor(self.config, job, layer.at, tag=tag, context=context, heads=layer.heads)
@@ -215,7 +215,7 @@ class LayerBench:
         return self._timing(end - begin, [layer], counters)
 
     def queued(self, layers: Sequence[Layer], *, skip: int, changes: Sequence[dict[str, Any]] | None = None) -> Timing:
-        """Jobs of contexts 0, 1, 2, ... by turns, always with others waiting; without the first and last `skip`."""
+        """Jobs of contexts 0, 1, 2, ... by turns, while others wait; the first and last `skip` do not count."""
         contexts = self.config.contexts
         self.prepare(layers[0], range(min(contexts, len(layers))))
         self.device.clear_counters()
@@ -279,7 +279,7 @@ class Figure:
     limit: float | None = None
     at_most: bool = True
     predicted: float | None = None
-    """By the cycle model, in cycles of the same run."""
+    """What the cycle model predicts, in cycles of the same run."""
     cycles: int = 0
     counters: dict[str, int] = field(default_factory=dict)
     dram: dict[str, int] = field(default_factory=dict)
@@ -293,7 +293,7 @@ class Figure:
 
     @property
     def model_error(self) -> float | None:
-        """Of the cycle model against the simulated Verilog."""
+        """The cycle model's relative error against the simulated Verilog."""
         return None if self.predicted is None else self.predicted / self.cycles - 1
 
 
@@ -376,8 +376,8 @@ def generation_figures(bench: LayerBench) -> Iterator[Figure]:
     )
     count = 10
     alone, queue = bench.isolated(layer), bench.queued([layer] * count, skip=2)
-    # The jobs are alike, so all of them move what one does; what the counters have between two interrupts is off by how
-    # far ahead the next jobs' requests were.
+    # The jobs are alike, so each moves what the isolated one does; what the counters grow by between two interrupts
+    # depends on how far ahead the next jobs' requests are.
     queue.read_bytes, queue.written_bytes = alone.read_bytes * queue.jobs, alone.written_bytes * queue.jobs
     runs = {"isolated": alone, "queued": queue}
     works = [replace(work, context=n % config.contexts) for n in range(count)]
@@ -496,7 +496,7 @@ def figures(bench: LayerBench, lengths: Sequence[int], only: Sequence[str]) -> I
 
 
 CHANNELS_DECIDE = ("generation", "cascade")
-"""What is measured with HBM2-like channels, too."""
+"""The groups that are measured with HBM2-like channels, too."""
 GROUPS = ("topk", "summarization", "causal", "generation", "cascade")
 
 
@@ -581,7 +581,7 @@ def write_page(page: Path, results: dict[str, Any]) -> None:
 
 
 def processor_seconds() -> float:
-    """Of this process, and of those it started that have ended: other work on the machine does not count."""
+    """Processor time of this process and of those it started that have ended, whatever else the machine does."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 

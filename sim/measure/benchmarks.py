@@ -15,18 +15,18 @@ __all__ = [
 ]
 
 HEADS, HEAD_DIM = 12, 64
-"""Of a layer of BERT-base and of GPT-2-small."""
+"""Heads of a layer of BERT-base and of GPT-2-small, and their dimension."""
 BERT_CYCLES = {12: 576, 32: 1739, 128: 25079, 384: 222487}
-"""Cycles that one dense 8-bit BERT-base layer of that length may take alone; the paper's authors' model has those of 32
-to 384."""
+"""Most cycles that one dense 8-bit BERT-base layer of a length may take alone; those of 32 to 384 are from the model of
+the paper's authors."""
 QUEUED_SHARE = {32: 0.95, 128: 0.99, 384: 0.995}
-"""Of all multipliers, what layers of that length must use that follow each other."""
+"""Share of all multipliers that layers of a length must use when they follow each other."""
 CAUSAL_SHARE = 0.56
-"""Of the cycles of the full square, what a causal prompt may take."""
+"""Share of the full square's cycles that a causal prompt may take."""
 GENERATION_BANDWIDTH = {"alone": 0.90, "queued": 0.95}
-"""Of the channels' bandwidth, what a dense layer that generates must use, alone and between others like it."""
+"""Share of the channels' bandwidth that a dense layer that generates must use, alone and between others like it."""
 CASCADE_BANDWIDTH = 0.80
-"""Of the channels' bandwidth, what layers with cascade pruning must use that follow each other."""
+"""Share of the channels' bandwidth that layers with cascade pruning must use when they follow each other."""
 GPT2_CONTEXT = 993
 """Tokens that a sequence of GPT-2-small has."""
 _COUNTS = (1024, 921, 716, 204, 204, 204, 204, 102, 102, 102, 102, 102)
@@ -36,4 +36,4 @@ GPT2_LIVE = tuple(GPT2_CONTEXT * count // 1024 for count in _COUNTS)
 GPT2_KEPT = (*GPT2_LIVE[1:], GPT2_LIVE[-1])
 """Tokens that each layer keeps."""
 FLAT_SHARE = 0.059
-"""Of the rows, how many need their LSBs (SpAtten section III-D)."""
+"""Share of the rows that need their LSBs (SpAtten section III-D)."""

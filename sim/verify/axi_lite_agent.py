@@ -22,7 +22,7 @@ class BusAccess:
     sent: dict[str, int] = field(default_factory=dict)
     """The cycle in which each channel's part was taken."""
     executed: int | None = None
-    """The first cycle in which the slave had all of it and the response before was taken."""
+    """The first cycle in which the slave had the whole access and the response before was taken."""
     ended: int | None = None
     """The cycle in which the response was taken."""
 
@@ -110,7 +110,7 @@ class AxiLiteAgent:
             self._signals[f"{channel}ready"].value = int(self._ready[channel])
 
     def sample(self, cycle: int) -> None:
-        # Before the requests of this cycle: a response cannot be to these.
+        # Responses come before the requests of this cycle, since they cannot be to these.
         for channel, queue, needs in (("b", self._writes, ("aw", "w")), ("r", self._reads, ("ar",))):
             if queue and queue[0].executed is None and queue[0].sent.keys() == set(needs):
                 queue[0].executed = cycle

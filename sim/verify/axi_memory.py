@@ -21,11 +21,11 @@ class AxiMemory:
     ar, r, aw, w, b : float
         For which share of the time the channel pauses, in random runs of 1 to 12 cycles.
     latency : int
-        Cycles from the transfer of an address, or of a burst's last beat, to the first that can answer; at least 1.
+        Cycles from the transfer of an address, or of a burst's last beat, to the earliest answer; at least 1.
     order : "any", "aw first" or "w first"
         Whether W is taken only after its address, or an address only when all of its data are here.
     respond : callable or None
-        The response (0, 2 or 3) of a beat: from "r" or "b", and its number since the last reset.
+        Gives the response (0, 2 or 3) of a beat from "r" or "b", and the beat's number since the last reset.
     confuse : bool
         Answer with ids and RLAST at random.
 

@@ -60,7 +60,7 @@ def waves_wanted() -> bool:
 
 
 def build(verilog: str, *, simulator: str, top: str = "top", build_args: Sequence[str] = ()) -> Build:
-    """Compile `verilog`, whose top module is `top`, or find that done: safe when several processes ask for the same.
+    """Compile `verilog`, whose top module is `top`, or find it compiled: safe when several processes ask for the same.
 
     `build_args` are further arguments of `verilator` or `iverilog`. Raises `SimulatorError` with the end of the log.
     """
@@ -97,7 +97,7 @@ def build(verilog: str, *, simulator: str, top: str = "top", build_args: Sequenc
             "build_args": arguments,
             "waves": waves,
             "cocotb": str(cocotb_package()),
-            # Where the compilers put files of their own.
+            # The folder for the compilers' own temporary files.
             "environment": {"TMPDIR": str(work)},
         }
         log = work / "build.log"
@@ -115,7 +115,7 @@ def build(verilog: str, *, simulator: str, top: str = "top", build_args: Sequenc
             for name in _VERILATOR_RUNTIME:
                 if (compiled / f"{name}.o").is_file():
                     (compiled / f"{name}.o").rename(objects / f"{name}.o")
-                    # Verilator's makefile compiles what is older than itself; the hash says when they are out of date.
+                    # Verilator's makefile compiles objects older than itself; here the hash tells the outdated.
                     os.utime(objects / f"{name}.o", (_FAR_FUTURE, _FAR_FUTURE))
             publish(objects, runtime)
         publish(finished, done.folder)
@@ -162,7 +162,7 @@ def environment(simulator: str) -> dict[str, str]:
         package = plain(_verilator_package())
         path.insert(0, str(package / "bin"))
         result["VERILATOR_ROOT"] = str(package)
-        # Its start-up script finds the program by itself, but then does not quote the path.
+        # Verilator's start-up script would find the program by itself, but does not quote its path.
         result["VERILATOR_BIN"] = str(package / "bin" / "verilator_bin")
         result["MAKEFLAGS"] = _MAKE_VARIABLES
     result["PATH"] = os.pathsep.join(path)

@@ -94,7 +94,7 @@ def cosimulate(
     measured : Path or None
         File to which the test module's `sim.verify.records.record` adds its figures.
     verilog : str or None
-        What to simulate in place of what `component` converts to, such as a mutant of it.
+        Verilog to simulate in place of the component's own, such as a mutant of it.
     stop_at_failure : bool
         End the run with the first test that fails; the others count as not run.
 

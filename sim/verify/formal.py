@@ -77,7 +77,7 @@ from spatten.spec.errors import SpattenError
 MODES = ("prove", "bmc", "cover")
 _BIN = Path(sys.executable).parent
 _SMT = "smtbmc --nomem --syn yices"
-"""Bit by bit and without arrays: on these circuits 5 to 10 times faster than words and arrays."""
+"""The engine works on bits, without arrays: on these circuits 5 to 10 times faster than with words and arrays."""
 
 
 class ProofError(SpattenError, AssertionError):
@@ -115,7 +115,7 @@ class Proof:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A proof to run: every `tests/formal_*.py` has a list `PROOFS` of them for `make formal`.
+    """A proof to run: every `tests/hw/<room>/formal_*.py` has a list `PROOFS` of them for `make formal`.
 
     `unit` and `size` name the circuit, `proves` says what of it in one line; the rest is for `prove`.
     """
@@ -129,7 +129,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Of the proof: unit and size, as an identifier."""
+        """The name of the proof: unit and size, as an identifier."""
         return re.sub(r"\W+", "_", f"{self.unit} {self.size}", flags=re.ASCII).strip("_")
 
     @property
@@ -151,7 +151,7 @@ def prove(
     properties : Elaboratable
         Without ports: inputs are made free by `free`, `produce` and `consume`.
     name : str
-        Of the proof, in messages and in its folder's name.
+        The name of the proof, in messages and of its folder.
     depth : int
         Cycles within which covers must be reached; in mode "bmc" also those for which the assertions are checked.
     mode : "prove", "bmc" or "cover"
@@ -302,14 +302,14 @@ class _Reset(Elaboratable):
         m.domains += self._domain
         m.submodules.properties = self._properties
         m.d.comb += Assume(~Initial() | ResetSignal())
-        # A clock even for circuits without registers.
+        # The module has a clock even for circuits without registers.
         clocked = Signal()
         m.d.comb += clocked.eq(ClockSignal())
         return m
 
 
 def design_of(properties: Elaboratable, *, initial_values: bool = False) -> tuple[str, dict[str, str], set[str]]:
-    """RTLIL of module `top` in which every check is called after its message, these names, and the checks' flavors."""
+    """RTLIL of `top` whose checks are called after their messages, the messages by name, and the checks' flavors."""
     domain = ClockDomain("sync")
     text = rtlil.convert(_Reset(properties, domain), name="top", platform=SIMULATION, ports=[domain.clk, domain.rst])
     messages: dict[str, str] = {}
@@ -332,8 +332,8 @@ def design_of(properties: Elaboratable, *, initial_values: bool = False) -> tupl
 
 
 def without_initial_values(text: str) -> str:
-    """The same circuit with X in every register and every writable memory word, as `hw.emit.verilog` does for
-    Verilog."""
+    """The same circuit with X in every register and every writable memory word, as
+    `transformations.strip_initial_values` has it for Verilog."""
     text = re.sub(r"^ *attribute \\init .*\n", "", text, flags=re.MULTILINE)
     modules = re.split(r"^(?=module )", text, flags=re.MULTILINE)
     for number, module in enumerate(modules):
@@ -367,7 +367,7 @@ def constant(m: Module, shape: ShapeLike = 1, *, name: str) -> Signal:
 
 
 def _holds(m: Module, interface: Any, name: str) -> Value:
-    """That a stream which was stalled in the cycle before is still valid, with the same payload."""
+    """Whether a stream which was stalled in the cycle before is still valid, with the same payload."""
     payload = Value.cast(interface.payload)
     stalled = Signal(name=f"{name}_was_stalled")
     before = Signal(len(payload), name=f"{name}_payload_before", reset_less=True)
@@ -376,7 +376,7 @@ def _holds(m: Module, interface: Any, name: str) -> Value:
 
 
 def transfers(interface: Any) -> Value:
-    """That a payload of this stream is taken in this cycle."""
+    """Whether a payload of this stream is taken in this cycle."""
     return interface.valid & interface.ready
 
 

@@ -11,7 +11,7 @@ from spatten.spec.job import JOB_WORDS, Flag, Job, JobError, KeyFetch, Mode, Sco
 from spatten.spec.register_map import RejectReason
 
 WIDTHS = (4, 6, 8, 10, 12, 16)
-"""Of codes, by the descriptor's number."""
+"""Widths of codes, by their numbers in the descriptor."""
 DIMS = (16, 32, 64, 128)
 ADDRESSES = ("query", "key", "key_lsb", "value", "output", "has_kv", "pinned", "state")
 
@@ -22,7 +22,7 @@ Fields = dict[str, int]
 
 
 def possible_reasons(config: Config) -> set[RejectReason]:
-    """Reasons that a descriptor can meet in this configuration, and that of the doorbell itself."""
+    """Reasons that a descriptor can meet in this configuration, and the one that the doorbell's own word meets."""
     absent = {
         RejectReason.ADDRESS: config.channels == 1,
         RejectReason.ADDRESS_RANGE: config.sector_bits == 32,
@@ -42,7 +42,7 @@ def pack(config: Config, values: Mapping[str, int]) -> list[int]:
 
 
 def payload(config: Config, values: Mapping[str, int]) -> dict[str, Any]:
-    """The same as `o_job` has it."""
+    """The fields of a descriptor as `o_job` has them."""
     job: dict[str, Any] = {name: value for name, value in values.items() if not name.startswith(("mantissa", "shift"))}
     job["scales"] = [
         {"mantissa": values[f"mantissa{head}"], "shift": values[f"shift{head}"]} for head in range(config.heads_max)
@@ -102,7 +102,7 @@ def uses(values: Mapping[str, int], flag: Flag) -> bool:
 
 
 def refusal(config: Config, words: list[int]) -> tuple[RejectReason, int] | None:
-    """Why a descriptor must be refused, by the reason's own words, and where; None if it must be accepted."""
+    """Why a descriptor must be refused, by the reasons' definitions, and in which word; None if it must be accepted."""
     found: list[tuple[RejectReason, int]] = []
     fields = {field.name: field for field in job_fields(config)}
     v = {name: words[f.word] >> f.bit & (1 << f.width) - 1 for name, f in fields.items()}
@@ -160,9 +160,9 @@ def refusal(config: Config, words: list[int]) -> tuple[RejectReason, int] | None
 
 
 def golden_accepts(config: Config, values: Mapping[str, int]) -> bool:
-    """Whether golden would run the job, as far as golden knows it: addresses, contexts and bitmaps are not its matter.
+    """Whether golden would run the job, as far as golden knows it: it does not check addresses, contexts and bitmaps.
 
-    For descriptors whose numbers all have a meaning.
+    All numbers of the descriptor must have a meaning.
     """
     split = values["fetch"] != 0
     try:
@@ -262,7 +262,7 @@ def spoilt(config: Config, source: Random) -> Iterator[tuple[RejectReason, int, 
     for reason, name, changes in candidates:
         if changes.get(name, 0) >= 1 << fields[name].width:
             continue
-        # Until a random job is found in which the change does that and no more.
+        # Try random jobs until the change causes this refusal and no other.
         for _ in range(300):
             values = random_job(config, source)
             values |= {key: value for key, value in changes.items() if key in fields}
@@ -275,7 +275,7 @@ def spoilt(config: Config, source: Random) -> Iterator[tuple[RejectReason, int, 
         known = sum(((1 << f.width) - 1) << f.bit for f in fields.values() if f.word == word)
         reason = RejectReason.ADDRESS_RANGE if 10 <= word <= 17 else RejectReason.RESERVED
         for bit in range(32):
-            # Of every byte that has reserved bits the lowest and the highest of them.
+            # Take the lowest and the highest reserved bit of every byte that has some.
             free = [other for other in range(bit & ~7, (bit & ~7) + 8) if not known >> other & 1]
             if free and bit in (free[0], free[-1]):
                 words = pack(config, random_job(config, source))

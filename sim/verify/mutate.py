@@ -1,4 +1,4 @@
-"""Do the testbenches notice faults? `spatten mutate` plants some in every unit's netlist and looks.
+"""Do the testbenches notice faults? `spatten mutate` plants some in every unit's netlist, and runs its testbench.
 
 A unit takes part when its `sim/verify/runs/<unit>.py` defines `mutation_run()`, which returns the arguments of
 `sim.verify.cosim.cosimulate` for one small, thorough run; `<other>_mutation_run()` there is the run of a unit called
@@ -17,7 +17,7 @@ in `sim/verify/survivors.toml`:
     equivalent = true
     why = "the sum never reaches bit 3: at most 4 lanes"
 
-`equivalent = true` claims that no legal use shows it, and takes it out of the count too.
+`equivalent = true` claims that no legal use shows the mutant, which is then not counted either.
 
 The run fails if fewer than 20 mutants count, fewer than 95 % of those are killed, a survivor has no explanation, or an
 explanation no longer names a survivor. What was found is in `build/mutate.json`, and
@@ -64,10 +64,10 @@ COUNT_MAX = 10_000
 LEAST = 20
 """Mutants that must count, of those that are not equivalent."""
 SHARE = 0.95
-"""Of those, what must be killed."""
+"""Share of the mutants that count that must be killed."""
 
 _PREPARE = ("hierarchy -top top", "proc -norom", "pmuxtree", "opt_expr", "wreduce", "opt_clean")
-"""To cells, which is what `mutate` changes, without bits that nobody reads."""
+"""Yosys's steps to cells, which are what `mutate` changes, without bits that nobody reads."""
 _OPTION = re.compile(r"-(\w+) (\S+)")
 
 
@@ -84,7 +84,7 @@ class MutationProblemsError(SpattenError):
 
 
 class MutationInputError(SpattenError, ValueError):
-    """Units or mutants that there are not, or an explanation that is not one."""
+    """A unit or a number of mutants that cannot be, or an explanation in the wrong form."""
 
 
 @dataclass(kw_only=True)
@@ -105,7 +105,7 @@ class Mutant:
 
     @property
     def name(self) -> str:
-        """What explanations call it."""
+        """What explanations call the mutant."""
         return f"{self.kind} {self.place}"
 
 
@@ -127,7 +127,7 @@ class MutationResult:
 
     @property
     def share(self) -> float:
-        """Of the mutants that count, how many were killed."""
+        """Share of the mutants that count that were killed."""
         return self.count("killed") / self.counted if self.counted else 0.0
 
 
@@ -172,9 +172,9 @@ class Netlist:
     def mutants(self, count: int, part: str | None = None, *, spare: int = 0) -> list[Mutant]:
         """`count` distinct mutants, always the same, and up to `spare` more.
 
-        If a submodule `part` is named, of it and what is in it.
+        If a submodule `part` is named, only that submodule and what is in it is changed.
         """
-        # Some are listed twice, with different control bits.
+        # Some mutants are listed twice, with different control bits.
         self._yosys(
             *self._prepared(initial_values=self._initial_values),
             f"mutate -list {2 * count} -seed {SEED} -o mutants.txt" + (f" top.{part} top.{part}.*" if part else ""),
@@ -212,7 +212,7 @@ class Netlist:
 
     def is_equivalent(self, mutant: Mutant, *, timeout_seconds: float) -> bool:
         """Whether no legal use can tell the mutant from the unit: False also if that is not proved in time."""
-        # Both start from the initial values, so that what is never reset is the same in both.
+        # Unit and mutant start from the initial values, so that what is never reset is the same in both.
         prepared = self._prepared(initial_values=True)
         for name, change in (("unit", ""), ("mutant", mutant.command)):
             try:
@@ -305,7 +305,7 @@ class _Equivalence(Elaboratable):
 
 
 def _streams(signature: wiring.Signature, path: str = "") -> Iterator[str]:
-    """Names of all streams of an interface, as its ports begin."""
+    """What the port names of each stream of an interface begin with."""
     for name, member in signature.members.items():
         if not member.is_signature:
             continue
@@ -384,7 +384,7 @@ def mutate(
                     at = f"{mutant.source} {mutant.wire}".strip()
                     result.problems.append(f"survived without an explanation: {mutant.name} ({at})")
             result.mutants += batch
-            # So many are equivalent that others take their places.
+            # Others take the places of equivalent mutants, as far as too few count.
             missing = max(0, LEAST - result.counted)
             batch, spares = spares[:missing], spares[missing:]
     result.seconds = round(time.monotonic() - start, 1)
@@ -399,7 +399,7 @@ def mutate(
 
 
 def _healthy(unit: str, arguments: dict[str, Any], verilog: str) -> float:
-    """Seconds that a mutant may take, by what the unit itself takes; `MutationError` if it fails."""
+    """Seconds that a mutant may take, by what the unit itself takes; `MutationError` if the unit fails."""
     build.build(_stripped(arguments, verilog), simulator="icarus", build_args=arguments.get("build_args", ()))
     began = time.monotonic()
     try:
@@ -410,7 +410,7 @@ def _healthy(unit: str, arguments: dict[str, Any], verilog: str) -> float:
 
 
 def _outcome(arguments: dict[str, Any], verilog: str, limit: float) -> tuple[str, str]:
-    # Compiled first, and alone: a mutant that does not compile is an error of the tool, not a killed one.
+    # The mutant is compiled first, and alone: one that does not compile is an error of the tool, not a killed one.
     build.build(_stripped(arguments, verilog), simulator="icarus", build_args=arguments.get("build_args", ()))
     try:
         cosimulate(**{**arguments, "verilog": verilog, "timeout_seconds": limit, "stop_at_failure": True})
@@ -425,7 +425,7 @@ def _stripped(arguments: dict[str, Any], verilog: str) -> str:
 
 @contextlib.contextmanager
 def _apart(folder: Path) -> Iterator[None]:
-    """Builds and runs in a folder that goes away, and nothing on the terminal."""
+    """Keep builds and runs in a folder that goes away, and their output off the terminal."""
     kept = os.environ.get(cache.VARIABLE, "")
     os.environ[cache.VARIABLE] = str(folder / "cache")
     try:
@@ -460,7 +460,7 @@ def mutation_run(unit: str) -> dict[str, Any]:
 
 
 def results_table(results: dict[str, MutationResult], known: Iterable[str]) -> str:
-    """How many mutants of each unit count, and what became of them; - for one that has yet to run."""
+    """How many mutants of each unit count, and what became of them; - for a unit that has yet to run."""
     rows = ["| unit | count | killed | survived | equivalent, beside them |", "|---|---|---|---|---|"]
     total = [0, 0, 0, 0]
     for unit in sorted(known):

@@ -56,7 +56,7 @@ class Bench:
         self.max_cycles = max_cycles
         self.cycle = 0
         self.agents: list[Agent] = []
-        # A combinational circuit has neither.
+        # A combinational circuit has neither clock nor reset.
         self._clk = getattr(dut, "clk", None)
         self._rst = getattr(dut, "rst", None)
         self.four_state = cocotb.SIM_NAME.lower().startswith("icarus")
@@ -217,7 +217,7 @@ class StreamDriver(_StreamAgent):
     """Sends rows into the circuit's stream `name`: one per cycle, but idle for a share `idle` of the time.
 
     While it is idle the payload is X in a 4-state simulator and random in others, so a circuit that looks at a payload
-    without its valid shows. `cycles` holds the cycle in which each row was taken.
+    without its valid is found out. `cycles` holds the cycle in which each row was taken.
     """
 
     def __init__(self, bench: Bench, name: str, shape: ShapeLike, *, idle: float = 0.0) -> None:

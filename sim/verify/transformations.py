@@ -26,7 +26,7 @@ def stop_at_assertions(text: str) -> str:
     """The same circuit, in which an assertion that fails ends the simulation with an error: its module and message.
 
     The backend writes `assert`, which Verilator stops at but Icarus only mentions. A condition that is X passes, as
-    before the reset it may be. `ValueError` for an assertion in a form it does not know.
+    it may be X before the reset. `ValueError` for an assertion in a form it does not know.
     """
 
     def fatal(match: re.Match[str]) -> str:

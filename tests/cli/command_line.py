@@ -79,3 +79,6 @@ class Nothing:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def output_hash(self, **_: Any) -> int:
+        return 0

@@ -196,6 +196,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(spatten.cli.soak, name, Nothing)
     for module in (spatten.cli.soak, spatten.cli.digests):
         monkeypatch.setattr(module, "accelerator_verilog", lambda *_, **__: "")
+    monkeypatch.setattr(spatten.cli.soak, "machine_of", lambda _: Nothing())
     monkeypatch.setattr(spatten.cli.soak, "soak_one", Soaked())
     return folder
 

@@ -24,7 +24,7 @@ LATENCY = 11
 
 
 class Completed:
-    """Tells the circuit, some cycles late, how far its requests have been taken: the part of the return path."""
+    """Tells the circuit, some cycles late, how far its requests have been taken, as the return path does."""
 
     def __init__(self, bench: Bench, sinks: list[StreamMonitor], ends: list[list[int]], delay: int) -> None:
         self.signal = bench.signal("completed")
@@ -52,7 +52,7 @@ class Completed:
 class Pending:
     """Watches what every channel says is pending: of the groups pushed so far, the first with requests left.
 
-    It may not know which while the group comes out of its queue, for two cycles.
+    A channel may not know that group for two cycles, while it comes out of its queue.
     """
 
     def __init__(self, bench: Bench, sinks: list[StreamMonitor], ends: list[list[int]]) -> None:
@@ -63,7 +63,7 @@ class Pending:
         self.groups = 0
         self.first = [0] * CHANNELS
         self.unknown = [0] * CHANNELS
-        # Before the sinks, so that they have not yet taken this cycle's requests.
+        # This agent comes before the sinks, so that these have not yet taken this cycle's requests.
         bench.agents.insert(0, self)
 
     def drive(self) -> None:
@@ -158,7 +158,7 @@ def wanted(groups: list[RowGroup]) -> list[list[dict[str, Any]]]:
 
 
 def ends(rows: list[list[dict[str, Any]]], count: int) -> list[list[int]]:
-    """How many requests of each channel belong to groups up to each one."""
+    """How many requests of each channel belong to the groups up to each group, itself included."""
     totals = [[0] * CHANNELS for _ in range(count)]
     for channel, ones in enumerate(rows):
         group = 0
@@ -220,7 +220,7 @@ async def valid_does_not_wait_for_ready(dut: HierarchyObject, seed: int) -> None
 
 @cocotb.test
 async def one_request_per_channel_and_cycle(dut: HierarchyObject) -> None:
-    """Rows one after the other, as many sectors as a group of one per channel needs: every channel every cycle."""
+    """Rows that follow each other, in groups with sectors in every channel: each channel has a request every cycle."""
     setup = Setup(dut, 1)
     sectors = max(1, CHANNELS // ROWS)
     groups = [

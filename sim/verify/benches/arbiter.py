@@ -18,8 +18,8 @@ LATENCY = 1
 
 
 class Turns:
-    """The naive arbiter: from the input after the last one on, the first that is valid. Checks every ready, and adds
-    what it grants to what the monitor expects."""
+    """The naive arbiter: grants the first valid input behind the one that it granted last. Checks every ready, and adds
+    what is granted to what the monitor expects."""
 
     def __init__(self, bench: Bench) -> None:
         self._ports = [

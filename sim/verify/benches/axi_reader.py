@@ -18,6 +18,7 @@ from spatten.hw.emit.payload import Payload
 from spatten.hw.memory.axi import bus_error
 from spatten.sim.verify.axi_checker import AxiChecker
 from spatten.sim.verify.axi_memory import AxiMemory
+from spatten.sim.verify.benches.axi_channel import AxiChannel, make_locals
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.records import record
 from spatten.sim.verify.stream import Bench, StreamDriver, StreamMonitor
@@ -31,8 +32,6 @@ SEEDS: list[int] = PARAMETERS["seeds"]
 SECTORS: int = PARAMETERS["sectors"]
 BEATS = 256 // CHANNEL_BITS
 BURST = min(16, 1 << (OUTSTANDING.bit_length() - 1))
-PAGES = 1 << (ADDRESS_BITS - 12)
-_MOVES = itertools.count()
 
 
 class Probe:
@@ -48,7 +47,7 @@ class Probe:
         self._sink = sink
         self._error = Payload(bus_error)
         self.clear()
-        # Before those that count what moves in a cycle.
+        # This agent comes before those that count what moves in a cycle.
         bench.agents.insert(0, self)
 
     def clear(self) -> None:
@@ -78,7 +77,7 @@ class Probe:
             self.presented.append(cycle)
             assert not self._was_stopped, f"a burst is presented under stop, {where}"
         self._was_stalled = bits["axi__arvalid"] == "1" and not ar
-        # Whatever is inside on the bus, and without stop also what has not left yet.
+        # Under stop only bursts that are open on the bus count, otherwise also sectors that have not left yet.
         is_open = self._checker.reads.open_bytes > 0 or bits["axi__arvalid"] == "1"
         if self.stopped:
             assert bits["o__valid"] == "0", f"a sector under stop, {where}"
@@ -91,32 +90,15 @@ class Probe:
         self._was_stopped = self.stopped
 
 
-@dataclass
-class Surroundings:
-    bench: Bench
-    source: StreamDriver
-    sink: StreamMonitor
-    memory: AxiMemory
-    checker: AxiChecker
-    probe: Probe
-    base: int = 0
+@dataclass(kw_only=True)
+class Surroundings(AxiChannel):
+    """Of the AXI reader."""
 
-    def address(self, local: int) -> int:
-        return (self.base % PAGES * 4096 + local * 32) % (1 << ADDRESS_BITS)
+    sink: StreamMonitor
 
     def sector(self, local: int) -> int:
         beats = [self.memory.read(self.address(local) + n * CHANNEL_BITS // 8) for n in range(BEATS)]
         return sum(beat << n * CHANNEL_BITS for n, beat in enumerate(beats))
-
-    def move(self) -> None:
-        """Take another base, a new one in every test."""
-        self.base = self.bench.random(f"base {next(_MOVES)}").getrandbits(28)
-        self.bench.signal("base").value = self.base
-
-    async def reset(self) -> None:
-        self.move()
-        self.bench.signal("stop").value = 0
-        await self.bench.reset()
 
     def read(self, locals_: list[int]) -> None:
         self.source.send(locals_)
@@ -131,13 +113,8 @@ class Surroundings:
 
     async def stop(self, limit: int = 4000) -> None:
         """Set `stop` until `idle`; the consumer forgets what it saw."""
-        self.bench.signal("stop").value = 1
-        self.probe.stopped = True
         self.sink.clear()
-        idle = self.bench.signal("idle")
-        await self.bench.step()
-        await self.bench.until(lambda: str(idle.value) == "1", what="idle", limit=limit)
-        await self.bench.step()  # the cycle in which it is seen
+        await self.stop_until_idle(limit)
 
     def go(self) -> None:
         """Clear `stop`, and go on with another base."""
@@ -149,16 +126,6 @@ class Surroundings:
         self.checker.clear()
         self.move()
 
-    @property
-    def bursts(self) -> list[tuple[int, int]]:
-        """(local sector, sectors) of every burst taken."""
-        result = []
-        for burst in self.checker.reads.bursts:
-            assert burst.beats % BEATS == 0
-            assert (8 << burst.size, burst.kind, burst.id) == (CHANNEL_BITS, 1, 0)
-            result.append(((burst.address - self.address(0)) % (1 << ADDRESS_BITS) // 32, burst.beats // BEATS))
-        return result
-
 
 def surround(dut: HierarchyObject, seed: int, *, idle: float = 0.0, stall: float = 0.0, **memory: Any) -> Surroundings:
     bench = Bench(dut, seed=seed)
@@ -166,19 +133,17 @@ def surround(dut: HierarchyObject, seed: int, *, idle: float = 0.0, stall: float
     sink = StreamMonitor(bench, "o", 256, stall=stall)
     model = AxiMemory(bench, "axi__", **memory)
     checker = AxiChecker(bench, "axi__")
-    return Surroundings(bench, source, sink, model, checker, Probe(bench, checker, source, sink))
-
-
-def make_locals(source: random.Random, count: int) -> list[int]:
-    """Runs of neighbours at random places, page ends, the last sector and the first among them, and single sectors."""
-    result: list[int] = []
-    last = (1 << LOCAL_BITS) - 1
-    while len(result) < count:
-        start = source.choice([source.randint(0, last), source.randint(0, last) | 0x7C, last - source.randint(0, 3)])
-        length = source.choice([1, 1, 2, source.randint(1, 40)])
-        step = source.choice([1, 1, 1, 0, 2, -1, 1 + (1 << LOCAL_BITS - 1)])
-        result += [(start + n * step) & last for n in range(length)]
-    return result[:count]
+    return Surroundings(
+        bench=bench,
+        source=source,
+        sink=sink,
+        memory=model,
+        checker=checker,
+        probe=Probe(bench, checker, source, sink),
+        direction="reads",
+        channel_bits=CHANNEL_BITS,
+        address_bits=ADDRESS_BITS,
+    )
 
 
 @cocotb.test
@@ -191,7 +156,7 @@ async def sectors_come_in_order(
     latency = random.Random(seed).choice([1, 2, 7, 30])
     around = surround(dut, seed, idle=idle, stall=stall, ar=pauses[0], r=pauses[1], latency=latency)
     await around.reset()
-    around.read(make_locals(around.bench.random("locals"), SECTORS))
+    around.read(make_locals(around.bench.random("locals"), SECTORS, local_bits=LOCAL_BITS))
     await around.drain()
     assert around.checker.reads.peak_bytes <= 32 * OUTSTANDING
     longest = max(sectors for _, sectors in around.bursts)
@@ -222,7 +187,7 @@ async def it_reads_at_full_rate(dut: HierarchyObject, seed: int) -> None:
 async def one_at_a_time_has_the_latency(dut: HierarchyObject, seed: int) -> None:
     around = surround(dut, seed, latency=3)
     await around.reset()
-    for local in make_locals(around.bench.random("locals"), 20):
+    for local in make_locals(around.bench.random("locals"), 20, local_bits=LOCAL_BITS):
         around.read([local])
         await around.bench.step(BEATS + 8)
     assert around.probe.presented == [cycle + 1 for cycle in around.source.cycles]
@@ -244,14 +209,14 @@ async def neighbours_behind_a_stalled_burst_merge(dut: HierarchyObject, seed: in
     for begin, count, bursts in (
         (page + 3, 1, [(page + 3, 1)]),
         (page + 4, 1 + run, [(page + 4, 1), (page + 5, run)]),
-        # Never across the end of a page.
+        # A burst never crosses the end of a page.
         (end - 1 - run, 2 + run, [(end - 1 - run, 1), (end - run, run), (end, 1)]),
         (end - 1, 2, [(end - 1, 1), (end, 1)]),
         (end - 2, 3, [(end - 2, 1), (end - 1, 1), (end, 1)]),
-        # Never more than there may be.
+        # A burst never has more sectors than it may.
         (page + 10, 1 + BURST + 1, [(page + 10, 1), (page + 11, BURST), (page + 11 + BURST, 1)]),
         (page + 10, 1 + BURST, [(page + 10, 1), (page + 11, BURST)]),
-        # The last sector's neighbour is not the first.
+        # The first sector is no neighbour of the last.
         (last - 1, 3, [(last - 1, 1), (last, 1), (0, 1)]),
     ):
         around.memory.frozen.add("ar")
@@ -262,7 +227,7 @@ async def neighbours_behind_a_stalled_burst_merge(dut: HierarchyObject, seed: in
         await around.drain()
         expected += bursts
         assert around.bursts == expected
-    # Only the sector after the last joins, whatever bits others have in common.
+    # Only the sector after a burst's last one joins it, whatever bits others have in common with that.
     other = [page + 8] + [(page + 8) ^ 1 << bit for bit in range(LOCAL_BITS)]
     for third in other:
         around.memory.frozen.add("ar")
@@ -272,7 +237,7 @@ async def neighbours_behind_a_stalled_burst_merge(dut: HierarchyObject, seed: in
         await around.drain()
         expected += [(page + 5, 1), (page + 7, 2)] if third == page + 8 else [(page + 5, 1), (page + 7, 1), (third, 1)]
         assert around.bursts == expected
-    # One that waited to begin a burst, and one that begins it as the burst before leaves, are joined like any other.
+    # A sector that waited to begin a burst, and one that begins it as the last burst leaves, are joined like any other.
     for waits in (1, 0):
         for _ in range(8):
             start = source.randrange(1 << LOCAL_BITS - 7) * 128 + source.randrange(120)
@@ -297,7 +262,7 @@ async def no_more_than_allowed_is_outstanding(dut: HierarchyObject, seed: int) -
     around = surround(dut, seed, ar=0.3)
     await around.reset()
     around.memory.frozen.add("r")
-    locals_ = make_locals(around.bench.random("locals"), 2 * OUTSTANDING + 60)
+    locals_ = make_locals(around.bench.random("locals"), 2 * OUTSTANDING + 60, local_bits=LOCAL_BITS)
     around.read(locals_)
     await around.bench.step(6 * OUTSTANDING + 100)
     peak = around.checker.reads.peak_bytes // 32
@@ -325,7 +290,7 @@ def _some_bad(seed: int) -> Callable[[str, int], int]:
 async def bad_responses_are_reported(dut: HierarchyObject, seed: int) -> None:
     around = surround(dut, seed, stall=0.3, ar=0.4, r=0.3, respond=_some_bad(seed))
     await around.reset()
-    around.read(make_locals(around.bench.random("locals"), 60))
+    around.read(make_locals(around.bench.random("locals"), 60, local_bits=LOCAL_BITS))
     await around.drain()
     seen = [response for _, response in around.checker.reads.errors]
     assert around.probe.errors == {2: seen.count(2), 3: seen.count(3)}
@@ -340,7 +305,7 @@ async def ids_and_rlast_are_not_looked_at(dut: HierarchyObject, seed: int) -> No
     around.bench.agents.remove(around.probe)
     around.bench.agents.remove(around.checker)
     await around.reset()
-    around.read(make_locals(around.bench.random("locals"), 80))
+    around.read(make_locals(around.bench.random("locals"), 80, local_bits=LOCAL_BITS))
     await around.bench.drain()
     assert str(around.bench.signal("idle").value) == "1"
 
@@ -354,15 +319,15 @@ async def stop_drains_and_drops(dut: HierarchyObject, seed: int) -> None:
     answered = 0
     for number in range(PARAMETERS["stops"]):
         around.memory.latency = source.choice([1, 3, 25])
-        around.read(make_locals(around.bench.random(f"locals {number}"), 60))
+        around.read(make_locals(around.bench.random(f"locals {number}"), 60, local_bits=LOCAL_BITS))
         await around.bench.step(source.choice([0, 1, 2, source.randint(0, 40), source.randint(0, 200)]))
         answered += around.sink.count
         await around.stop()
         await around.bench.step(source.choice([0, 0, 1, 5]))
         around.go()
-        # In half of the rounds what comes next is read to its end.
+        # In half of the rounds all of the next reads come to their end.
         if number % 2:
-            around.read(make_locals(around.bench.random(f"more {number}"), 20))
+            around.read(make_locals(around.bench.random(f"more {number}"), 20, local_bits=LOCAL_BITS))
             await around.drain()
     assert answered > 0
 
@@ -395,17 +360,17 @@ async def reset_empties_it(dut: HierarchyObject, seed: int) -> None:
     around = surround(dut, seed, stall=0.5, ar=0.5, r=0.3)
     await around.reset()
     for number in range(12):
-        around.read(make_locals(around.bench.random(f"locals {number}"), 60))
+        around.read(make_locals(around.bench.random(f"locals {number}"), 60, local_bits=LOCAL_BITS))
         await around.bench.step(7 * number)
         await around.bench.reset(1)
         await around.bench.step(4)
-        around.read(make_locals(around.bench.random(f"more {number}"), 12))
+        around.read(make_locals(around.bench.random(f"more {number}"), 12, local_bits=LOCAL_BITS))
         await around.drain()
         await around.bench.reset(1)
 
 
 class Words:
-    """The memory of a slave by others: every beat has its address, many times; a seventh of them answer SLVERR."""
+    """The memory of cocotbext's slave: every beat holds its address, many times; a seventh of these answer SLVERR."""
 
     def read(self, address: int) -> int:
         return 0 if self.is_bad(address) else AxiMemory.content(self, address)  # type: ignore[arg-type]
@@ -448,14 +413,24 @@ async def a_slave_by_others_agrees(dut: HierarchyObject, share: float, seed: int
     for channel in (slave.ar_channel, slave.r_channel):
         channel.set_pause_generator(pauses(bench.random(str(channel.bus._name)), share))
     checker = AxiChecker(bench, "axi__")
-    around = Surroundings(bench, source, sink, words, checker, Probe(bench, checker, source, sink))  # type: ignore[arg-type]
+    around = Surroundings(
+        bench=bench,
+        source=source,
+        sink=sink,
+        memory=words,  # type: ignore[arg-type]
+        checker=checker,
+        probe=Probe(bench, checker, source, sink),
+        direction="reads",
+        channel_bits=CHANNEL_BITS,
+        address_bits=ADDRESS_BITS,
+    )
     await around.reset()
     for number in range(3):
-        around.read(make_locals(bench.random(f"locals {number}"), 60))
+        around.read(make_locals(bench.random(f"locals {number}"), 60, local_bits=LOCAL_BITS))
         await around.drain()
         assert around.probe.errors[2] == words.failures > 0
         assert around.probe.errors[3] == 0
-        around.read(make_locals(bench.random(f"more {number}"), 40))
+        around.read(make_locals(bench.random(f"more {number}"), 40, local_bits=LOCAL_BITS))
         await bench.step(13 * number)
         await around.stop()
         around.go()

@@ -18,6 +18,7 @@ from spatten.hw.emit.payload import Payload
 from spatten.hw.memory.axi import bus_error, sector_write
 from spatten.sim.verify.axi_checker import AxiChecker
 from spatten.sim.verify.axi_memory import AxiMemory
+from spatten.sim.verify.benches.axi_channel import AxiChannel, make_locals
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.records import record
 from spatten.sim.verify.stream import Bench, StreamDriver
@@ -31,16 +32,14 @@ OUTSTANDING: int = PARAMETERS["size"]["outstanding"]
 SEEDS: list[int] = PARAMETERS["seeds"]
 SECTORS: int = PARAMETERS["sectors"]
 BEATS = 256 // CHANNEL_BITS
-PAGES = 1 << (ADDRESS_BITS - 12)
-_MOVES = itertools.count()
 BURST = min(16, DEPTH - 1, OUTSTANDING)
 """Sectors that are sure to gather in a burst."""
 COUNTS = 1 << 16
 
 
 class Probe:
-    """Checks `idle`, `error`, `activity` and the counts in every cycle; keeps what went out on W, and when what was
-    presented."""
+    """Checks `idle`, `error`, `activity` and the counts in every cycle; keeps the words that went out on W, and the
+    cycles in which AW and W were presented."""
 
     def __init__(self, bench: Bench, checker: AxiChecker, source: StreamDriver) -> None:
         self._bench = bench
@@ -52,7 +51,7 @@ class Probe:
         self._source = source
         self._error = Payload(bus_error)
         self.clear()
-        # Before those that count what moves in a cycle.
+        # This agent comes before those that count what moves in a cycle.
         bench.agents.insert(0, self)
 
     def clear(self) -> None:
@@ -109,30 +108,12 @@ class Probe:
         self._was_stopped = self.stopped
 
 
-@dataclass
-class Surroundings:
-    bench: Bench
-    source: StreamDriver
-    memory: AxiMemory
-    checker: AxiChecker
-    probe: Probe
-    base: int = 0
+@dataclass(kw_only=True)
+class Surroundings(AxiChannel):
+    """Of the AXI writer."""
 
     def __post_init__(self) -> None:
         self.sent: list[dict[str, int]] = []
-
-    def address(self, local: int) -> int:
-        return (self.base % PAGES * 4096 + local * 32) % (1 << ADDRESS_BITS)
-
-    def move(self) -> None:
-        """Take another base, a new one in every test."""
-        self.base = self.bench.random(f"base {next(_MOVES)}").getrandbits(28)
-        self.bench.signal("base").value = self.base
-
-    async def reset(self) -> None:
-        self.move()
-        self.bench.signal("stop").value = 0
-        await self.bench.reset()
 
     def write(self, locals_: list[int]) -> None:
         """Send random sectors."""
@@ -146,7 +127,7 @@ class Surroundings:
         self.source.send(rows)
 
     def check(self, count: int) -> None:
-        """That the first `count` sectors were written, in order, and nothing else."""
+        """Check that the first `count` sectors were written, in order, and nothing else."""
         self.checker.finish()
         words = [row["data"] >> n * CHANNEL_BITS & (1 << CHANNEL_BITS) - 1 for row in self.sent for n in range(BEATS)]
         assert self.probe.words == words[: count * BEATS]
@@ -161,7 +142,7 @@ class Surroundings:
         assert self.memory.data == stored
 
     async def drain(self, limit: int = 3000) -> None:
-        """Until everything that was sent is acknowledged."""
+        """Wait until everything that was sent is acknowledged."""
         quiet = 0
         while self.probe.acknowledged < len(self.sent):
             before = self.probe.acknowledged
@@ -177,12 +158,7 @@ class Surroundings:
 
     async def stop(self, limit: int = 6000) -> None:
         """Set `stop` until `idle`."""
-        self.bench.signal("stop").value = 1
-        self.probe.stopped = True
-        idle = self.bench.signal("idle")
-        await self.bench.step()
-        await self.bench.until(lambda: str(idle.value) == "1", what="idle", limit=limit)
-        await self.bench.step()  # the cycle in which it is seen
+        await self.stop_until_idle(limit)
 
     def go(self) -> None:
         """Clear `stop`, and go on with another base: all bursts that were presented are complete, and no others."""
@@ -195,35 +171,22 @@ class Surroundings:
         self.sent.clear()
         self.move()
 
-    @property
-    def bursts(self) -> list[tuple[int, int]]:
-        """(local sector, sectors) of every burst taken."""
-        result = []
-        for burst in self.checker.writes.bursts:
-            assert burst.beats % BEATS == 0
-            assert (8 << burst.size, burst.kind, burst.id) == (CHANNEL_BITS, 1, 0)
-            result.append(((burst.address - self.address(0)) % (1 << ADDRESS_BITS) // 32, burst.beats // BEATS))
-        return result
-
 
 def surround(dut: HierarchyObject, seed: int, *, idle: float = 0.0, **memory: Any) -> Surroundings:
     bench = Bench(dut, seed=seed)
     source = StreamDriver(bench, "i", sector_write(LOCAL_BITS), idle=idle)
     model = AxiMemory(bench, "axi__", **memory)
     checker = AxiChecker(bench, "axi__")
-    return Surroundings(bench, source, model, checker, Probe(bench, checker, source))
-
-
-def make_locals(source: random.Random, count: int) -> list[int]:
-    """Runs of neighbours at random places, page ends, the last sector and the first among them, and single sectors."""
-    result: list[int] = []
-    last = (1 << LOCAL_BITS) - 1
-    while len(result) < count:
-        start = source.choice([source.randint(0, last), source.randint(0, last) | 0x7C, last - source.randint(0, 3)])
-        length = source.choice([1, 1, 2, source.randint(1, 40)])
-        step = source.choice([1, 1, 1, 0, 2, -1, 1 + (1 << LOCAL_BITS - 1)])
-        result += [(start + n * step) & last for n in range(length)]
-    return result[:count]
+    return Surroundings(
+        bench=bench,
+        source=source,
+        memory=model,
+        checker=checker,
+        probe=Probe(bench, checker, source),
+        direction="writes",
+        channel_bits=CHANNEL_BITS,
+        address_bits=ADDRESS_BITS,
+    )
 
 
 PAUSES: dict[str, dict[str, Any]] = {
@@ -243,7 +206,7 @@ async def sectors_are_written_in_order(dut: HierarchyObject, idle: float, pauses
     latency = random.Random(seed).choice([1, 2, 7, 30])
     around = surround(dut, seed, idle=idle, latency=latency, **PAUSES[pauses])
     await around.reset()
-    around.write(make_locals(around.bench.random("locals"), SECTORS))
+    around.write(make_locals(around.bench.random("locals"), SECTORS, local_bits=LOCAL_BITS))
     await around.drain()
     assert around.checker.writes.peak_bursts <= OUTSTANDING
     if pauses in ("none", "aw"):
@@ -273,7 +236,7 @@ async def it_writes_at_full_rate(dut: HierarchyObject, seed: int) -> None:
 async def one_at_a_time_has_the_latency(dut: HierarchyObject, seed: int) -> None:
     around = surround(dut, seed, latency=3)
     await around.reset()
-    for local in make_locals(around.bench.random("locals"), 20):
+    for local in make_locals(around.bench.random("locals"), 20, local_bits=LOCAL_BITS):
         around.write([local])
         await around.drain()
     assert around.probe.presented["aw"] == [cycle + 1 for cycle in around.source.cycles]
@@ -294,14 +257,14 @@ async def neighbours_behind_a_stalled_burst_merge(dut: HierarchyObject, seed: in
     for begin, count, bursts in (
         (page + 3, 1, [(page + 3, 1)]),
         (page + 4, 1 + run, [(page + 4, 1), (page + 5, run)]),
-        # Never across the end of a page.
+        # A burst never crosses the end of a page.
         (end - 1 - run, 2 + run, [(end - 1 - run, 1), (end - run, run), (end, 1)]),
         (end - 1, 2, [(end - 1, 1), (end, 1)]),
         (end - 2, 3, [(end - 2, 1), (end - 1, 1), (end, 1)]),
-        # Never more than there may be.
+        # A burst never has more sectors than it may.
         *([(page + 10, 18, [(page + 10, 1), (page + 11, 16), (page + 27, 1)])] if BURST == 16 else []),
         (page + 10, 1 + BURST, [(page + 10, 1), (page + 11, BURST)]),
-        # The last sector's neighbour is not the first.
+        # The first sector is no neighbour of the last.
         (last - 1, 3, [(last - 1, 1), (last, 1), (0, 1)]),
     ):
         around.memory.frozen.add("aw")
@@ -312,7 +275,7 @@ async def neighbours_behind_a_stalled_burst_merge(dut: HierarchyObject, seed: in
         await around.drain()
         expected += bursts
         assert around.bursts == expected
-    # Only the sector after the last joins, whatever bits others have in common.
+    # Only the sector after a burst's last one joins it, whatever bits others have in common with that.
     other = [page + 8] + [(page + 8) ^ 1 << bit for bit in range(LOCAL_BITS)]
     for third in other:
         around.memory.frozen.add("aw")
@@ -322,7 +285,7 @@ async def neighbours_behind_a_stalled_burst_merge(dut: HierarchyObject, seed: in
         await around.drain()
         expected += [(page + 5, 1), (page + 7, 2)] if third == page + 8 else [(page + 5, 1), (page + 7, 1), (third, 1)]
         assert around.bursts == expected
-    # One that waited to begin a burst, and one that begins it as the burst before leaves, are joined like any other.
+    # A sector that waited to begin a burst, and one that begins it as the last burst leaves, are joined like any other.
     for waits in (1, 0):
         for _ in range(8):
             start = source.randrange(1 << LOCAL_BITS - 7) * 128 + source.randrange(120)
@@ -372,7 +335,7 @@ def _some_bad(seed: int) -> Callable[[str, int], int]:
 async def bad_responses_are_reported(dut: HierarchyObject, seed: int) -> None:
     around = surround(dut, seed, aw=0.3, b=0.3, respond=_some_bad(seed))
     await around.reset()
-    around.write(make_locals(around.bench.random("locals"), 80))
+    around.write(make_locals(around.bench.random("locals"), 80, local_bits=LOCAL_BITS))
     await around.drain()
     seen = [response for _, response in around.checker.writes.errors]
     assert around.probe.errors == {2: seen.count(2), 3: seen.count(3)}
@@ -387,7 +350,7 @@ async def ids_are_not_looked_at(dut: HierarchyObject, seed: int) -> None:
     around.bench.agents.remove(around.probe)
     around.bench.agents.remove(around.checker)
     await around.reset()
-    around.write(make_locals(around.bench.random("locals"), 80))
+    around.write(make_locals(around.bench.random("locals"), 80, local_bits=LOCAL_BITS))
     acknowledged = around.bench.signal("acknowledged")
     await around.bench.until(lambda: int(str(acknowledged.value), 2) == 80, what="end", limit=8000)
     assert str(around.bench.signal("idle").value) == "1"
@@ -402,7 +365,7 @@ async def stop_finishes_what_was_presented(dut: HierarchyObject, order: str, see
     finished = dropped = 0
     for number in range(PARAMETERS["stops"]):
         around.memory.latency = source.choice([1, 3, 25])
-        around.write(make_locals(around.bench.random(f"locals {number}"), 70))
+        around.write(make_locals(around.bench.random(f"locals {number}"), 70, local_bits=LOCAL_BITS))
         await around.bench.step(source.choice([0, 1, 2, source.randint(0, 40), source.randint(0, 200)]))
         taken = around.source.count
         await around.stop()
@@ -410,9 +373,9 @@ async def stop_finishes_what_was_presented(dut: HierarchyObject, order: str, see
         finished += sum(sectors for _, sectors in around.bursts)
         dropped += taken - sum(sectors for _, sectors in around.bursts)
         around.go()
-        # In half of the rounds what comes next is written to its end.
+        # In half of the rounds all of the next writes come to their end.
         if number % 2:
-            around.write(make_locals(around.bench.random(f"more {number}"), 20))
+            around.write(make_locals(around.bench.random(f"more {number}"), 20, local_bits=LOCAL_BITS))
             await around.drain()
             around.check(20)
             await around.bench.reset(1)
@@ -436,7 +399,7 @@ async def stop_waits_for_a_slave_that_stands_still(dut: HierarchyObject, channel
     assert str(around.bench.signal("idle").value) == "0"
     around.memory.frozen.clear()
     await around.stop()
-    # With AW stalled only the first has been presented; otherwise all.
+    # With AW stalled only the first burst has been presented; otherwise all have.
     assert around.bursts == [(4, 1)] if channel == "aw" else [(4, 1), (5, 1), (6, 1), (9, 1)]
     around.go()
     around.write([7, 8, 9])
@@ -449,13 +412,13 @@ async def reset_empties_it(dut: HierarchyObject, seed: int) -> None:
     around = surround(dut, seed, aw=0.5, w=0.4, b=0.3)
     await around.reset()
     for number in range(12):
-        around.write(make_locals(around.bench.random(f"locals {number}"), 60))
+        around.write(make_locals(around.bench.random(f"locals {number}"), 60, local_bits=LOCAL_BITS))
         await around.bench.step(7 * number)
         await around.bench.reset(1)
         around.sent.clear()
         around.memory.data.clear()
         await around.bench.step(4)
-        around.write(make_locals(around.bench.random(f"more {number}"), 12))
+        around.write(make_locals(around.bench.random(f"more {number}"), 12, local_bits=LOCAL_BITS))
         await around.drain()
         await around.bench.reset(1)
         around.sent.clear()
@@ -482,7 +445,7 @@ async def counts_wrap(dut: HierarchyObject, seed: int) -> None:
 
 
 class Words:
-    """The memory of a slave by others: words by address, a part of which answer SLVERR."""
+    """The memory of cocotbext's slave: words by address, a part of which answer SLVERR."""
 
     def __init__(self) -> None:
         self.data: dict[int, int] = {}
@@ -511,15 +474,24 @@ async def a_slave_by_others_agrees(dut: HierarchyObject, share: float, seed: int
     for channel in (slave.aw_channel, slave.w_channel, slave.b_channel):
         channel.set_pause_generator(pauses(bench.random(str(channel.bus._name)), share))
     checker = AxiChecker(bench, "axi__")
-    around = Surroundings(bench, source, words, checker, Probe(bench, checker, source))  # type: ignore[arg-type]
+    around = Surroundings(
+        bench=bench,
+        source=source,
+        memory=words,  # type: ignore[arg-type]
+        checker=checker,
+        probe=Probe(bench, checker, source),
+        direction="writes",
+        channel_bits=CHANNEL_BITS,
+        address_bits=ADDRESS_BITS,
+    )
     await around.reset()
     for number in range(3):
-        around.write(make_locals(bench.random(f"locals {number}"), 60))
+        around.write(make_locals(bench.random(f"locals {number}"), 60, local_bits=LOCAL_BITS))
         await around.drain()
         seen = [response for _, response in checker.writes.errors]
         assert around.probe.errors == {2: len(seen), 3: 0}
         assert set(seen) == {2}
-        around.write(make_locals(bench.random(f"more {number}"), 40))
+        around.write(make_locals(bench.random(f"more {number}"), 40, local_bits=LOCAL_BITS))
         await bench.step(13 * number)
         await around.stop()
         around.go()

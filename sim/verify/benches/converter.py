@@ -91,7 +91,7 @@ def make_beat(
     header = int(source.integers(1 << HEADER_BITS))
     part = part_code(row, head, beat, banks=BANKS, is_unsigned=is_unsigned)
     if TENSOR == "value":
-        # What only keys have must not matter.
+        # Fields that only keys have must not matter.
         part |= {"unsigned": int(source.integers(2)), "joined": int(source.integers(2))}
     packed = PACKED.pack({"words": words, "first": first, "part": part, "header": header})
     wanted = {int(n): int(values.flat[n]) for n in np.flatnonzero(means)}
@@ -100,7 +100,7 @@ def make_beat(
 
 
 def make_beats(seed: int) -> list[Beat]:
-    """Every layout, head, beat and number of rows at once, with every first bank or any, in random order."""
+    """Every layout, head, beat and number of rows read together, with every first bank or a random one; shuffled."""
     source = np.random.default_rng(seed)
     every = [
         (row, head, beat, first, rows, is_unsigned)
@@ -162,7 +162,7 @@ class Line:
         assert str(valid.value) == str(int(beat is not None)), f"o.valid is {valid.value}, {where}"
         if beat is None:
             return
-        # In a 4-state simulator what means nothing may be X; string and integer have their last bit first.
+        # In a 4-state simulator bits that mean nothing may be X. The reversed text has bit 0 first.
         text = str(payload.value)[::-1]
         wanted = [(f"operands[{n}]", n * OPERAND_BITS, OPERAND_BITS, value) for n, value in beat.operands.items()]
         wanted.append(("header", OPERANDS.width - HEADER_BITS, HEADER_BITS, beat.header))

@@ -31,7 +31,7 @@ class Packets:
         self.masks: list[dict[str, int]] = []
         self.lines: list[dict[str, Any]] = []
         self.row_of_line: list[int] = []
-        """Rows taken up to and with each line."""
+        """How many rows are taken up to each line, itself included."""
 
     def add(self, source: np.random.Generator, mask: np.ndarray) -> None:
         """One packet of mask lines [n, lanes]. The final row carries garbage where it has no elements."""

@@ -38,7 +38,7 @@ def sector(channel: int, address: int) -> int:
 class Channels:
     """All channels of a memory: answers after `latency` cycles, in order, one sector a cycle.
 
-    `stall`, the share of cycles in which a channel takes no request, and of those in which it has no answer; `slow`
+    `stall` is the share of cycles in which a channel takes no request, and of those in which it has no answer; `slow`
     channels answer at a quarter of the rate.
     """
 
@@ -116,7 +116,7 @@ class Banks:
         self.left: Counter[tuple[Place, int]] = Counter()
         self.written: deque[tuple[int, tuple[Place, int]]] = deque()
         self.requests: list[deque[Request]] = [deque() for _ in range(CHANNELS)]
-        # by channel and bank: since when the next cycle's sector may be written, lane and what is written
+        # by channel and bank, of each sector: the cycle from which it may be written, its lane, and what is written
         self.columns: dict[tuple[int, int], deque[tuple[int, int, tuple[Place, int]]]] = {
             (channel, bank): deque() for channel in range(CHANNELS) for bank in range(4)
         }
@@ -183,7 +183,7 @@ class Banks:
         column = self.columns[winner, bank]
         column.popleft()
         if column:
-            # it shows at the queue's end in the cycle after, and is written in the next one
+            # the sector behind it comes to the queue's end, and can be written in the next cycle
             ready, place, wanted = column[0]
             column[0] = (max(ready, cycle + 1), place, wanted)
         self.written.append((cycle, key))

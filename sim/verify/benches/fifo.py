@@ -27,7 +27,7 @@ class Level:
         self._source = source
         self._sink = sink
         self.seen: set[int] = set()
-        # Before those that count, so that what moves in a cycle is not in its level yet.
+        # This agent comes before those that count, so that what moves in a cycle is not in its level yet.
         bench.agents.insert(0, self)
 
     def drive(self) -> None:

@@ -48,7 +48,7 @@ class Reference:
         bench.agents.append(self)
 
     def queue(self, rows: list[tuple[Entry, IntArray, int]], accesses: list[dict[str, int]]) -> None:
-        """What has been given to the drivers."""
+        """Note what has been given to the drivers."""
         self._rows.extend(rows)
         self._accesses.extend(accesses)
 
@@ -99,7 +99,7 @@ class Setup:
         self.beats = StreamDriver(self.bench, "i", beat, idle=idle)
         layout = entry_access(slots=SLOTS, heads=HEADS, bits=BITS)
         self.access = StreamDriver(self.bench, "i_access", layout, idle=access_idle)
-        # Before the monitor, so that an answer is expected when it comes.
+        # The reference comes before this monitor, so that an answer is expected when it comes.
         self.answers = StreamMonitor(self.bench, "o_access", entry_value(BITS), stall=stall, patient=patient)
         self.bench.agents.remove(self.answers)
         self.reference = Reference(self.bench, self.access, self.answers)
@@ -137,7 +137,7 @@ class Setup:
             padded[:dim] = row
             for part in range(parts):
                 last = part == parts - 1
-                # Only a row's last beat says where it belongs.
+                # Only a row's last beat says where the row belongs.
                 about = {"slot": entry[0], "head": entry[1], "multiplier": multiplier}
                 if not last:
                     about = {
@@ -197,12 +197,12 @@ class Setup:
         )
 
     async def until_accessed(self) -> None:
-        """Until all accesses have been taken."""
+        """Wait until all accesses have been taken."""
         total = self.accesses_sent
         await self.bench.until(lambda: self.access.count == total, what="access", limit=20 * total + 200)
 
     async def until_done(self) -> None:
-        """Until all rows have been accumulated."""
+        """Wait until all rows have been accumulated."""
         limit = 12 * self.beats_sent + 200
         await self.bench.until(
             lambda: len(self.reference.done_cycles) == self.rows_sent, what="last row's done", limit=limit
@@ -236,7 +236,7 @@ async def scores_match_golden(dut: HierarchyObject, idle: float, stall: float, s
 
 @cocotb.test
 async def rows_alone_lose_no_cycle(dut: HierarchyObject) -> None:
-    """One beat per cycle, whatever the rows, also of one entry, and `done` LATENCY cycles behind each."""
+    """One beat per cycle, also for rows of a single entry, and `done` LATENCY cycles behind each row."""
     for dims, entries in [(DIMS, None), (DIMS[:1], [(0, 0)]), (DIMS[-1:], [(0, HEADS - 1), (SLOTS - 1, 0)])]:
         test = Setup(dut, SEEDS[0])
         await test.bench.reset()
@@ -253,7 +253,7 @@ async def rows_alone_lose_no_cycle(dut: HierarchyObject) -> None:
 
 @cocotb.test
 async def an_access_costs_one_cycle(dut: HierarchyObject) -> None:
-    """Accesses go at one per cycle and come back READ_LATENCY later; the rows of one beat lose just their turns."""
+    """Accesses go at one per cycle and come back READ_LATENCY later; rows of one beat lose only those cycles."""
     test = Setup(dut, SEEDS[0])
     await test.bench.reset()
     test.write_all()
@@ -275,7 +275,7 @@ async def an_access_costs_one_cycle(dut: HierarchyObject) -> None:
 
 @cocotb.test
 async def answers_wait_for_their_taker(dut: HierarchyObject) -> None:
-    """Stalled answers stop the reads behind them after READ_LATENCY + 1, not the rows."""
+    """Stalled answers stop reads after READ_LATENCY + 1 of them, but not rows."""
     test = Setup(dut, SEEDS[0])
     await test.bench.reset()
     test.write_all()

@@ -46,7 +46,7 @@ class Counters:
         self._ports = [bench.signal(name) for name in ("beats_in", "beats_done", "queued")]
         self._source = source
         self._sinks = sinks
-        # Of each channel, how many sectors the first n beats have.
+        # For each channel, how many of its sectors the first n beats have.
         self.sectors = [[0] for _ in range(CHANNELS)]
         self.clear()
         bench.agents.insert(0, self)
@@ -190,7 +190,7 @@ async def a_stalled_channel_holds_its_depth(dut: HierarchyObject) -> None:
         sinks[channel].stop()
         start(source, sinks, traffic)
         await bench.step(40 * CHANNELS + 20)
-        # D = 16 makes one sector a beat: up to the last that fits, and two beats more inside.
+        # D = 16 makes one sector a beat: beats are taken up to the last that fits, and two more.
         mine = [n for n, channels in enumerate(traffic.channels) if channel in channels]
         assert source.count == mine[DEPTH + 1] + 2
         assert sum(sink.count for sink in sinks) == mine[DEPTH + 1] - (DEPTH + 1)

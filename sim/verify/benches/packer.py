@@ -27,7 +27,7 @@ SHAPE: ShapeLike = (
     data.StructLayout(PARAMETERS["shape"]) if isinstance(PARAMETERS["shape"], dict) else PARAMETERS["shape"]
 )
 COMPACTS: bool = PARAMETERS["compacts"]
-"""Whether the live lanes of a row are anywhere, as a Compactor takes them, or in front."""
+"""Whether a row's live lanes may be anywhere, as a Compactor takes them, or are in front."""
 MEASURES: bool = PARAMETERS["measures"]
 ROW = packed_row(SHAPE, LANES, HEADER)
 INPUT = masked_beat(SHAPE, LANES, HEADER) if COMPACTS else ROW

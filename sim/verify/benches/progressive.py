@@ -29,14 +29,14 @@ CONFIG = PAPER.replace(
     head_dim_max=PARAMETERS["head_dim"],
     prob_bits=PARAMETERS["prob_bits"],
 )
-"""For golden: its arrays play no part here, except that few multipliers allow every head dimension."""
+"""The golden model's configuration: arrays play no part here, but few multipliers allow every head dimension."""
 LANES: int = PARAMETERS["lanes"]
 ROW_MAX: int = PARAMETERS["row_max"]
 SLOTS: int = PARAMETERS["slots"]
 HEADER: int = PARAMETERS["header"]
 ROWS: int = PARAMETERS["rows"]
 JOINED: bool = PARAMETERS["joined"]
-"""Whether softmax is there, and its decisions come back; else the bench decides."""
+"""Whether the circuit has softmax, whose decisions come back; else the bench decides."""
 SEEDS: list[int] = PARAMETERS["seeds"]
 SCORE_BITS = CONFIG.score_bits
 BEATS = -(-ROW_MAX // LANES)
@@ -54,7 +54,7 @@ class Row:
     passes: dict[Kind, IntArray]
     """The scores that the Q x K array has for each kind of pass."""
     final: IntArray
-    """The scores of all bits, or the only ones."""
+    """The scores with all bits of K."""
     mantissa: int
     shifts: dict[Kind, int]
     limit: int
@@ -88,14 +88,14 @@ def make_row(source: np.random.Generator, flat: str, kinds: tuple[Kind, ...], le
     first = msb_scores(query, key)[0]
     excess = recompute_excess(CONFIG, key_bits)
     final = recomputed_scores(CONFIG, first[None], query, key, key_bits)[0]
-    # So that the largest difference of exponents is about 1/8 to 16: flat rows and steep ones.
+    # The shift makes the largest difference of exponents about 1/8 to 16: rows are flat or steep.
     spread = max(1, int(np.ptp(final)) << excess)
     shift = int(np.clip(spread.bit_length() + 15 - source.integers(-3, 5), 4 + LSB_BITS, 63))
     shifts = {Kind.FIRST: shift - LSB_BITS, Kind.FIRST_UNKEPT: shift - LSB_BITS, Kind.SECOND: shift}
-    # A row from the start with all bits is sent as it is; after FIRST_UNKEPT in units of the excess.
+    # A SINGLE pass has the final scores, which are in units of 2**excess.
     shifts[Kind.SINGLE] = shift - excess
     total = exponentials(first, mantissa, shift - LSB_BITS).total
-    # Exactly the sum, in units of the limit, or a little beside it, makes mixed rows.
+    # A limit at the sum itself, or a little beside it, makes some rows flat and others not.
     beside = int(total >> (SUM_FRACTION - 5)) + int(source.choice([-9, -1, 0, 1, 9]))
     limit = LIMITS.get(flat, int(np.clip(beside, 0, 0xFFFF)))
     exps = exponentials(first, mantissa, shift - LSB_BITS)
@@ -121,7 +121,7 @@ def make_row(source: np.random.Generator, flat: str, kinds: tuple[Kind, ...], le
 
 
 class Collector(StreamMonitor):
-    """Takes rows in any order; whoever reads `received` checks them."""
+    """Takes rows in any order; the reader of `received` checks them."""
 
     def sample(self, cycle: int) -> None:
         if self._is_ready and self._bit(self._valid, "valid", cycle):
@@ -291,12 +291,12 @@ class Array:
 
 
 def wrapped(value: int) -> int:
-    """As a signed score: dead lanes may exceed it."""
+    """`value` as a signed score, whose range dead lanes may exceed."""
     return (value + (1 << (SCORE_BITS - 1))) % (1 << SCORE_BITS) - (1 << (SCORE_BITS - 1))
 
 
 EXCEEDS = [width for width in CONFIG.plane_bits if width + LSB_BITS > CONFIG.operand_bits]
-"""MSB planes that exceed an operand with their LSBs; none where operands have 16 bits."""
+"""Widths of MSB planes that exceed an operand with their LSBs; none where operands have 16 bits."""
 KINDS = {"mixed": (Kind.SINGLE, Kind.FIRST, Kind.FIRST, Kind.FIRST), "first": (Kind.FIRST,)}
 if EXCEEDS:
     KINDS = {**KINDS, "mixed": (*KINDS["mixed"], Kind.FIRST_UNKEPT), "unkept": (Kind.FIRST_UNKEPT,)}
@@ -338,7 +338,7 @@ async def valid_does_not_wait_for_ready(dut: HierarchyObject, seed: int) -> None
 @cocotb.test(skip=JOINED)
 @cocotb.parametrize(stall=[0.0, 0.5])
 async def every_kind_takes_a_cycle_per_beat(dut: HierarchyObject, stall: float) -> None:
-    """Also a second pass right behind its first one, and the first one of the slot's next row right behind that."""
+    """So do a second pass right behind its first one, and the first pass of the slot's next row right behind that."""
     array = Array(dut, SEEDS[0], stall=stall)
     array.bench.agents.remove(array)
     source = np.random.default_rng(SEEDS[0])

@@ -66,7 +66,7 @@ class DeadDriver(StreamDriver):
 
 @dataclass
 class Traffic:
-    """What goes in and what must come out, and where in the value beats a row's last parts are."""
+    """What goes in and what must come out, and the value beat in which each part of a row ends."""
 
     probs: list[dict[str, Any]] = field(default_factory=list)
     dead_probs: list[dict[str, Any]] = field(default_factory=list)
@@ -181,7 +181,7 @@ def make_corners() -> Traffic:
         # Twice all ones: every element saturates, the sum reaches both ends of its width.
         traffic.add_row(source, np.array([ones, ones]), np.array([ends, ends]), group)
         traffic.add_row(source, np.array([ones, ones, 2]), np.array([ends, ends, ends]), group)
-        # All ones once: no element does.
+        # All ones once: no element saturates.
         traffic.add_row(source, np.array([ones]), np.array([ends]), group)
         traffic.add_row(source, np.array([half, half]), np.array([ends, ends]), group)
         # One unit below saturation and just on it.
@@ -216,7 +216,7 @@ def start(prob: DeadDriver, value: DeadDriver, sink: StreamMonitor, traffic: Tra
 
 
 def check_rate(prob: StreamDriver, value: StreamDriver, sink: StreamMonitor, traffic: Traffic) -> None:
-    """A value beat every cycle, and each row LATENCY cycles behind its last one."""
+    """Check that a value beat goes in every cycle, and each row comes LATENCY cycles behind its last value beat."""
     first = prob.cycles[0] + 2
     assert value.cycles == list(range(first, first + traffic.value_beats)), "a cycle without a value beat"
     assert sink.cycles == [value.cycles[end] + LATENCY for end in traffic.ends]

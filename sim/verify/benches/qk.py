@@ -176,7 +176,7 @@ class Harness:
         )
 
     async def reset(self) -> None:
-        """Reset in the midst of it, for one cycle, in which the streams go on as if there were none."""
+        """Reset for one cycle, in which the streams go on as if there were no reset."""
         self.bench.dut.rst.value = 1
         await self.bench.step()
         await self.bench.reset(0)
@@ -192,7 +192,7 @@ class Harness:
         assert self.sink.count == len(beats.scores)
 
     def check_full_rate(self, beats: Beats) -> None:
-        """A key beat in every cycle, and every score beat `DELAY` after the key beat that fills it."""
+        """Check for a key beat in every cycle, and every score beat `DELAY` after the key beat that fills it."""
         first = self.keys.cycles[0]
         assert first == self.queries.cycles[0] + 1, "the first key waited for more than its query"
         assert self.keys.cycles == list(range(first, first + len(beats.keys))), "i_key.ready fell"
@@ -317,7 +317,7 @@ async def reset_drops_the_rows_inside(dut: HierarchyObject, seed: int) -> None:
     source = np.random.default_rng(seed)
     await harness.bench.reset()
     for taken in range(1, DELAY + PLACES, RESET_STEP):
-        # A new draw every time, so that reset meets every state of a row; its end is the end of what is sent.
+        # New rows every time, so that the reset meets every state of a row.
         rows = [random_row(source, int(source.choice(DIMS)), 0, int(source.integers(1, 2 * P + 2))) for _ in range(4)]
         harness.start(make_beats(source, rows))
         await harness.bench.step(taken)

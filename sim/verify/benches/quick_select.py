@@ -13,7 +13,7 @@ from cocotb.handle import HierarchyObject
 from spatten.golden import IntArray
 from spatten.golden.quick_select import passes, select
 from spatten.hw.datapath.quick_select import ROWS_INSIDE, candidate_beat, first_digit, selection
-from spatten.sim.verify.benches.topk_rows import KINDS, at_edges, beats_of
+from spatten.sim.verify.benches.topk_rows import KINDS, every_kind, row_beats
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.records import record
 from spatten.sim.verify.stream import Bench, PulseCounter, StreamDriver, StreamMonitor
@@ -47,12 +47,8 @@ class Row:
     header: int = 0
 
     def beats(self) -> list[dict[str, Any]]:
-        beats, live = beats_of(self.values, LANES, WIDTH)
         header = {} if HEADER is None else {"header": self.header}
-        return [
-            {"values": beat.tolist(), "count": count, "last": int(n == len(live) - 1), "k": self.k, **header}
-            for n, (beat, count) in enumerate(zip(beats, live, strict=True))
-        ]
+        return row_beats(self.values, self.k, LANES, WIDTH, **header)
 
     def wanted(self) -> dict[str, int]:
         threshold, equals = select(self.values, self.k)
@@ -69,7 +65,7 @@ class Row:
         return max(-(-len(self.values) // LANES), most + (COMPACTION - 1 if in_vain else 0))
 
     def _passes(self) -> tuple[int, int, bool]:
-        """Least and most cycles, and whether the last pass compacted what no other one read."""
+        """Least and most cycles, and whether the last pass compacted values that no other pass read."""
         threshold, _ = select(self.values, self.k)
         floor, free = max(each for each in BINS if each[0] <= threshold)
         inside = self.values[(self.values >= floor) & (self.values < floor + (1 << free))]
@@ -96,17 +92,8 @@ def bound(n: int) -> int:
 def make_rows(seed: int) -> list[Row]:
     """Every kind of row, at the extreme lengths and random ones, and every extreme k."""
     source = np.random.default_rng(seed)
-    rows = []
-    lengths = {1, 2, LANES - 1, LANES, LANES + 1, 2 * LANES, N_MAX - 1, N_MAX}
-    for make in KINDS.values():
-        for n in [int(each) for each in source.integers(1, N_MAX + 1, ROWS)]:
-            rows.append(Row(make(source, n, WIDTH), int(source.integers(1, n + 1))))
-    for n in sorted(length for length in lengths if 1 <= length <= N_MAX):
-        for k in {1, n, min(n + 1, N_MAX), N_MAX, (n + 1) // 2}:
-            make = list(KINDS.values())[int(source.integers(len(KINDS)))]
-            rows.append(Row(make(source, n, WIDTH), k))
-    rows += [Row(*each) for each in at_edges(source, N_MAX, LANES, WIDTH, BINS)]
-    source.shuffle(rows)
+    found = every_kind(source, count=ROWS, n_max=N_MAX, lanes=LANES, width=WIDTH, bins=BINS)
+    rows = [Row(values, k) for values, k in found]
     for number, row in enumerate(rows):
         row.header = (number + seed) % (1 << (HEADER or 1))
     return rows
@@ -231,7 +218,7 @@ async def reset_in_any_state(dut: HierarchyObject, seed: int) -> None:
     await bench.reset()
     first = np.cumsum([len(row.beats()) for row in rows])
     for cycles in [*range(24), *generator.integers(24, 25 + 3 * bound(N_MAX), 6).tolist()]:
-        # No more rows than can enter.
+        # Send no more rows than can enter.
         send(source, sink, rows[: 1 + int(np.searchsorted(first, cycles))])
         await bench.step(cycles)
         await bench.reset(1)
@@ -244,7 +231,7 @@ async def reset_in_any_state(dut: HierarchyObject, seed: int) -> None:
 
 @cocotb.test(skip=not LENGTHS)
 async def measure(dut: HierarchyObject) -> None:
-    """Latency by length, k and kind, rows of their own; and the cycles per row of rows that follow each other."""
+    """Latency by length, k and kind of rows sent alone; and the cycles per row of rows that follow each other."""
     bench, source, sink = make_bench(dut, SEEDS[0])
     generator = np.random.default_rng(SEEDS[0])
     await bench.reset()

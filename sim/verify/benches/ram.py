@@ -49,11 +49,11 @@ class Model:
         read_address = write_address if source.random() < close else source.randrange(DEPTH)
         if source.random() < 0.2 and self._last_write is not None:
             read_address = self._last_write
-        # A word that was never written is nobody's to read.
+        # A word that was never written is not read.
         reads = source.random() < reading and (read_address in self._words)
         write_data = source.choice([0, (1 << WIDTH) - 1, source.getrandbits(WIDTH), source.getrandbits(WIDTH)])
         self._set("write_enable", int(writes))
-        # A simulator ignores a write to X: only a real address shows one that was not asked for.
+        # A simulator ignores a write to X: only a real address shows a write that was not asked for.
         self._set("write_address", write_address if writes or source.random() < 0.5 else None)
         self._set("write_data", write_data if writes else None)
         self._set("read_enable", int(reads))
@@ -101,7 +101,7 @@ async def words_are_what_was_written(
 @cocotb.test
 @cocotb.parametrize(seed=SEEDS)
 async def every_word_is_its_own(dut: HierarchyObject, seed: int) -> None:
-    """All are written before the first is read, at full rate."""
+    """All words are written before the first is read, at full rate."""
     bench = Bench(dut, seed=seed)
     ports = {name: bench.signal(name) for name in ("write_enable", "write_address", "write_data", "read_enable")}
     read_address, read_data = bench.signal("read_address"), bench.signal("read_data")

@@ -39,7 +39,7 @@ PARAMETERS = parameters()
 CONFIG = Config(**PARAMETERS["config"])
 SEEDS: list[int] = PARAMETERS["seeds"]
 WAVES: dict[str, list[int | None]] | None = PARAMETERS["waves"]
-"""By signal its level in each cycle, as a document draws it, or None for a value; None: nothing is drawn."""
+"""By signal, the level that a document draws in each cycle, None where it draws a value; None: there is no drawing."""
 ROUNDS: int = PARAMETERS["rounds"]
 MAP = RegisterMap(CONFIG)
 OKAY, SLVERR = 0, 2
@@ -97,11 +97,11 @@ class Front:
         return access.response
 
     async def end(self, limit: int = 1000) -> None:
-        """Let all accesses end."""
+        """Wait until all accesses have ended."""
         await self.bench.until(lambda: not self.bus.busy, what="response", limit=limit)
 
     async def taken(self, count: int) -> None:
-        """Let so many jobs be taken."""
+        """Wait until `count` jobs have been taken."""
         await self.bench.until(lambda: self.jobs.count >= count, what=f"job {count}", limit=200)
 
     async def fields(self, name: str) -> dict[str, int]:
@@ -132,7 +132,7 @@ class Front:
         return RejectReason(reject["reason"]), reject["word"]
 
     async def submit(self) -> dict[str, Any]:
-        """Load a random job and ring: it must be accepted, and come."""
+        """Load a random job and ring: it must be accepted, and come out."""
         values = job_descriptors.random_job(CONFIG, self.random)
         await self.load(job_descriptors.pack(CONFIG, values))
         job = job_descriptors.payload(CONFIG, values)
@@ -158,7 +158,7 @@ async def every_register_answers_someone_elses_master(dut: HierarchyObject, stal
     front = Front(dut, seed)
     front.bench.agents.remove(front.bus)
     source = front.random
-    # Not the agent of this testbench: nobody drives the bus before its master does.
+    # Here cocotbext's master drives the bus, and nobody does before it starts.
     for member in ("awvalid", "wvalid", "arvalid", "bready", "rready"):
         front.set(f"s_axi__{member}", 0)
     await front.reset()
@@ -196,7 +196,7 @@ async def every_register_answers_someone_elses_master(dut: HierarchyObject, stal
         data = source.getrandbits(8 * size)
         register = registers.get(offset)
         if register is not None and register.access in (Access.WO, Access.W1C):
-            data = 0  # what these do when written is not this test's matter
+            data = 0  # other tests write to these registers what has an effect
         result = await master.write(offset + start, data.to_bytes(size, "little"))
         if register is None or register.access is Access.RO:
             assert result.resp == AxiResp.SLVERR, f"write to {offset:#x}"
@@ -318,7 +318,7 @@ async def jobs_come_as_they_were_written(dut: HierarchyObject, idle: float, stal
         await front.submit()
         sent += 1
         if front.random.random() < 0.3:
-            # The same once more: the descriptor has kept its values.
+            # The same job once more: the descriptor has kept its values.
             front.jobs.expect([front.jobs.payload.unpack(front.jobs._expected[-1])])
             while await front.ring() == (RejectReason.QUEUE_FULL, NO_WORD):
                 await front.bench.step(20)
@@ -334,7 +334,7 @@ async def jobs_come_as_they_were_written(dut: HierarchyObject, idle: float, stal
 @cocotb.test
 @cocotb.parametrize(seed=SEEDS)
 async def a_doorbell_takes_five_cycles(dut: HierarchyObject, seed: int) -> None:
-    """Even right after the write of the field that makes the job right, or wrong."""
+    """This holds even right after the write of the field that makes the job right, or wrong."""
     front = Front(dut, seed)
     await front.reset()
     for _ in range(ROUNDS):
@@ -437,7 +437,7 @@ async def damaged_descriptors_are_judged_by_definition(dut: HierarchyObject, see
 @cocotb.test
 @cocotb.parametrize(seed=SEEDS)
 async def a_bit_of_no_field_is_refused_until_it_is_cleared(dut: HierarchyObject, seed: int) -> None:
-    """Whichever byte it is in, and whichever other bytes of its word are written meanwhile, and how often."""
+    """Whichever byte the bit is in, and whichever other bytes of its word are written meanwhile, and how often."""
     front = Front(dut, seed)
     await front.reset()
     source = front.random
@@ -522,7 +522,7 @@ async def reports_wait_until_they_are_popped(dut: HierarchyObject, idle: float, 
     await front.reset()
     reports = [_random_report(front.random) for _ in range(3 * ROUNDS)]
     assert not any([await front.read(register.name) for register in MAP.reports])
-    await front.write("REPORT_POP", 1)  # of none: nothing
+    await front.write("REPORT_POP", 1)  # there is no report: nothing happens
     front.reports.send(reports)
     for number, report in enumerate(reports):
         await front.bench.until(lambda: front.reports.count > number, what="report")  # noqa: B023
@@ -535,7 +535,7 @@ async def reports_wait_until_they_are_popped(dut: HierarchyObject, idle: float, 
         for register in MAP.reports:
             got |= await front.fields(register.name)
         assert got == report, f"report {number}, seed {seed}"
-        await front.write("REPORT_POP", front.random.getrandbits(32) & ~1)  # not its bit: nothing
+        await front.write("REPORT_POP", front.random.getrandbits(32) & ~1)  # its bit is not set: nothing happens
         assert await front.fields(MAP.reports[0].name) == {
             field.name: report[field.name] for field in MAP.reports[0].fields
         }
@@ -624,7 +624,7 @@ async def counters_add_up_every_cycle(dut: HierarchyObject, stall: float, seed: 
     for round_number in range(max(3 * len(names), 6 * ROUNDS)):
         if round_number % 25 == 0:
             clear = front.bus.write(MAP["CONTROL"].offset, MAP["CONTROL"].pack(clear_counters=1))
-            # A read of either word around the clear belongs to one moment too.
+            # Around the clear, too, a low and a high word that are read belong to one moment.
             reads = [front.bus.read(register.offset) for register in MAP.counter("cycles") * 2]
             await front.end(500)
             assert clear.executed is not None
@@ -640,7 +640,7 @@ async def counters_add_up_every_cycle(dut: HierarchyObject, stall: float, seed: 
         low_register, high_register = MAP.counter(name)
         visit = round_number // len(names)
         if visit < 3 or source.random() < 0.7:
-            # Every bit is put both ways, and then the low word just below its overflow. What was held is forgotten.
+            # Every bit is put both ways, and then the low word just below its overflow. A pending carry is cleared.
             value = (anything[name], ~anything[name] & 0xFFFFFFFF, (1 << 32) - source.randrange(1, 60))[min(visit, 2)]
             high_value = value if visit < 2 else source.choice([0, 1, 0xFFFFFFFE, source.getrandbits(32)])
             getattr(dut, f"{name}_low").value = value
@@ -648,7 +648,7 @@ async def counters_add_up_every_cycle(dut: HierarchyObject, stall: float, seed: 
             getattr(dut, f"{name}_carry").value = 0
             now = front.bench.cycle
             await front.bench.step()
-            # In the cycle `now` it is this; the events of the cycle before are added in it.
+            # The counter has this value in the cycle `now`, in which the events of the cycle before are added.
             before = events.before[now][name] if name == "cycles" else events.before[now - 1][name]
             start[name] = before - (high_value << 32 | value) + (name == "cycles") * -1
         await front.bench.step(source.randrange(30))
@@ -736,7 +736,7 @@ async def a_failure_drains_and_is_reported(dut: HierarchyObject, kind: str, answ
         assert front.get("core_reset") == front.get("stop") == 1, front.where()
         began = bench.cycle
 
-        # While it drains: nothing is accepted, further errors change nothing, reports do not come.
+        # While the accelerator drains: nothing is accepted, further errors change nothing, reports do not come.
         front.set("activity", source.getrandbits(1))
         front.set("core_error", _core_error(9))
         front.set("channel_error", _channel_error(0, 1, 1))
@@ -765,7 +765,7 @@ async def a_failure_drains_and_is_reported(dut: HierarchyObject, kind: str, answ
                 assert await front.read("CHANNELS_STUCK") == ALL_IDLE
             assert front.reports.count == taken, "a report was taken while draining"
             front.reports.clear()
-            # One channel after the other answers; all must.
+            # One channel after the other answers; all must answer.
             idle = 0
             for channel in source.sample(range(CONFIG.channels), CONFIG.channels):
                 assert front.get("core_reset") == front.get("stop") == 1
@@ -829,7 +829,7 @@ async def waiting_for_the_host_is_no_timeout(dut: HierarchyObject, seed: int) ->
     assert await front.read("ERROR") == 0
     await bench.step(10)
     assert await front.fields("ERROR") == {"code": ErrorCode.TIMEOUT, "channel": 0, "is_write": 0, "valid": 1}
-    # Idle, or with activity now and then, or with TIMEOUT 0, it never happens.
+    # While idle, or with activity now and then, or with TIMEOUT 0, the time-out never happens.
     await front.write("ERROR", MAP["ERROR"].pack(valid=1))
     front.set("busy", 0)
     await bench.step(100)
@@ -844,7 +844,7 @@ async def waiting_for_the_host_is_no_timeout(dut: HierarchyObject, seed: int) ->
     front.set("activity", 0)
     await bench.step(200)
     assert await front.read("ERROR") == 0
-    # And at once when a smaller number is written than has passed.
+    # It happens at once when TIMEOUT is set to fewer cycles than have passed.
     await front.write("TIMEOUT", 50)
     assert (await front.fields("ERROR"))["code"] == ErrorCode.TIMEOUT
 
@@ -918,7 +918,7 @@ class FailureModel:
         self._irq = self.error["valid"]
         idle = source["channels_idle"]
         self._stuck = ALL_IDLE & ~idle if self.draining and self._expired else 0
-        # Of the cycles before this one: so many in a row were quiet.
+        # `_quiet` cycles in a row before this one were quiet.
         self._expired = self._timeout != 0 and self._quiet >= self._timeout
         self._quiet += 1
         if self.draining:
@@ -1024,7 +1024,7 @@ async def a_reset_forgets_everything(dut: HierarchyObject, seed: int) -> None:
 
 @cocotb.test
 async def a_reset_ends_an_access(dut: HierarchyObject) -> None:
-    """In whatever state the bus is, it starts again."""
+    """In whatever state the bus is, it starts again after the reset."""
     front = Front(dut, SEEDS[0], idle=0.4, stall=0.4)
     for cycles in range(12):
         await front.reset()
@@ -1064,7 +1064,7 @@ class _Drawn:
 @cocotb.test(skip=WAVES is None)
 @cocotb.parametrize(register=["TIMEOUT", "DOORBELL"])
 async def the_bus_does_what_is_drawn(dut: HierarchyObject, register: str) -> None:
-    """In a document that shows a bus access; the answer of the doorbell two cycles later."""
+    """The bus does what a document draws of an access; the doorbell's answer comes two cycles later."""
     front = Front(dut, SEEDS[0])
     assert WAVES is not None
     waves = dict(WAVES)

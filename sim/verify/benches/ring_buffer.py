@@ -55,7 +55,7 @@ class Ports:
             for lane in range(LANES)
             for bank in range(BANKS)
         }
-        # The contents by lane and sector, the ring's and those behind it: numbers of sectors in `data`.
+        # The contents by lane and sector, of the ring and of the space behind it, as indices into `_data`.
         self.contents = np.zeros((LANES, SECTORS + LINEAR), np.int64)
         self._data: list[int] = [0]
         self.reads: deque[Read] = deque()
@@ -222,13 +222,13 @@ class Life:
             self._source.shuffle(places)
             self._missing.append([(int(lane), int(sector)) for lane, sector in places])
             self._reads.append(int(self._source.integers(1, 2 + min(sizes[block], 40))))
-        # As many writes as there are ports, of any block.
+        # There may be a write on every port, to any block.
         for block in range(self.done, len(self._missing)):
             for lane, sector in list(self._missing[block]):
                 if (lane, sector % BANKS) not in self._ports.writes and self._source.random() < self._activity:
                     self._ports.put(lane, sector)
                     self._missing[block].remove((lane, sector))
-        # One read of a block that is complete, as early as in the cycle of its last write; older ones more often.
+        # One read of a block that is complete, as early as in the cycle of its last write; older blocks more often.
         ready = [b for b in range(self.done, len(self._missing)) if not self._missing[b] and self._reads[b]]
         if ready and self._source.random() < self._activity:
             block = ready[int(self._source.integers(len(ready)) * self._source.random())]
@@ -237,7 +237,7 @@ class Life:
             self._ports.want((received[block] + offset) % SECTORS, count)
             self._reads[block] -= 1
         self.overlapping += bool(self._ports.writes and self._ports.reads)
-        # The oldest goes when it has been read, in up to three pieces.
+        # The oldest block is given up when it has been read, sometimes in several pieces.
         if self.done < len(self._missing) and not self._missing[self.done] and not self._reads[self.done]:
             left = sizes[self.done]
             while left:
@@ -278,7 +278,7 @@ async def blocks_come_and_go(dut: HierarchyObject, idle: float, stall: float, se
 @cocotb.test
 @cocotb.parametrize(seed=SEEDS)
 async def windows_come_every_cycle(dut: HierarchyObject, seed: int) -> None:
-    """Every window of a full ring, one per cycle, while nothing else of it rests: after each sweep all is new."""
+    """Every window of a full ring, one per cycle; before each sweep all of the ring is written anew."""
     bench = Bench(dut, seed=seed)
     ports, space = Ports(bench), Space(bench)
     source = np.random.default_rng(seed)
@@ -320,7 +320,7 @@ async def windows_come_every_cycle(dut: HierarchyObject, seed: int) -> None:
 @cocotb.test
 @cocotb.parametrize(seed=SEEDS)
 async def what_lies_behind_the_ring_needs_no_space(dut: HierarchyObject, seed: int) -> None:
-    """Every window of it, written afresh, beside a ring of which nothing is allocated."""
+    """Every window of the space behind the ring, written afresh, beside a ring of which nothing is allocated."""
     bench = Bench(dut, seed=seed)
     ports = Ports(bench)
     await bench.reset()
@@ -354,7 +354,7 @@ async def space_is_granted_as_soon_as_it_suffices(dut: HierarchyObject, seed: in
     assert got == list(range(got[0], got[0] + 2 * SECTORS, 2))
     record("latency", 2, unit="cycles", of="allocation")
     record("cycles_per_allocation", (got[-1] - got[0]) / (SECTORS - 1), unit="cycles")
-    # Two sectors wait for two; then all wait for all, of which the last makes the difference; then one for one.
+    # A block of two sectors waits for two; then a block of all for all, down to the last; then one of one for one.
     for count in (2, SECTORS, 1):
         for left in reversed(range(count)):
             await bench.step(4)
@@ -397,7 +397,7 @@ async def reset_empties_the_ring(dut: HierarchyObject, seed: int) -> None:
         space.ask(sizes[::-1])
         await bench.step(cycles)
         await bench.reset(1)
-        # Nothing may come that was asked for before.
+        # Nothing may come that was asked for before the reset.
         await bench.step(DELAY + 3)
         space.ask(sizes[:3])
         await bench.until(

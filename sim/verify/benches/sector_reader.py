@@ -24,7 +24,7 @@ SEEDS: list[int] = PARAMETERS["seeds"]
 READER = SectorReader(config=CONFIG)
 SIZE = query_ring_sectors(CONFIG)
 DELAY = 2
-"""Of a window, in the ring buffer."""
+"""Cycles from the read of a window to the window, in the ring buffer."""
 
 
 def shape_of(port: str) -> Any:

@@ -34,7 +34,7 @@ CONFIG = PAPER.replace(prob_bits=PROB_BITS)
 TOP = 1 << (SCORE_BITS - 2)
 """The largest magnitude of a score: two scores of a row differ by less than twice this."""
 FLAT, STEEP = 1, 0xFFFF
-"""Flatness limits that every row exceeds, and that none does."""
+"""Flatness limits that the sum of every row exceeds, and that no sum does."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class RowMaker:
         shift = int(source.integers(0, 64)) if shift is None else shift
         exps = exponentials(scores, mantissa, shift)
         if limit is None:
-            # At the sum itself, or beside it: flat, just not flat, and exactly at the limit where it can be.
+            # The limit is the sum itself, or beside it: flat, just not flat, and exactly at the limit where it can be.
             at = int(exps.total) >> (SUM_FRACTION - 5)
             limit = int(np.clip(at + source.choice([-40, -1, 0, 0, 1, 40]), 0, 0xFFFF))
         progressive = bool(source.random() < 0.5) if progressive is None else progressive
@@ -103,7 +103,7 @@ class RowMaker:
         return int(self.source.integers(1, ROW_MAX + 1)) if kind == 2 else ROW_MAX
 
     def scores(self, length: int) -> np.ndarray:
-        """Scores without any thought."""
+        """Random scores of the whole range."""
         return self.source.integers(-TOP, TOP, length)
 
     def steps(self, length: int, reach: float) -> Row:
@@ -260,7 +260,7 @@ async def full_rate_whatever_the_lengths(dut: HierarchyObject, pattern: str, fla
 
 @cocotb.test
 async def flat_rows_pass_a_stalled_output(dut: HierarchyObject) -> None:
-    """They need no room at `o`, even where there is none; the first row that does waits, and all behind it."""
+    """Flat rows need no room at `o`; the first row that needs room where there is none waits, and all behind it."""
     unit = Softmaxed(dut, SEEDS[0])
     maker = RowMaker(SEEDS[0])
     await unit.bench.reset()
@@ -277,7 +277,7 @@ async def flat_rows_pass_a_stalled_output(dut: HierarchyObject) -> None:
 
 @cocotb.test
 async def only_progressive_rows_wait_for_decisions(dut: HierarchyObject) -> None:
-    """While `o_decision` is stalled, a progressive row that finds its queue full waits; other rows pass before it."""
+    """While `o_decision` is stalled, a progressive row that finds their queue full waits; rows ahead of it pass."""
     unit = Softmaxed(dut, SEEDS[0])
     maker = RowMaker(SEEDS[0])
     await unit.bench.reset()
@@ -297,7 +297,7 @@ async def only_progressive_rows_wait_for_decisions(dut: HierarchyObject) -> None
 @cocotb.test
 @cocotb.parametrize(longer=[0, 1])
 async def a_stalled_unit_holds_what_it_says(dut: HierarchyObject, longer: int) -> None:
-    """However long: what a stall changes every other cycle shows after one of both."""
+    """Whether the stall is of even or odd length, which shows what changes every other cycle."""
     unit = Softmaxed(dut, SEEDS[0])
     maker = RowMaker(SEEDS[0])
     rows = [maker.row(maker.scores(LANES), limit=STEEP, progressive=False) for _ in range(2 * CAPACITY)]
@@ -312,7 +312,7 @@ async def a_stalled_unit_holds_what_it_says(dut: HierarchyObject, longer: int) -
 
 @cocotb.test
 async def queues_hold_any_number_of_rows_at_full_rate(dut: HierarchyObject) -> None:
-    """A stall leaves rows in the queues by its length; as many go on to enter and leave while others are under way."""
+    """A stall leaves more rows in the queues the longer it is; that many stay there while rows enter and leave."""
     unit = Softmaxed(dut, SEEDS[0])
     maker = RowMaker(SEEDS[0])
     await unit.bench.reset()

@@ -30,7 +30,7 @@ def shape_of(port: str) -> Any:
 
 
 def make_context(source: np.random.Generator) -> Context:
-    """Anything; some importance at the ends of its range."""
+    """A context with any contents; some importance at the ends of its range."""
     context = Context(CONFIG)
     top_token, top_head = (1 << bits for bits in (CONFIG.token_importance_bits, CONFIG.head_importance_bits))
     context.token_importance = source.integers(0, top_token, CONFIG.tokens_max)
@@ -123,7 +123,7 @@ async def what_is_loaded_was_the_golden_image(dut: HierarchyObject, idle: float,
             requests.expect([{"sector": one["sector"] + first, "sectors": sectors, "rows": count}])
             for n in range(count):
                 begin = first + n * sectors
-                # What was not asked for is anything.
+                # Sectors that were not asked for hold anything.
                 row = source.integers(0, 256, 4 * SECTOR_BYTES, dtype=np.uint8)
                 row[: sectors * SECTOR_BYTES] = image[begin : begin + sectors].reshape(-1)
                 rows.send([int.from_bytes(row.tobytes(), "little")])

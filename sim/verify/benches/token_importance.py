@@ -42,13 +42,13 @@ LAYOUTS = Layouts(
     slots=SLOTS,
 )
 LIVE_LATENCY: int = PARAMETERS["live_latency"]
-"""From the member line that completes a row to the row on `o_live`."""
+"""Cycles from the member line that completes a row to the row on `o_live`."""
 GATHER_LATENCY: int = PARAMETERS["gather_latency"]
-"""From a gather's command to its report, less its lines."""
+"""Cycles from a gather's command to its report, less its lines."""
 SCATTER_LATENCY = 11
-"""From a scatter's command to its report, less its lines."""
+"""Cycles from a scatter's command to its report, less its lines."""
 CANDIDATES_LATENCY = 6
-"""From a scatter's command to its first candidates."""
+"""Cycles from a scatter's command to its first candidates."""
 SCORE_SCALES = (ScoreScale(mantissa=1 << SCALE_MANTISSA_BITS - 1, shift=16),)
 
 
@@ -142,7 +142,7 @@ def make_job(
         try:
             live = gather(job, attempt, bitmaps)
         except (GoldenError, JobError):
-            continue  # nobody is live, or the fields do not fit together
+            continue  # no token is live, or the fields do not fit together
         break
     count = len(live.tokens)
     row_count = choices.get("row_count", int(source.choice([1, 2, 3, 8])))
@@ -230,7 +230,7 @@ class Unit:
         self.access.send([{**empty, "line": n, "state": line} for n, line in enumerate(state_lines(state))])
 
     def save(self, context: int, lines: list[dict[str, Any]]) -> None:
-        """Read all lines of a context; they must be these."""
+        """Read all lines of a context; they must be `lines`."""
         nothing = {"importance": [0] * T, "kept": 0}
         order = self.choose.sample(range(LINES), LINES)
         self.access.send([{"context": context, "write": 0, "line": n, "state": nothing} for n in order])
@@ -247,7 +247,7 @@ class Unit:
             self.scattered.expect([job.report])
 
     async def run(self, jobs: list[Traffic], *, stop: int | None = None) -> None:
-        """Play the jobs, each as far as the others let it: rows of all that are gathered come mixed.
+        """Play the jobs, each as far as the others let it: the rows of all gathered jobs come mixed.
 
         `stop`: leave after so many cycles, in the middle.
         """
@@ -296,7 +296,7 @@ def restored_state(source: np.random.Generator) -> Context:
 def make_jobs(source: np.random.Generator, states: list[Context], count: int, cleared: set[int]) -> list[Traffic]:
     """Random jobs on the contexts; a context that is not among `cleared` begins with a clear."""
     jobs = []
-    # What was restored is about to saturate: let it, in the first job already.
+    # Restored scores are about to saturate: let them do so in the first job already.
     saturates: dict[str, Any] = {"clear": False, "restart": True, "age_shift": 0, "keys": TOKENS, "valid_length": None}
     saturates |= {"density": 1.0, "row_count": 8}
     choices = dict.fromkeys(cleared, saturates)
@@ -405,7 +405,7 @@ async def latency_and_throughput(dut: HierarchyObject, prune: bool, seed: int) -
         await unit.bench.step(4)
         unit.probs.send([beat for row in neighbour.rows for beat in row])
     keep = {"keep_tokens": TOKENS // 2 if prune else None}
-    # The first leaves lines alone.
+    # The first job leaves some lines alone.
     half = max(1, LINES // 2)
     for late, choices in (
         (False, {"age_shift": 0, "clear": False, "keys": half * T, "lines": half}),
@@ -468,7 +468,7 @@ async def latency_and_throughput(dut: HierarchyObject, prune: bool, seed: int) -
 @cocotb.test
 @cocotb.parametrize(seed=SEEDS)
 async def host_waits_for_a_job(dut: HierarchyObject, seed: int) -> None:
-    """Access to a context that has a job waits for its end; to another it does not."""
+    """Access to a context that has a job waits for the job's end; access to another context does not."""
     unit = Unit(dut, seed)
     source = np.random.default_rng(seed)
     await unit.bench.reset()
@@ -498,7 +498,7 @@ async def host_waits_for_a_job(dut: HierarchyObject, seed: int) -> None:
 @cocotb.test
 @cocotb.parametrize(seed=SEEDS)
 async def lines_beyond_the_job(dut: HierarchyObject, seed: int) -> None:
-    """A job of one line: nobody beyond it is kept; importance there stays, or is cleared or aged."""
+    """A job of one line: no token beyond that is kept; importance there stays, or is cleared or aged."""
     unit = Unit(dut, seed)
     source = np.random.default_rng(seed)
     await unit.bench.reset()
@@ -546,7 +546,7 @@ async def host_writes_beside_a_scatter(dut: HierarchyObject, seed: int) -> None:
 @cocotb.test
 @cocotb.parametrize(seed=SEEDS)
 async def a_gather_waits_for_what_is_restored(dut: HierarchyObject, seed: int) -> None:
-    """The last line of a restore waits for a scatter of another context, and a job of its own context comes."""
+    """The last line of a restore waits for a scatter of another context, while a job of the restored context comes."""
     if CONFIG.contexts == 1 or SLOTS == 1:
         return
     unit = Unit(dut, seed)

@@ -15,7 +15,7 @@ from spatten.golden.topk import keep_mask
 from spatten.hw.datapath.quick_select import ROWS_INSIDE, candidate_beat, first_digit
 from spatten.hw.datapath.topk import element, kept_beat
 from spatten.hw.lib.packer import packed_row
-from spatten.sim.verify.benches.topk_rows import KINDS, at_edges, beats_of
+from spatten.sim.verify.benches.topk_rows import KINDS, beats_of, every_kind, row_beats
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.records import record
 from spatten.sim.verify.stream import Bench, StreamDriver, StreamMonitor
@@ -45,11 +45,7 @@ class Row:
     header: int = 0
 
     def sent(self) -> list[dict[str, Any]]:
-        beats, live = beats_of(self.values, LANES, WIDTH)
-        return [
-            {"values": beat.tolist(), "count": count, "last": int(n == len(live) - 1), "k": self.k, **self._header()}
-            for n, (beat, count) in enumerate(zip(beats, live, strict=True))
-        ]
+        return row_beats(self.values, self.k, LANES, WIDTH, **self._header())
 
     def wanted(self) -> list[dict[str, Any]]:
         beats, live = beats_of(self.values, LANES, WIDTH)
@@ -88,16 +84,8 @@ class Row:
 def make_rows(seed: int) -> list[Row]:
     """Every kind of row, at the extreme lengths and random ones, and every extreme k, also above n."""
     source = np.random.default_rng(seed)
-    rows = []
-    for make in KINDS.values():
-        for n in source.integers(1, N_MAX + 1, ROWS):
-            rows.append(Row(make(source, int(n), WIDTH), int(source.integers(1, n + 1))))
-    for n in sorted({1, LANES, LANES + 1, 2 * LANES, N_MAX - 1, N_MAX} & set(range(1, N_MAX + 1))):
-        for k in {1, n, min(n + 1, N_MAX), N_MAX, (n + 1) // 2}:
-            make = list(KINDS.values())[int(source.integers(len(KINDS)))]
-            rows.append(Row(make(source, n, WIDTH), k))
-    rows += [Row(*each) for each in at_edges(source, N_MAX, LANES, WIDTH, BINS)]
-    source.shuffle(rows)
+    found = every_kind(source, count=ROWS, n_max=N_MAX, lanes=LANES, width=WIDTH, bins=BINS)
+    rows = [Row(values, k) for values, k in found]
     for number, row in enumerate(rows):
         row.header = (number + seed) % (1 << (HEADER or 1))
     return rows
@@ -147,7 +135,7 @@ async def row_leaves_without_bubbles(dut: HierarchyObject, seed: int) -> None:
             if not PACKED:
                 assert sink.cycles[first] - source.cycles[-1] == latency
             else:
-                # The last row completes with the last beat; if that completes two, it is the second.
+                # The last row completes with the last beat; if that beat completes two rows, it is the second.
                 last = sink.cycles[-1] - source.cycles[-1] - (latency + beats - 1 + COMPACTION)
                 assert last in ((0, 1) if rows > 1 else (0,))
 
@@ -162,7 +150,7 @@ async def full_rate_is_sustained(dut: HierarchyObject, seed: int) -> None:
     send(source, sink, rows)
     await bench.drain(limit=LIMIT)
     beats = sum(len(row.sent()) for row in rows)
-    # A packed row can cost a cycle more, where its last beat completes two.
+    # A packed row can cost a cycle more, where its last beat completes two output rows.
     assert beats <= source.cycles[-1] - source.cycles[0] + 1 <= beats + PACKED * len(rows)
 
 
@@ -200,7 +188,7 @@ async def reset_in_any_state(dut: HierarchyObject, seed: int) -> None:
     await bench.reset()
     first = np.cumsum([len(row.sent()) for row in rows])
     for cycles in [*range(0, 40, 4), *generator.integers(40, 40 + LIMIT // 4, 4).tolist()]:
-        # No more rows than can enter.
+        # Send no more rows than can enter.
         send(source, sink, rows[: 1 + int(np.searchsorted(first, cycles))])
         await bench.step(cycles)
         await bench.reset(1)
@@ -213,7 +201,7 @@ async def reset_in_any_state(dut: HierarchyObject, seed: int) -> None:
 
 @cocotb.test(skip=not MEASURES)
 async def measure(dut: HierarchyObject) -> None:
-    """From a row's last beat in to its first and last out, and the cycles per row of rows that follow each other."""
+    """Cycles from a row's last beat in to its first and last beat out, and per row where rows follow each other."""
     bench, source, sink = make_bench(dut, SEEDS[0])
     generator = np.random.default_rng(SEEDS[0])
     await bench.reset()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from spatten.golden import IntArray
@@ -68,7 +70,7 @@ def at_edge(source: np.random.Generator, n: int, width: int, edge: int) -> tuple
 def at_edges(
     source: np.random.Generator, n_max: int, lanes: int, width: int, bins: list[tuple[int, int]]
 ) -> list[tuple[IntArray, int]]:
-    """Such a row for every bin of `first_digit`, the longest with a lane that is not live."""
+    """A row of `at_edge` for every bin of `first_digit`, the longest with a lane that is not live."""
     n = n_max - (n_max % lanes == 0)
     return [at_edge(source, n, width, edge) for edge, _ in bins if edge]
 
@@ -95,4 +97,31 @@ KINDS = {
     "adversarial": adversarial,
     "few leave": few_leave,
 }
-"""Name: function of (source, n, width) that makes a row."""
+"""By name, the function of (source, n, width) that makes a row."""
+
+
+def every_kind(
+    source: np.random.Generator, *, count: int, n_max: int, lanes: int, width: int, bins: list[tuple[int, int]]
+) -> list[tuple[IntArray, int]]:
+    """Rows and their k, in random order: of every kind `count` rows of random lengths, rows of the extreme lengths with
+    every extreme k, some of them above the length, and the rows of `at_edges`."""
+    kinds = list(KINDS.values())
+    rows = []
+    for make in kinds:
+        for n in map(int, source.integers(1, n_max + 1, count)):
+            rows.append((make(source, n, width), int(source.integers(1, n + 1))))
+    lengths = {1, 2, lanes - 1, lanes, lanes + 1, 2 * lanes, n_max - 1, n_max}
+    for n in sorted(length for length in lengths if 1 <= length <= n_max):
+        for k in {1, n, min(n + 1, n_max), n_max, (n + 1) // 2}:
+            rows.append((kinds[int(source.integers(len(kinds)))](source, n, width), k))
+    rows += at_edges(source, n_max, lanes, width, bins)
+    return [rows[number] for number in source.permutation(len(rows))]
+
+
+def row_beats(values: IntArray, k: int, lanes: int, width: int, **header: int) -> list[dict[str, Any]]:
+    """The payloads of a row's beats, as `hw.datapath.quick_select.candidate_beat` has them."""
+    beats, live = beats_of(values, lanes, width)
+    return [
+        {"values": beat.tolist(), "count": count, "last": int(n == len(live) - 1), "k": k, **header}
+        for n, (beat, count) in enumerate(zip(beats, live, strict=True))
+    ]

@@ -20,11 +20,11 @@ WIDTH, ROW_MAX, HEADER = 5, 50, 3
 
 
 def make_rows(source: np.random.Generator, count: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Beats of random rows, and the wide ones; behind a row's end are values that were there before."""
+    """Beats of random rows, and their wide beats; behind a row's end are values that were there before."""
     narrow, wide = [], []
     held = [0] * WIDE
     for number in range(count):
-        # The first fills every lane.
+        # The first row fills every lane.
         length = WIDE if number == 0 else int(source.integers(1, ROW_MAX + 1))
         values = source.integers(0, 1 << WIDTH, length).tolist()
         row = {"k": int(source.integers(ROW_MAX + 1)), "header": int(source.integers(1 << HEADER))}

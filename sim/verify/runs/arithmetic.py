@@ -26,7 +26,7 @@ TREES: Cases = [
         ("u4", 12, {1: 12, 4: 3}, 2),
     )
 ]
-"""Of each, the delay says the levels per stage: 64 inputs in 3 stages are 2 of the 6 levels a stage."""
+"""The delay of each tree sets its levels per stage: 64 inputs have 6 levels, which are 2 a stage in 3 stages."""
 
 
 def shape_of(text: str) -> Shape:

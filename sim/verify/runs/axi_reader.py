@@ -25,7 +25,7 @@ def run_arguments(size: dict[str, int], sectors: int = 200) -> dict[str, Any]:
 
 
 def mutation_run() -> dict[str, Any]:
-    """Two beats a sector, and an address that every bit of the base is in; in every test."""
+    """Every test with two beats a sector, and with addresses that have every bit of the base."""
     run = run_arguments({**SIZES["small"], "address_bits": 40}, 60)
     run["parameters"]["stops"] = 10
     return run

@@ -27,7 +27,7 @@ def mutation_run() -> dict[str, Any]:
 
 
 def crossbar_mutation_run() -> dict[str, Any]:
-    """The same with faults in the crossbar only."""
+    """The run of `mutation_run`, with faults in the crossbar only."""
     return {**mutation_run(), "part": "crossbar"}
 
 

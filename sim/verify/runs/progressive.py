@@ -13,7 +13,7 @@ from spatten.spec.config import Config
 
 
 class ProgressiveSoftmax(wiring.Component):
-    """Both units, softmax's decisions back to progressive quantization."""
+    """Both units; softmax's decisions go back to progressive quantization."""
 
     def __init__(self, *, lanes: int, score_bits: int, prob_bits: int, row_max: int, slots: int, header: int) -> None:
         row = row_header(slots, header)
@@ -59,7 +59,7 @@ def unit_of(config: Config) -> dict[str, Any]:
 
 def run_arguments(size: dict[str, Any], *, joined: bool, rows: int, count: int) -> dict[str, Any]:
     """Arguments of `cosimulate`: the unit of one size, `joined` with softmax or not, so many rows and seeds."""
-    # As `Config.score_bits`; no configuration has these arrays.
+    # This is as `Config.score_bits` is computed; no configuration has these arrays.
     score_bits = 2 * size["operand_bits"] + (size["head_dim"] - 1).bit_length()
     sizes = {name: size[name] for name in ("lanes", "row_max", "slots", "header")}
     component = (

@@ -53,7 +53,7 @@ def mutation_run() -> dict[str, Any]:
 
 
 def row_lengths(n_max: int) -> tuple[int, ...]:
-    """Of the rows to measure."""
+    """Lengths of the rows to measure."""
     return tuple(n for n in (64, 98, 256, 512, 1024) if n <= n_max) or (n_max,)
 
 

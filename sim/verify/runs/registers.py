@@ -12,7 +12,7 @@ from spatten.spec.config import TINY, Config
 
 
 def run_arguments(config: Config, *, rounds: int, waves: dict[str, list[int | None]] | None = None) -> dict[str, Any]:
-    """`rounds` of random accesses; `waves`: a bus access as a document draws it, which must happen so."""
+    """Arguments of `cosimulate`: `rounds` of random accesses, and `waves`, a bus access as a document draws it."""
     return {
         "component": Registers(config=config),
         "test_module": "spatten.sim.verify.benches.registers",

@@ -27,6 +27,7 @@ def soak(monkeypatch: pytest.MonkeyPatch, *arguments: str, wrong: int | None = N
         monkeypatch.setattr(spatten.cli.soak, name, Nothing)
     monkeypatch.setattr(spatten.cli.soak, "accelerator_verilog", lambda *_, **__: "")
     monkeypatch.setattr(spatten.cli.soak, "require_tools", lambda simulator: None)
+    monkeypatch.setattr(spatten.cli.soak, "machine_of", lambda _: Nothing())
     monkeypatch.setattr(spatten.cli.soak, "soak_one", soak_one)
     result = run_spatten("soak", *arguments)
     return result.status, " ".join((result.output + result.errors).split()), ran

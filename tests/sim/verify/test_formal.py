@@ -1,4 +1,4 @@
-"""Every proof of `tests/formal_*.py`, which `make formal` runs; and that the prover finds what is wrong."""
+"""Every proof of `tests/hw/<room>/formal_*.py`, which `make formal` runs; and that the prover finds what is wrong."""
 
 from __future__ import annotations
 
