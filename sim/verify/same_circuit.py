@@ -62,8 +62,8 @@ class Comparison:
     differing: tuple[str, ...] = ()
     """Output bits that are not alike, or that one of the two does not have."""
     first: tuple[str, ...] = ()
-    """Cells of the second netlist with nothing alike in the first one although all their inputs are: where the
-    difference begins, if it is not in a loop."""
+    """Where the difference begins, if there is one: the cells of the second netlist that are the first to have nothing
+    alike in the first netlist, as more and more of what lies before each cell is looked at."""
 
     @property
     def is_same(self) -> bool:
@@ -91,27 +91,18 @@ class _Netlist:
 def compare(first: str, second: str, *, top: str = "spatten") -> Comparison:
     """Compare two Verilog texts by their module `top`. Raises `NetlistError`."""
     netlists = [_netlist(text, top) for text in (first, second)]
-    colours = _refine(netlists)
-    of_outputs = [
-        {name: colour[number] for name, number in netlist.outputs.items()}
-        for netlist, (colour, _) in zip(netlists, colours, strict=True)
-    ]
-    differing = [
-        name
-        for name in sorted({*of_outputs[0], *of_outputs[1]}, key=_natural)
-        if of_outputs[0].get(name) != of_outputs[1].get(name)
-    ]
-    cells = [colour for _, colour in colours]
-    kinds = len(np.unique(np.concatenate(cells)))
-    begins: list[str] = []
-    if differing:
-        known_bits, known_cells = set(colours[0][0].tolist()), set(cells[0].tolist())
-        bits, found = colours[1]
-        for number, name in enumerate(netlists[1].names):
-            if found[number] not in known_cells and all(bits[bit] in known_bits for bit in netlists[1].inputs[number]):
-                begins.append(name)
+    colourings, begins = _refine(netlists)
+    one, other = (
+        {name: colouring.bits[number] for name, number in netlist.outputs.items()}
+        for netlist, colouring in zip(netlists, colourings, strict=True)
+    )
+    differing = tuple(name for name in sorted({*one, *other}, key=_natural) if one.get(name) != other.get(name))
+    cells = [colouring.cells for colouring in colourings]
     return Comparison(
-        cells=(len(cells[0]), len(cells[1])), kinds=kinds, differing=tuple(differing), first=tuple(begins)
+        cells=(len(cells[0]), len(cells[1])),
+        kinds=len(np.unique(np.concatenate(cells))),
+        differing=differing,
+        first=tuple(netlists[1].names[number] for number in begins) if differing else (),
     )
 
 
@@ -193,7 +184,7 @@ def _initial_values(module: Mapping[str, Any]) -> Iterator[tuple[object, str]]:
     for net in module["netnames"].values():
         value = net["attributes"].get("init")
         if value is not None:
-            yield from zip(net["bits"], reversed(value), strict=False)
+            yield from ((bit, one) for bit, one in zip(net["bits"], reversed(value), strict=False) if one != "x")
 
 
 # -- Refinement -------------------------------------------------------------------------------------------------------
@@ -207,7 +198,7 @@ class _Colouring:
         lengths = np.array([len(bits) for bits in netlist.inputs], np.int64)
         self._seeds = self.cells.copy()
         self._inputs = np.array([bit for bits in netlist.inputs for bit in bits], np.int64)
-        self._places = _mixed(np.concatenate([np.arange(length) for length in lengths] or [[]]).astype(np.uint64))
+        self._places = _mixed(np.array([place for length in lengths for place in range(length)], np.uint64))
         self._ends = np.cumsum(lengths)
         count = len(netlist.drivers) + len(netlist.sources)
         self.bits: Colours = np.zeros(count, np.uint64)
@@ -237,15 +228,19 @@ def _mixed(values: Colours) -> Colours:
     return values ^ values >> np.uint64(31)
 
 
-def _refine(netlists: list[_Netlist]) -> list[tuple[Colours, Colours]]:
-    """The colours of bits and cells of each netlist, when as many are told apart as can be."""
+def _refine(netlists: list[_Netlist]) -> tuple[list[_Colouring], list[int]]:
+    """The colours when as many are told apart as can be; and the cells of the second netlist that are the first without
+    a cell of their colour in the first netlist."""
     colourings = [_Colouring(netlist) for netlist in netlists]
     kinds = 0
+    begins: list[int] = []
     with np.errstate(over="ignore"):
         while True:
+            if not begins:
+                begins = np.flatnonzero(~np.isin(colourings[1].cells, colourings[0].cells)).tolist()
             found = len(np.unique(np.concatenate([colouring.cells for colouring in colourings])))
             if found == kinds:
-                return [(colouring.bits, colouring.cells) for colouring in colourings]
+                return colourings, begins
             kinds = found
             for colouring in colourings:
                 colouring.step()

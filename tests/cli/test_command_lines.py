@@ -60,11 +60,29 @@ CHANGES = (
 )
 PLACES = (
     *("new/folder/x", "file", "file/x", "folder", "folder.toml", "/dev/null", "/dev/null/x", "/proc/x", "x" * 300),
-    *("loop/x", "bert", "gpt2", "cells.lib", "/dev/zero"),
+    *("loop/x", "bert", "gpt2", "cells.lib", "/dev/zero", "one.v"),
 )
-GOOD = ("hi", "qk", "packer", "fifo")
+GOOD = ("hi", "qk", "packer", "fifo", "one.v")
 """Words that some command takes."""
-KNOWN = ("qk", "packer", "fifo", "ideal", "hbm2", "both", "topk", "causal", "golden", "float", "rtl", "minilm", "all")
+KNOWN = (
+    *(
+        "qk",
+        "packer",
+        "fifo",
+        "ideal",
+        "hbm2",
+        "both",
+        "topk",
+        "causal",
+        "golden",
+        "float",
+        "rtl",
+        "minilm",
+        "all",
+        "top",
+    ),
+    "spatten",
+)
 VALUES = (*NUMBERS, *WORDS, *CONFIGURATIONS, *CHANGES, *PLACES, *KNOWN)
 
 
@@ -166,6 +184,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "bad.toml").write_text("channels = [3\n")
     (folder / "deep.toml").write_text("channels = " + "[" * 5000)
     (folder / "bytes.toml").write_bytes(b"\xff\xfe\0")
+    (folder / "one.v").write_text("module spatten(input a, output b);\n  assign b = a;\nendmodule\n")
     (folder / "cells.lib").write_text("library(x) { capacitive_load_unit(1.2.3, ff); cell(a) { area : 1; } }\n")
     bert = write(folder / "bert", BERT_CONFIG)
     gpt2 = write(folder / "gpt2", GPT2_CONFIG | {"n_positions": 64})

@@ -172,6 +172,6 @@ def test_make_passes_changes_as_they_are(tmp_path: Path) -> None:
     """Whatever the shell would make of them."""
     made = tmp_path / "made"
     command = ["--no-print-directory", "verilog", "CONFIG=tiny", "ARGS=", "-o", "ready"]
-    result = make(*command, f"SET=name=a';>{made};`>{made}`&*\" topk_lanes=x", f"RUN={sys.executable}")
+    result = make(*command, f"SET=name=a';>{made};`>{made}`&*\" topk_lanes=x", f"RUN='{sys.executable}'")
     assert result.stderr.startswith("error: topk_lanes must be an integer, not 'x'\n")
     assert not made.exists()

@@ -179,7 +179,7 @@ def test_make_says_what_is_missing_first(tmp_path: Path) -> None:
     for tool in ("bash", "env", "id"):
         (tmp_path / tool).symlink_to(f"/usr/bin/{tool}")
     environment = {"PATH": str(tmp_path), "LIBERTY": "my cells.lib"}
-    command = ["/usr/bin/make", "-o", "ready", f"RUN={sys.executable}", "SHELL=/bin/bash", "synth", "UNIT=expander"]
+    command = ["/usr/bin/make", "-o", "ready", f"RUN='{sys.executable}'", "SHELL=/bin/bash", "synth", "UNIT=expander"]
     # On this machine apt-get may be able to install it, so it is hidden, too.
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 
-from spatten.spec.config import CHANNELS_MAX, HEAD_DIMS, Config, ConfigError
+from spatten.spec.config import CHANNELS_MAX, HEAD_DIMS, TINY, Config, ConfigError
 
 POWERS = tuple(1 << bit for bit in range(13))
 
@@ -71,3 +71,11 @@ def accepted(source: random.Random, count: int, *, tokens: int = 1024, channels:
             refused += 1
             assert refused < 20 + 2 * count, "hardly any of these are accepted"
     return found
+
+
+SMALLEST = TINY.replace(
+    name="smallest", qk_multipliers=16, pv_multipliers=16, operand_bits=4, prob_bits=8, softmax_lanes=1, topk_lanes=1,
+    tokens_max=2, heads_max=1, layers_max=1, head_dim_max=16, key_buffer_rows=2, value_buffer_rows=2, channels=1,
+    channel_bits=16, contexts=1, jobs_in_flight=1, sector_bits=12,
+)  # fmt: skip
+"""Every parameter at its least."""

@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 from amaranth.hdl import Fragment
 
-from spatten.hw.emit.verilog import convert
 from spatten.hw.spatten import Spatten
 from spatten.hw.units import UNITS
-from spatten.sim.verify.build import lint
 from spatten.sim.verify.cosim import seeds
-from spatten.spec.config import CHANNELS_MAX, NAMED, TINY, Config, ConfigError
+from spatten.spec.config import CHANNELS_MAX, NAMED, Config, ConfigError
 from tests.spec.random_config import accepted, draw
 
 
@@ -36,18 +34,6 @@ def test_every_unit_of_it_is_constructed_too(seed: int) -> None:
     for config in accepted(random.Random(seed), 10):
         for unit in UNITS.values():
             unit.make(config)
-
-
-SMALLEST = TINY.replace(
-    name="smallest", qk_multipliers=16, pv_multipliers=16, operand_bits=4, prob_bits=8, softmax_lanes=1, topk_lanes=1,
-    tokens_max=2, heads_max=1, layers_max=1, head_dim_max=16, key_buffer_rows=2, value_buffer_rows=2, channels=1,
-    channel_bits=16, contexts=1, jobs_in_flight=1, sector_bits=12,
-)  # fmt: skip
-
-
-@pytest.mark.slow
-def test_the_smallest_becomes_verilog() -> None:
-    lint(convert(Spatten(config=SMALLEST), name="spatten"), top="spatten")
 
 
 @pytest.mark.slow

@@ -131,7 +131,7 @@ def test_make_passes_the_sentence_as_it_is(tmp_path: Path) -> None:
     """No $ is expanded, no command in it is run, and it is never an option."""
     made = tmp_path / "made"
     sentence = f"--help costs $5 and $(shell touch {made}) 'or' \"more\" `touch {made}`"
-    run = make("--no-print-directory", "demo", f"TEXT={sentence}", "-o", "ready", f"RUN={sys.executable}")
+    run = make("--no-print-directory", "demo", f"TEXT={sentence}", "-o", "ready", f"RUN='{sys.executable}'")
     assert run.returncode == 0, run.stderr
     assert " ".join(run.stdout.split()).startswith(sentence)
     assert not made.exists()

@@ -38,6 +38,7 @@ from spatten.sim.verify.cosim import cosimulate
 from spatten.sim.verify.transformations import stop_at_assertions, strip_initial_values
 from spatten.spec.config import TINY
 from spatten.spec.register_map import RegisterMap
+from tests.spec.random_config import SMALLEST
 
 
 def delivered() -> str:
@@ -123,7 +124,7 @@ def test_assertions_add_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_accelerators_live_in_one_design(tmp_path: Path) -> None:
     """slang reads it as Verilog-2005 and as SystemVerilog; without names of their own they collide."""
-    other = convert(Spatten(config=TINY.replace(name="other", channels=1, contexts=1)), name="left_spatten")
+    other = convert(Spatten(config=SMALLEST), name="left_spatten")
     (tmp_path / "one.v").write_text(delivered())
     (tmp_path / "two.v").write_text(other)
     (tmp_path / "chip.v").write_text("module chip;\n  spatten one ();\n  left_spatten two ();\nendmodule\n")
