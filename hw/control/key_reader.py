@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Const, Module, Mux, Signal, Value
+from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import BANKS, window_layout
-from spatten.hw.control.segments import beats_max, key_header, key_segment, set_windows, windows
+from spatten.hw.control.segments import key_header, key_segment, set_windows, windows
+from spatten.hw.control.window_walker import ArrivalGate, WindowWalker
 from spatten.hw.datapath.progressive import Kind
-from spatten.hw.lib.expander import select
 from spatten.hw.lib.fifo import SkidBuffer
-from spatten.hw.lib.logic import equals, product, wrapped
+from spatten.hw.lib.logic import equals
 from spatten.hw.memory.block_table import entry_shape
 from spatten.hw.memory.ring_buffer import window_request
 from spatten.spec.config import Config
@@ -57,7 +57,6 @@ class KeyReader(wiring.Component):
         self.config = config
         self.places = places
         self.sectors = key_ring_sectors(config)
-        self.beats = beats_max(config)
         self.groups = config.tokens_max // config.topk_lanes
         entry = entry_shape(BLOCKS)
         groups = range(self.groups + 1)
@@ -93,7 +92,6 @@ class KeyReader(wiring.Component):
         config = self.config
         lanes = config.topk_lanes
         lane_bits = ceil_log2(lanes)
-        slice_bits = ceil_log2(config.slices)
         given = self.i.payload
 
         # `ready` holds the next segment; `now` is the one whose windows are made.
@@ -112,8 +110,6 @@ class KeyReader(wiring.Component):
         keys = Signal(count, reset_less=True)
         done = Signal(range(config.tokens_max), reset_less=True)
         left = Signal(count, reset_less=True)
-        beat = Signal(range(max(2, self.beats)), reset_less=True)
-        pointer = Signal(range(self.sectors + lsb_sectors(config)), reset_less=True)
         offset = Signal(range(config.softmax_lanes), reset_less=True)
 
         window = Signal(
@@ -137,35 +133,35 @@ class KeyReader(wiring.Component):
         window_keys = now.window_keys
         after = Signal(range(config.tokens_max + config.softmax_lanes))
         next_keys = Signal(count)
-        last_beat, last_window, last_row, ends = (Signal() for _ in range(4))
-        part = Signal(window_layout(), name="part_now")
+        last_row, ends = Signal(), Signal()
+        m.submodules.walker = walker = WindowWalker(
+            config=config, sectors=self.sectors, linear_sectors=lsb_sectors(config), left_shape=count
+        )
+        last_beat, last_window, part = walker.last_beat, walker.last_window, walker.part
+        following = ready.o.payload
+        m.d.comb += [walker.windows[name].eq(now[name]) for name in windows(config)]
         m.d.comb += [
             steps.eq(runs & (~holds | goes)),
             after.eq(done + window_keys),
             next_keys.eq(keys + segment.causal),
-            last_window.eq(left <= window_keys),
-            last_beat.eq(beat + 1 == now.beats),
+            walker.left.eq(left),
+            walker.steps.eq(steps),
+            walker.starts.eq(switches),
+            walker.start.eq(following.segment.base),
+            walker.linear.eq(segment.linear),
+            walker.base.eq(segment.base),
+            walker.limit.eq(segment.limit),
             last_row.eq(rows_left == 1),
             ends.eq(last_beat & last_window & last_row),
-            Value.cast(part).eq(select([Value.cast(now.parts[n]) for n in range(self.beats)], beat)),
             switches.eq(~runs | (steps & ends)),
             ready.o.ready.eq(switches),
         ]
-        # The block row of the last key, counted in a lane from the first of the window: the last window ends there.
-        last_rows = ((left - 1) >> slice_bits)[:2]
-        sector = Signal(range(self.sectors + lsb_sectors(config) + 8))
-        all_sectors, last_sectors = Signal(range(BANKS + 8)), Signal(range(BANKS + 8))
         request = window.request
         ends_group = equals(after & (lanes - 1), 0) if lanes > 1 else Const(1)
-        m.d.comb += [
-            sector.eq(pointer + part.start),
-            all_sectors.eq(part.sectors + now.step - now.stride),
-            last_sectors.eq(part.sectors + product(now.stride, last_rows)),
-        ]
         with m.If(steps):
             m.d.sync += [
-                request.sector.eq(Mux(segment.linear, sector, wrapped(sector, self.sectors))),
-                request.sectors.eq(Mux(last_window, last_sectors, all_sectors)),
+                request.sector.eq(walker.sector),
+                request.sectors.eq(walker.count),
                 request.header.part.eq(part.part),
                 request.header.count.eq(Mux(last_window, left, window_keys)),
                 request.header.group.eq(now.log_keys),
@@ -195,24 +191,14 @@ class KeyReader(wiring.Component):
             ]
         m.d.sync += holds.eq(runs | (holds & ~goes))
 
-        stepped = pointer + now.step
-        next_pointer = Mux(
-            segment.linear,
-            Mux(stepped == segment.limit, segment.base, stepped),
-            wrapped(stepped, self.sectors),
-        )
-        with m.If(steps):
-            m.d.sync += beat.eq(Mux(last_beat, 0, beat + 1))
-            with m.If(last_beat):
-                m.d.sync += [
-                    done.eq(Mux(last_window, 0, after)),
-                    left.eq(Mux(last_window, next_keys, left - window_keys)),
-                    pointer.eq(Mux(last_window, segment.base, next_pointer)),
-                    offset.eq(Mux(last_window, 0, offset + window_keys)),
-                ]
-                with m.If(last_window):
-                    m.d.sync += [rows_left.eq(rows_left - 1), keys.eq(next_keys)]
-        following = ready.o.payload
+        with m.If(steps), m.If(last_beat):
+            m.d.sync += [
+                done.eq(Mux(last_window, 0, after)),
+                left.eq(Mux(last_window, next_keys, left - window_keys)),
+                offset.eq(Mux(last_window, 0, offset + window_keys)),
+            ]
+            with m.If(last_window):
+                m.d.sync += [rows_left.eq(rows_left - 1), keys.eq(next_keys)]
         with m.If(switches):
             m.d.sync += [
                 runs.eq(ready.o.valid),
@@ -221,24 +207,22 @@ class KeyReader(wiring.Component):
                 keys.eq(following.segment.keys),
                 left.eq(following.segment.keys),
                 done.eq(0),
-                beat.eq(0),
                 offset.eq(0),
-                pointer.eq(following.segment.base),
             ]
 
-        # A window is read when its keys are there; they are all in one group, since windows are aligned. `available` is
-        # looked up a cycle ahead: how many groups are there of the block whose window waits in the next cycle.
-        arrived = [self.arrived[n] for n in range(BLOCKS)]
-        groups_now, groups_next = (
-            Mux(linear, self.again_arrived, select(arrived, entry))
-            for linear, entry in ((window.linear, window.entry), (segment.linear, segment.entry))
-        )
-        available = Signal(range(self.groups + 1), reset_less=True)
-        m.d.sync += available.eq(Mux(steps, groups_next, groups_now))
+        # A window is read when its keys are there, its row's query is there, and its scores will have a place.
+        m.submodules.gate = gate = ArrivalGate(config=config, has_linear=True)
         free = Signal(range(self.places + 1), init=self.places)
-        has_keys = Signal()
+        has_keys = gate.has_rows
         m.d.comb += [
-            has_keys.eq(available > window.group),
+            gate.arrived.eq(self.arrived),
+            gate.linear_arrived.eq(self.again_arrived),
+            gate.begins.eq(steps),
+            gate.entry.eq(window.entry),
+            gate.linear.eq(window.linear),
+            gate.next_entry.eq(segment.entry),
+            gate.next_linear.eq(segment.linear),
+            gate.group.eq(window.group),
             goes.eq(holds & self.i_row.valid & has_keys & (free.any() | ~window.fills)),
             self.waits.eq(holds & ~(self.i_row.valid & has_keys)),
             self.i_row.ready.eq(goes & window.ends_row),

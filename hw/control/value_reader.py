@@ -11,11 +11,11 @@ from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import BANKS, block_table, window_layout
 from spatten.hw.control.job_slots import by_slot, row_layout, slot_layout
-from spatten.hw.control.segments import beats_max, set_windows, windows
+from spatten.hw.control.segments import set_windows, windows
+from spatten.hw.control.window_walker import ArrivalGate, WindowWalker
 from spatten.hw.datapath.pv import weight_beat
 from spatten.hw.lib.expander import select
 from spatten.hw.lib.fifo import Fifo, SkidBuffer
-from spatten.hw.lib.logic import product, wrapped
 from spatten.hw.memory.block_table import entry_shape
 from spatten.hw.memory.ring_buffer import window_request
 from spatten.spec.config import Config
@@ -73,7 +73,6 @@ class ValueReader(wiring.Component):
         self.config = config
         self.places = places
         self.sectors = value_ring_sectors(config)
-        self.beats = beats_max(config)
         self.groups = config.tokens_max // config.topk_lanes
         entry = entry_shape(BLOCKS)
         groups = range(self.groups + 1)
@@ -152,7 +151,6 @@ class ValueReader(wiring.Component):
         m = Module()
         config = self.config
         lane_bits = ceil_log2(config.topk_lanes)
-        slice_bits = ceil_log2(config.slices)
         lanes = config.softmax_lanes
         rows, beats = self._queues(m)
         m.submodules.blocks = blocks = Fifo(shape=entry_shape(BLOCKS), depth=BLOCKS)
@@ -218,8 +216,6 @@ class ValueReader(wiring.Component):
         now = Signal(layout, reset_less=True)
         done = Signal(range(config.tokens_max), reset_less=True)
         inside = Signal(range(lanes + 1), reset_less=True)
-        beat = Signal(range(max(2, self.beats)), reset_less=True)
-        pointer = Signal(range(self.sectors), reset_less=True)
         window = Signal(
             data.StructLayout(
                 {
@@ -237,22 +233,23 @@ class ValueReader(wiring.Component):
         probs_valid = Signal()
         window_keys = now.window_keys
         left = Signal(range(lanes + 1), name="left_keys")
-        last_beat, last_window, ends, first = (Signal() for _ in range(4))
-        part = Signal(window_layout(), name="part_now")
+        ends, first = Signal(), Signal()
+        m.submodules.walker = walker = WindowWalker(config=config, sectors=self.sectors, left_shape=left.shape())
+        last_beat, last_window, part = walker.last_beat, walker.last_window, walker.part
+        m.d.comb += [walker.windows[name].eq(now[name]) for name in windows(config)]
         m.submodules.probs_out = out = Fifo(shape=self.prob, depth=8)
         wiring.connect(m, out.o, wiring.flipped(self.o_prob))
-        last_rows = ((left - 1) >> slice_bits)[:2]
-        all_sectors, last_sectors = Signal(range(BANKS + 8)), Signal(range(BANKS + 8))
         m.d.comb += [
             Value.cast(probs).eq(Mux(now.kept, Value.cast(beats[1].o.payload), Value.cast(beats[0].o.payload))),
             probs_valid.eq(Mux(now.kept, beats[1].o.valid, beats[0].o.valid)),
             left.eq(probs.count - inside),
-            last_window.eq(left <= window_keys),
-            last_beat.eq(beat + 1 == now.beats),
-            Value.cast(part).eq(select([Value.cast(now.parts[n]) for n in range(self.beats)], beat)),
+            walker.left.eq(left),
+            walker.steps.eq(steps),
+            walker.starts.eq(switches),
+            walker.start.eq(ready.o.payload.base),
             # Each part of a row's output takes a place of the queue behind the array.
             ends.eq(probs.last & last_window),
-            first.eq(~inside.any() & ~beat.any()),
+            first.eq(~inside.any() & walker.first_beat),
             steps.eq(runs & probs_valid & out.i.ready & (~holds | goes)),
             switches.eq(~runs | (steps & last_beat & ends)),
             ready.o.ready.eq(switches),
@@ -263,28 +260,23 @@ class ValueReader(wiring.Component):
             out.i.payload.dim.eq(now.dim),
             out.i.payload.group.eq(now.log_keys),
             out.i.payload.header.eq(now.row),
-            # `last_rows` is the block row of the last key, counted in a lane from the first of the window.
-            all_sectors.eq(part.sectors + now.step - now.stride),
-            last_sectors.eq(part.sectors + product(now.stride, last_rows)),
         ]
         for number, queue in enumerate(beats):
             m.d.comb += queue.o.ready.eq(steps & last_beat & last_window & (now.kept if number else ~now.kept))
         with m.If(steps):
             m.d.sync += [
-                window.request.sector.eq(wrapped(pointer + part.start, self.sectors)),
-                window.request.sectors.eq(Mux(last_window, last_sectors, all_sectors)),
+                window.request.sector.eq(walker.sector),
+                window.request.sectors.eq(walker.count),
                 window.request.header.eq(part.part),
                 window.entry.eq(now.entry),
                 window.group.eq(done >> lane_bits),
                 window.ends.eq(ends),
                 window.ends_row.eq(ends & last_beat),
-                beat.eq(Mux(last_beat, 0, beat + 1)),
             ]
             with m.If(last_beat):
                 m.d.sync += [
                     inside.eq(Mux(last_window, 0, inside + window_keys)),
                     done.eq(done + window_keys),
-                    pointer.eq(wrapped(pointer + now.step, self.sectors)),
                 ]
         m.d.sync += holds.eq(steps | (holds & ~goes))
         with m.If(switches):
@@ -293,19 +285,18 @@ class ValueReader(wiring.Component):
                 now.eq(ready.o.payload),
                 done.eq(0),
                 inside.eq(0),
-                beat.eq(0),
-                pointer.eq(ready.o.payload.base),
             ]
 
-        # A window is read when its values are there; they are all in one group, since windows are aligned. `available`
-        # is looked up a cycle ahead: how many groups are there of the block whose window waits in the next cycle.
-        arrived = [self.arrived[n] for n in range(BLOCKS)]
-        available = Signal(range(self.groups + 1), reset_less=True)
-        m.d.sync += available.eq(Mux(steps, select(arrived, now.entry), select(arrived, window.entry)))
+        # A window is read when its values are there, and its result will have a place.
+        m.submodules.gate = gate = ArrivalGate(config=config)
         free = Signal(range(self.places + 1), init=self.places)
-        has_keys = Signal()
+        has_keys = gate.has_rows
         m.d.comb += [
-            has_keys.eq(available > window.group),
+            gate.arrived.eq(self.arrived),
+            gate.begins.eq(steps),
+            gate.entry.eq(window.entry),
+            gate.next_entry.eq(now.entry),
+            gate.group.eq(window.group),
             goes.eq(holds & has_keys & (free.any() | ~window.ends)),
             self.waits.eq(holds & ~has_keys),
             self.o_read.valid.eq(goes),

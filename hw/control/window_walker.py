@@ -1,0 +1,165 @@
+"""Walks along a row's keys or values in a ring, window by window, and lets a window be read when its rows have
+arrived."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Shape, ShapeLike, Signal, Value
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from spatten.hw.control.format_tables import BANKS, window_layout
+from spatten.hw.control.segments import beats_max, windows
+from spatten.hw.lib.expander import select
+from spatten.hw.lib.logic import product, wrapped
+from spatten.hw.memory.block_table import entry_shape
+from spatten.spec.config import Config
+from spatten.spec.constants import BLOCKS
+
+__all__ = ["ArrivalGate", "WindowWalker"]
+
+
+class WindowWalker(wiring.Component):
+    """The window of a row that is to be read next: which sectors of a lane, and what in them is needed.
+
+    A row's keys lie in consecutive block rows of each lane, `slices` lanes side by side. A window takes some block rows
+    of every lane at once; a key of several beats takes the same window place so many times, each time another part.
+
+    Parameters
+    ----------
+    config : Config
+    sectors : int
+        Sectors of a lane of the ring, where an address wraps.
+    linear_sectors : int
+        Sectors behind the ring, which hold the keys of rows that are computed again; 0: there are none.
+    left_shape : shape-like
+        Of `left`.
+
+    Ports
+    -----
+    windows : in, how the row's windows are read (`hw.control.segments.windows`)
+    left : in, keys that are to be read, those of this window among them
+    starts, start : in, from the next cycle on begin at sector `start`
+    steps : in, the window is taken: its next beat follows, or the next window
+    linear, base, limit : in, the row lies behind the ring, from `base` on, and an address wraps at `limit`; the walk
+        goes back to `base` behind the last window. Only with `linear_sectors`.
+    first_beat, last_beat, last_window : out, of a key the first and the last beat; of the row the last window
+    part : out, what is needed of the window
+    sector, count : out, first sector of the window, in the ring, and how many there are of the row
+
+    Combinational from `windows` and `left` to the outputs; one window or beat per cycle.
+    """
+
+    def __init__(self, *, config: Config, sectors: int, linear_sectors: int = 0, left_shape: ShapeLike) -> None:
+        self.config = config
+        self.sectors = sectors
+        self.linear_sectors = linear_sectors
+        address = range(sectors + linear_sectors)
+        ports: dict[str, Any] = {
+            "windows": In(data.StructLayout(windows(config))),
+            "left": In(Shape.cast(left_shape)),
+            "starts": In(1),
+            "start": In(address),
+            "steps": In(1),
+            "first_beat": Out(1),
+            "last_beat": Out(1),
+            "last_window": Out(1),
+            "part": Out(window_layout()),
+            "sector": Out(address),
+            "count": Out(range(BANKS + 8)),
+        }
+        if linear_sectors:
+            ports |= {"linear": In(1), "base": In(address), "limit": In(range(sectors + linear_sectors + 1))}
+        super().__init__(ports)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        beats = beats_max(config)
+        now = self.windows
+        beat = Signal(range(max(2, beats)), reset_less=True)
+        pointer = Signal(range(self.sectors + self.linear_sectors), reset_less=True)
+        # Of its last window a row reads as many block rows of a lane as the last key needs.
+        last_rows = ((self.left - 1) >> ceil_log2(config.slices))[:2]
+        all_sectors, last_sectors = Signal(range(BANKS + 8)), Signal(range(BANKS + 8))
+        m.d.comb += [
+            self.last_window.eq(self.left <= now.window_keys),
+            self.first_beat.eq(~beat.any()),
+            self.last_beat.eq(beat + 1 == now.beats),
+            Value.cast(self.part).eq(select([Value.cast(now.parts[n]) for n in range(beats)], beat)),
+            all_sectors.eq(self.part.sectors + now.step - now.stride),
+            last_sectors.eq(self.part.sectors + product(now.stride, last_rows)),
+            self.count.eq(Mux(self.last_window, last_sectors, all_sectors)),
+        ]
+        stepped = pointer + now.step
+        following = wrapped(stepped, self.sectors)
+        if self.linear_sectors:
+            sector = Signal(range(self.sectors + self.linear_sectors + 8))
+            m.d.comb += [
+                sector.eq(pointer + self.part.start),
+                self.sector.eq(Mux(self.linear, sector, wrapped(sector, self.sectors))),
+            ]
+            following = Mux(self.linear, Mux(stepped == self.limit, self.base, stepped), following)
+            following = Mux(self.last_window, self.base, following)
+        else:
+            m.d.comb += self.sector.eq(wrapped(pointer + self.part.start, self.sectors))
+        with m.If(self.steps):
+            m.d.sync += beat.eq(Mux(self.last_beat, 0, beat + 1))
+            with m.If(self.last_beat):
+                m.d.sync += pointer.eq(following)
+        with m.If(self.starts):
+            m.d.sync += [beat.eq(0), pointer.eq(self.start)]
+        return m
+
+
+class ArrivalGate(wiring.Component):
+    """Whether the rows of a window that waits are in the ring: all of one group, since windows are aligned to groups.
+
+    What is there of a block is looked up a cycle before: in the cycle in which a window begins to wait, that of its own
+    block, and in every further cycle again.
+
+    Parameters
+    ----------
+    config : Config
+    has_linear : bool
+        Whether windows may lie behind the ring, where `linear_arrived` groups are there.
+
+    Ports
+    -----
+    arrived : in, of each block of the ring the row groups that are there
+    begins : in, the window that waits in the next cycle is of block `next_entry`; else it is of block `entry`
+    group : in, group of the window that waits
+    linear_arrived, linear, next_linear : in, groups that are there behind the ring, and whether `entry`, `next_entry`
+        stand for that part; only with `has_linear`
+    has_rows : out, the window's rows are there
+    """
+
+    def __init__(self, *, config: Config, has_linear: bool = False) -> None:
+        self.groups = config.tokens_max // config.topk_lanes
+        self.has_linear = has_linear
+        count = range(self.groups + 1)
+        ports: dict[str, Any] = {
+            "arrived": In(data.ArrayLayout(count, BLOCKS)),
+            "begins": In(1),
+            "entry": In(entry_shape(BLOCKS)),
+            "next_entry": In(entry_shape(BLOCKS)),
+            "group": In(range(self.groups)),
+            "has_rows": Out(1),
+        }
+        if has_linear:
+            ports |= {"linear_arrived": In(count), "linear": In(1), "next_linear": In(1)}
+        super().__init__(ports)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        arrived = [self.arrived[n] for n in range(BLOCKS)]
+        now, following = select(arrived, self.entry), select(arrived, self.next_entry)
+        if self.has_linear:
+            now = Mux(self.linear, self.linear_arrived, now)
+            following = Mux(self.next_linear, self.linear_arrived, following)
+        available = Signal(range(self.groups + 1), reset_less=True)
+        m.d.sync += available.eq(Mux(self.begins, following, now))
+        m.d.comb += self.has_rows.eq(available > self.group)
+        return m
