@@ -10,9 +10,12 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import BANKS, plane_table
+from spatten.hw.control.head_ageing import HeadAgeing
+from spatten.hw.control.head_port import HeadPort
 from spatten.hw.control.job_layouts import job_layout, report_layout
-from spatten.hw.control.job_slots import slot_layout, step_bits
+from spatten.hw.control.job_slots import slot_event, slot_layout, step_bits
 from spatten.hw.control.planner import members_request
+from spatten.hw.control.row_counts import RowCounts, context_event
 from spatten.hw.control.segments import scale_write
 from spatten.hw.control.state import head_state, layouts, state_command
 from spatten.hw.datapath.head_importance import entry_access, entry_value
@@ -24,7 +27,7 @@ from spatten.spec.config import Config
 from spatten.spec.job import Flag, Mode
 from spatten.spec.row_format import SECTOR_BITS
 
-__all__ = ["JobControl", "slot_event", "topk_sizes"]
+__all__ = ["JobControl", "topk_sizes"]
 
 
 def topk_sizes(config: Config) -> dict[str, int]:
@@ -34,11 +37,6 @@ def topk_sizes(config: Config) -> dict[str, int]:
         "lanes": config.topk_lanes,
         "n_max": max(config.tokens_max, config.heads_max),
     }
-
-
-def slot_event(config: Config) -> data.StructLayout:
-    """An event of a row: `valid` in the cycle in which it happens, and the slot of the row's job."""
-    return data.StructLayout({"valid": 1, "slot": unsigned(max(1, ceil_log2(config.jobs_in_flight)))})
 
 
 class JobControl(wiring.Component):
@@ -93,7 +91,6 @@ class JobControl(wiring.Component):
         live_rows = -(-config.tokens_max // lanes)
         ids = data.ArrayLayout(range(config.tokens_max), lanes)
         event = slot_event(config)
-        context_event = data.StructLayout({"valid": 1, "slot": unsigned(max(1, ceil_log2(config.contexts)))})
         heads = {"slots": config.contexts, "heads": config.heads_max, "bits": config.head_importance_bits}
         command = state_command(config)
         super().__init__(
@@ -128,7 +125,7 @@ class JobControl(wiring.Component):
                 "o_topk": Out(stream.Signature(candidate_beat(sizes["width"], sizes["lanes"], sizes["n_max"]))),
                 "i_topk": In(stream.Signature(kept_beat(sizes["width"], sizes["lanes"]))),
                 "probs_done": In(event),
-                "heads_done": In(context_event),
+                "heads_done": In(context_event(config)),
                 "row_written": In(event),
                 "recomputed": In(event),
                 "saturated": In(range(config.head_dim_max + 1)),
@@ -439,7 +436,13 @@ class JobControl(wiring.Component):
             for n in range(self.jobs):
                 with m.If(equals(slot, n)):
                     m.d.sync += self._total[n].eq(rows_total)
-        self._age_heads(m, fsm.ongoing("SHAPE"), job)
+        m.submodules.ageing = ageing = self._ageing = HeadAgeing(config=config)
+        m.d.comb += [
+            ageing.begins.eq(fsm.ongoing("SHAPE")),
+            ageing.job.eq(job),
+            ageing.loaded.eq(self.i_loaded),
+            self._aging.eq(ageing.busy),
+        ]
         return slot, job.context
 
     def _keep_heads(self, m: Module, context: Value, heads: Value) -> None:
@@ -448,77 +451,20 @@ class JobControl(wiring.Component):
             with m.If(equals(context, n)):
                 m.d.sync += register.eq(heads)
 
-    def _age_heads(self, m: Module, begins: Value, job: Any) -> None:
-        """Clears or loads a context's head importance, or ages it: reads every value and writes it back."""
-        config = self.config
-        context = Signal(max(1, ceil_log2(config.contexts)), reset_less=True)
-        shift = Signal(5, reset_less=True)
-        clears, restores = Signal(reset_less=True), Signal(reset_less=True)
-        loaded = Signal(config.heads_max * config.head_importance_bits, reset_less=True)
-        asked = Signal(range(config.heads_max + 1), init=config.heads_max)
-        written = Signal(range(config.heads_max + 1), init=config.heads_max)
-        self._aging_access = Signal(self.o_access.payload.shape())
-        self._aging_valid = Signal()
-        self._aging_taken = Signal()
-        answer = Signal.like(self.i_access.payload)
-        m.d.comb += [answer.eq(self.i_access.payload), self._aging.eq(written != config.heads_max)]
-        access = self._aging_access
-        # Loaded importance may be aged, too: the values from memory are shifted as they are written.
-        writes = clears | restores | self.i_access.valid
-        value = Mux(restores, loaded[: config.head_importance_bits], answer.value)
-        m.d.comb += [
-            access.slot.eq(context),
-            access.write.eq(writes),
-            access.head.eq(Mux(writes, written, asked)),
-            access.value.eq(Mux(clears, 0, value >> shift)),
-            self._aging_valid.eq(self._aging & (writes | (asked != config.heads_max))),
-        ]
-        with m.If(self._aging_taken):
-            with m.If(writes):
-                m.d.sync += [written.eq(written + 1), loaded.eq(loaded >> config.head_importance_bits)]
-            with m.Else():
-                m.d.sync += asked.eq(asked + 1)
-        with m.If(begins & (job.flags[Flag.CLEAR] | job.flags[Flag.LOAD_STATE] | job.age_shift.any())):
-            m.d.sync += [
-                context.eq(job.context),
-                shift.eq(job.age_shift),
-                clears.eq(job.flags[Flag.CLEAR]),
-                restores.eq(job.flags[Flag.LOAD_STATE]),
-                loaded.eq(Cat(self.i_loaded.importance[h] for h in range(config.heads_max))),
-                asked.eq(0),
-                written.eq(0),
-            ]
-
     # -- Rows on their way --------------------------------------------------------------------------------------------
 
     def _count_rows(self, m: Module, slot: Signal, context: Value) -> None:
-        """Counts for each job in flight how many of its rows have reached each stage."""
-        config = self.config
-        count = range(config.tokens_max * config.heads_max + 1)
-        self._probs = [Signal(count, name=f"probs{n}", reset_less=True) for n in range(self.jobs)]
-        self._written = [Signal(count, name=f"written{n}", reset_less=True) for n in range(self.jobs)]
-        self._recomputed = [Signal(16, name=f"recomputed{n}", reset_less=True) for n in range(self.jobs)]
-        self._saturated = [Signal(32, name=f"saturated{n}", reset_less=True) for n in range(self.jobs)]
-        self._heads = [Signal(count, name=f"heads{n}", reset_less=True) for n in range(config.contexts)]
-        # Saturated elements come with every part of a row, while only the last part is an event `row_written`.
-        lost = Signal.like(self.saturated, name="saturated_elements", reset_less=True)
-        lost_slot = Signal.like(self.row_written.slot, name="saturated_slot", reset_less=True)
-        m.d.sync += [lost.eq(self.saturated), lost_slot.eq(self.row_written.slot)]
-        for n in range(self.jobs):
-            begins = self._begins & equals(slot, n)
-            for counter, event in (
-                (self._probs[n], self.probs_done),
-                (self._written[n], self.row_written),
-                (self._recomputed[n], self.recomputed),
-            ):
-                happens = event.valid & equals(event.slot, n)
-                m.d.sync += counter.eq(Mux(begins, 0, counter + happens))
-            saturated = Mux(equals(lost_slot, n), lost, 0)
-            m.d.sync += self._saturated[n].eq(Mux(begins, 0, self._saturated[n] + saturated))
-        for n in range(config.contexts):
-            begins = self._begins & equals(context, n)
-            happens = self.heads_done.valid & equals(self.heads_done.slot, n)
-            m.d.sync += self._heads[n].eq(Mux(begins, 0, self._heads[n] + happens))
+        m.submodules.rows = rows = self._rows = RowCounts(config=self.config)
+        m.d.comb += [
+            rows.begins.eq(self._begins),
+            rows.slot.eq(slot),
+            rows.context.eq(context),
+            rows.probs_done.eq(self.probs_done),
+            rows.row_written.eq(self.row_written),
+            rows.recomputed.eq(self.recomputed),
+            rows.heads_done.eq(self.heads_done),
+            rows.saturated.eq(self.saturated),
+        ]
 
     # -- The end ------------------------------------------------------------------------------------------------------
 
@@ -552,22 +498,18 @@ class JobControl(wiring.Component):
         head = Signal(max(1, ceil_log2(config.heads_max)), name="asked_head")
         m.d.comb += head.eq(first_set(left))
         reads = Signal(name="reads_heads")
-        # Reading the heads of a job that ends and ageing those of a job that begins share this port. Only one of them
-        # uses it at a time, so answers need no owner. Ageing may wait, since the rows of a job that begins come later.
         reading = Signal(name="reading_heads")
+        m.submodules.head_port = port = HeadPort(config=config)
+        wiring.connect(m, wiring.flipped(self.o_access), port.o)
+        wiring.connect(m, wiring.flipped(self.i_access), port.i)
+        wiring.connect(m, self._ageing.o, port.i_ageing)
         m.d.comb += [
-            self.o_access.valid.eq(Mux(reading, reads, self._aging_valid)),
-            self._aging_taken.eq(self._aging_valid & self.o_access.ready & ~reading),
-            self.i_access.ready.eq(reading | self._aging_taken),
+            port.reads.eq(reading),
+            port.i_read.valid.eq(reads),
+            port.i_read.payload.context.eq(job.context),
+            port.i_read.payload.head.eq(head),
+            self._ageing.answer.eq(port.answer),
         ]
-        with m.If(reading):
-            m.d.comb += [
-                self.o_access.payload.write.eq(0),
-                self.o_access.payload.slot.eq(job.context),
-                self.o_access.payload.head.eq(head),
-            ]
-        with m.Else():
-            m.d.comb += Value.cast(self.o_access.payload).eq(Value.cast(self._aging_access))
 
         saved = Signal(config.heads_max * config.head_importance_bits, name="saved_heads", reset_less=True)
         saved_marks = Signal(config.heads_max, reset_less=True)
@@ -620,8 +562,8 @@ class JobControl(wiring.Component):
             m.d.comb += by_head[h].eq(job.live_heads[h] & ranks.bit_select(rank, 1))
 
         all_probs, ready_probs, ready_heads = Signal(), Signal(), Signal()
-        m.d.comb += all_probs.eq(select(self._gathered, slot) & (select(self._probs, slot) == total))
-        m.d.sync += ready_heads.eq(select(self._heads, job.context) == total)
+        m.d.comb += all_probs.eq(select(self._gathered, slot) & (select(list(self._rows.probs), slot) == total))
+        m.d.sync += ready_heads.eq(select(list(self._rows.added), job.context) == total)
         m.d.comb += [
             self.o_scatter.payload.slot.eq(slot),
             self.o_scatter.payload.prune.eq(job.flags[Flag.PRUNE_TOKENS]),
@@ -754,12 +696,12 @@ class JobControl(wiring.Component):
             report.live_heads.eq(job.live_heads),
             report.kept_heads.eq(select(kept_heads, slot)),
             report.rows.eq(select(self._total, slot)),
-            report.recomputed.eq(select(self._recomputed, slot)),
-            report.output_saturated.eq(select(self._saturated, slot)),
+            report.recomputed.eq(select(list(self._rows.recomputed_rows), slot)),
+            report.output_saturated.eq(select(list(self._rows.saturated_elements), slot)),
             report.tokens_saturated.eq(select(lost_tokens, slot)),
             report.heads_saturated.eq(select(lost_heads, slot)),
         ]
-        all_out = select(self._written, slot) == select(self._total, slot)
+        all_out = select(list(self._rows.written), slot) == select(self._total, slot)
         with m.FSM(name="report"):
             with m.State("WAIT"), m.If(select(self._known, slot) & all_out):
                 m.d.sync += beats.eq(self.beats_in)
