@@ -9,11 +9,13 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from spatten.hw.control.format_tables import BANKS, plane_table
+from spatten.hw.control.format_tables import BANKS
 from spatten.hw.control.head_ageing import HeadAgeing
 from spatten.hw.control.head_port import HeadPort
 from spatten.hw.control.job_layouts import job_layout, report_layout
-from spatten.hw.control.job_slots import slot_event, slot_layout, step_bits
+from spatten.hw.control.job_slots import slot_event, slot_layout, write_entry
+from spatten.hw.control.job_start import JobStart
+from spatten.hw.control.job_steps import StartStep
 from spatten.hw.control.planner import members_request
 from spatten.hw.control.row_counts import RowCounts, context_event
 from spatten.hw.control.segments import scale_write
@@ -24,7 +26,7 @@ from spatten.hw.datapath.topk import kept_beat
 from spatten.hw.lib.expander import select
 from spatten.hw.lib.logic import count_ones, equals, first_set, product
 from spatten.spec.config import Config
-from spatten.spec.job import Flag, Mode
+from spatten.spec.job import Flag
 from spatten.spec.row_format import SECTOR_BITS
 
 __all__ = ["JobControl", "topk_sizes"]
@@ -141,324 +143,63 @@ class JobControl(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        count = range(config.tokens_max * config.heads_max + 1)
-        self._total = [Signal(count, name=f"rows_total{n}", reset_less=True) for n in range(self.jobs)]
-        self._gathered = [Signal(name=f"gathered{n}") for n in range(self.jobs)]
-        self._known = [Signal(name=f"known{n}") for n in range(self.jobs)]
-        tokens = range(config.tokens_max + 1)
-        self._pinned = [Signal(tokens, name=f"pinned{n}", reset_less=True) for n in range(self.jobs)]
-        self._context_busy = Signal(config.contexts)
-        self._kept_heads = [
-            Signal(config.heads_max, name=f"kept_heads{n}", init=(1 << config.heads_max) - 1)
-            for n in range(config.contexts)
-        ]
-        self._begins = Signal()
-        """A job takes its slot."""
-        self._ends = Signal()
-        """A job gives its slot up."""
         self._storing = Signal()
         """The head importance of a state has been read, but the state has not been saved yet."""
-        self._aging = Signal()
-        """The head importance for the job that began last is still being cleared, loaded or aged."""
-        started_slot, context = self._start(m)
-        self._count_rows(m, started_slot, context)
+        self._begin(m)
+        self._count_rows(m)
         self._finish(m)
         return m
 
-    # -- The start ----------------------------------------------------------------------------------------------------
-
-    def _start(self, m: Module) -> tuple[Signal, Value]:
-        """The slot of the job that starts, and its context."""
+    def _begin(self, m):
         config = self.config
-        lanes = config.topk_lanes
-        lane_bits = ceil_log2(lanes)
-        given_job = self.i_job.payload
-        # Fields that are computed with come from a register, since reading the queue's memory takes a third of a cycle.
-        job = Signal.like(given_job, name="job", reset_less=True)
-        job_valid = Signal()
-        m.d.sync += [job.eq(given_job), job_valid.eq(self.i_job.valid & ~self.i_job.ready)]
-        flags = job.flags
-        slot = Signal(self.slot_bits)
-        next_slot = Signal(range(2 * self.jobs))
-        used = Signal(range(self.jobs + 1))
-        m.d.comb += slot.eq(next_slot[: self.slot_bits] if self.jobs > 1 else 0)
-        m.d.sync += used.eq(used + self._begins - self._ends)
-        m.d.comb += self.busy.eq(used.any() | self.i_job.valid)
-
-        # In the first cycle the sizes that follow from the formats are computed, in the second their sums.
-        sizes: dict[str, Signal] = {}
-        sectors: dict[str, Signal] = {}
-        for name, bits, rows in (
-            ("query", job.query_bits, job.queries),
-            ("key", job.key_bits, job.kv_rows),
-            ("lsb", Const(0, 3), job.kv_rows),
-            ("value", job.value_bits, job.kv_rows),
-        ):
-            plane = plane_table(m, dim=job.head_dim, bits=bits, name=f"{name}_plane")
-            sizes[name] = Signal(step_bits(config), name=f"{name}_plane_sectors", reset_less=True)
-            sectors[name] = Signal(4, name=f"{name}_row_sectors", reset_less=True)
-            m.d.sync += [sizes[name].eq(product(rows, plane.sectors)), sectors[name].eq(plane.sectors)]
-        before_queries = Signal(config.sector_bits, reset_less=True)
-        query_plane = plane_table(m, dim=job.head_dim, bits=job.query_bits, name="origin_plane")
-        m.d.sync += before_queries.eq(product(job.query_offset, query_plane.sectors))
-        everything = flags[Flag.CLEAR] | flags[Flag.RESTART]
-        generates = Signal()
-        m.d.comb += generates.eq(equals(job.mode, Mode.GENERATION))
-        live_heads = Signal(config.heads_max, reset_less=True)
-        kept_heads = select(self._kept_heads, job.context) | everything.replicate(config.heads_max)
-        m.d.sync += live_heads.eq(kept_heads & job.head_mask)
-        dense = Signal(reset_less=True)
-        rest = Signal(range(config.tokens_max + 1), reset_less=True)
-        m.d.sync += [
-            dense.eq(everything & ~flags[Flag.HAS_KV] & (~generates | (job.query_offset < job.valid_length))),
-            rest.eq(Mux(job.valid_length > job.query_offset, job.valid_length - job.query_offset, 0)),
-        ]
-        order = Signal(8)
-        # How many heads are live; a cycle behind `live_heads`.
-        heads_count = Signal(range(config.heads_max + 1), reset_less=True)
-        m.d.sync += heads_count.eq(count_ones(list(live_heads)))
-
-        def step(name: str) -> Value:
-            """Sectors from one group of heads to the next: a group's, rounded up to whole channels, and a row more."""
-            channels = config.channels
-            bits = ceil_log2(channels)
-            whole = Cat(Const(0, bits), (sizes[name] + (channels - 1)) >> bits)
-            return whole + sectors[name]
-
-        def record(**values: Any) -> None:
-            for n in range(self.jobs):
-                with m.If(equals(slot, n)):
-                    m.d.sync += [self.slots[n][name].eq(value) for name, value in values.items()]
-
-        has_kv = Signal(config.tokens_max, reset_less=True)
-        pinned = Signal(config.tokens_max, reset_less=True)
-        line = Signal(range(config.tokens_max // lanes + 1), reset_less=True)
-        lines = Signal(range(config.tokens_max // lanes + 1))
-        live_row = Signal(range(config.tokens_max // lanes + 1), reset_less=True)
-        before = Signal(range(config.tokens_max + 1), reset_less=True)
-        within = Signal(range(config.tokens_max + 1), reset_less=True)
-        wants_pinned = Signal()
-        loads = Signal()
-        asks = Signal()
-        own_rows = Signal(self.o_rows.payload.shape())
+        m.submodules.start = start = self._start = JobStart(config=config)
+        connect, flipped = wiring.connect, wiring.flipped
+        connect(m, flipped(self.i_job), start.i_job)
+        connect(m, start.o_load, flipped(self.o_load))
+        connect(m, flipped(self.load_rows), start.i_load_rows)
+        connect(m, start.o_rows, flipped(self.o_rows))
+        connect(m, flipped(self.i_rows), start.i_rows)
+        connect(m, start.o_gather, flipped(self.o_gather))
+        connect(m, start.o_lines, flipped(self.o_lines))
+        connect(m, flipped(self.i_live), start.i_live)
+        connect(m, flipped(self.i_gathered), start.i_gathered)
         m.d.comb += [
-            lines.eq((job.keys + (lanes - 1)) >> lane_bits),
-            own_rows.sectors.eq((job.keys + (SECTOR_BITS - 1)) >> ceil_log2(SECTOR_BITS)),
-            own_rows.sector.eq(Mux(wants_pinned, given_job.pinned, given_job.has_kv)),
-            own_rows.rows.eq(1),
-            self.o_rows.valid.eq(Mux(loads, self.load_rows.valid, asks)),
-            Value.cast(self.o_rows.payload).eq(Mux(loads, Value.cast(self.load_rows.payload), Value.cast(own_rows))),
-            self.load_rows.ready.eq(loads & self.o_rows.ready),
-            self.o_load.valid.eq(loads),
-            self.o_load.payload.context.eq(job.context),
-            self.o_load.payload.sector.eq(given_job.state),
-            self.o_gather.payload.context.eq(job.context),
-            self.o_gather.payload.slot.eq(slot),
-            self.o_gather.payload.clear.eq(flags[Flag.CLEAR]),
-            self.o_gather.payload.restart.eq(flags[Flag.RESTART]),
-            self.o_gather.payload.age_shift.eq(job.age_shift),
-            self.o_gather.payload.lines.eq(lines),
-            self.o_gather.payload.generates.eq(generates),
-            self.o_gather.payload.own.eq(job.query_offset),
-            self.i_live.ready.eq(1),
+            self.slots.eq(start.slots),
+            self.started.eq(start.started),
+            self.scale.eq(start.scale),
+            self.live_write.eq(start.live_write),
+            self.nothing_live.eq(start.nothing_live),
+            self.busy.eq(start.busy),
+            start.loaded_kept.eq(self.i_loaded.kept),
         ]
-        # How many tokens of the sequence are in this line and in those behind it.
-        unlisted = Signal(range(config.tokens_max + 1), reset_less=True)
-        whole_line = unlisted[lane_bits:].any()
-        valid_lanes = Cat(*(whole_line | (unlisted[:lane_bits] > n) for n in range(lanes - 1)), whole_line)
-        m.d.comb += [
-            self.o_lines.payload.live.eq(Mux(flags[Flag.HAS_KV], has_kv[:lanes], -1) & valid_lanes),
-            self.o_lines.payload.pinned.eq(Mux(flags[Flag.PINNED], pinned[:lanes], 0)),
-        ]
-
-        # The live list goes into the planner's memory as it comes, and the place of the query rows in it is found.
-        given = self.i_live.payload
-        end = Signal(range(2 * config.tokens_max + 1), reset_less=True)
-        m.d.sync += end.eq(job.query_offset + job.queries)
-        m.d.comb += [
-            self.live_write.enable.eq(self.i_live.valid),
-            self.live_write.slot.eq(slot),
-            self.live_write.row.eq(live_row),
-            self.live_write.ids.eq(given.ids),
-        ]
-        # Each line's ids before the first query row, and its ids of query rows, are marked, and counted a cycle later.
-        listed, comes, ends = Signal(), Signal(), Signal()
-        ids_before, ids_within = Signal(lanes, reset_less=True), Signal(lanes, reset_less=True)
-        here = [n < given.count for n in range(lanes)]
-        m.d.sync += [
-            comes.eq(self.i_live.valid),
-            ends.eq(self.i_live.valid & given.last),
-            ids_before.eq(Cat(h & (given.ids[n] < job.query_offset) for n, h in enumerate(here))),
-            ids_within.eq(
-                Cat(h & (given.ids[n] >= job.query_offset) & (given.ids[n] < end) for n, h in enumerate(here))
-            ),
-        ]
-        with m.If(self._begins):
-            m.d.sync += listed.eq(0)
-        with m.Elif(ends):
-            m.d.sync += listed.eq(1)
-        with m.If(self.i_live.valid):
-            m.d.sync += live_row.eq(live_row + 1)
-        with m.If(comes):
-            m.d.sync += [
-                before.eq(before + count_ones(list(ids_before))),
-                within.eq(within + count_ones(list(ids_within))),
-            ]
-
-        # The score scales of the live heads are written, one per cycle: each before row control reads it.
-        scales_left = Signal(config.heads_max)
-        scale_head = Signal(max(1, ceil_log2(config.heads_max)))
-        scale = Signal(job.scales[0].shape(), name="scale_now")
-        m.d.comb += [
-            scale_head.eq(first_set(scales_left)),
-            Value.cast(scale).eq(
-                select([Value.cast(given_job.scales[h]) for h in range(config.heads_max)], scale_head)
-            ),
-            self.scale.enable.eq(scales_left.any()),
-            self.scale.slot.eq(slot),
-            self.scale.head.eq(scale_head),
-            self.scale.mantissa.eq(scale.mantissa),
-            self.scale.shift.eq(scale.shift),
-        ]
-        m.d.sync += scales_left.eq(scales_left & (scales_left - 1))
-
-        live, pinned_live = self.i_gathered.payload.live, self.i_gathered.payload.pinned
-        dense_rows = Mux(rest < job.queries, rest, job.queries)
-        starts = Signal()
-        empty = Signal()
-        reach = Mux(equals(job.mode, Mode.CAUSAL), before + within, live)
-        dense_reach = Mux(equals(job.mode, Mode.CAUSAL), job.query_offset + dense_rows, job.valid_length)
-        known_rows = Signal(range(config.tokens_max + 1), reset_less=True)
-        with m.If(starts):
-            m.d.sync += self.started.eq(Mux(self.started == 2 * self.jobs - 1, 0, self.started + 1))
-        m.d.comb += self.nothing_live.eq(empty)
-        context_free = ~select([self._context_busy[n] for n in range(config.contexts)], job.context)
-        with m.FSM(name="start") as fsm:
-            # Head importance is aged for one job at a time; if jobs are short that takes longer than all else.
-            with m.State("IDLE"), m.If(job_valid & (used != self.jobs) & context_free & ~self._aging):
-                m.next = "SHAPE"
-                with m.If(flags[Flag.LOAD_STATE]):
-                    m.next = "LOAD"
-            with m.State("LOAD"):
-                m.d.comb += loads.eq(1)
-                with m.If(self.o_load.ready):
-                    self._keep_heads(m, job.context, self.i_loaded.kept)
-                    m.next = "LOADED"
-            with m.State("LOADED"):
-                # `live_heads` is a cycle behind the kept heads.
-                m.next = "SHAPE"
-            with m.State("SHAPE"):
-                m.d.comb += self._begins.eq(1)
-                m.d.sync += [scales_left.eq(live_heads), wants_pinned.eq(0), unlisted.eq(job.valid_length)]
-                m.d.sync += [line.eq(0), live_row.eq(0), before.eq(0), within.eq(0), known_rows.eq(dense_rows)]
-                m.d.sync += [self._context_busy.bit_select(job.context, 1).eq(1)]
-                names = [name for name in self.slot.members if name in job_layout(config).members]
-                record(
-                    **{name: given_job[name] for name in names},
-                    live_heads=live_heads,
-                    live=job.valid_length,
-                    first_rank=job.query_offset,
-                    rows=dense_rows,
-                    reach=dense_reach,
-                    dense=dense,
-                    query_origin=given_job.query - before_queries,
-                    query_step=step("query"),
-                    key_step=step("key"),
-                    lsb_step=step("lsb"),
-                    value_step=step("value"),
-                    order=order,
-                )
-                m.next = "GATHER"
-                with m.If(flags[Flag.HAS_KV]):
-                    m.next = "ASK"
-                with m.Elif(flags[Flag.PINNED]):
-                    m.d.sync += wants_pinned.eq(1)
-                    m.next = "ASK"
-                with m.If(~live_heads.any() | (dense & ~dense_rows.any())):
-                    m.next = "EMPTY"
-                with m.Elif(dense):
-                    m.d.comb += starts.eq(1)
-            with m.State("ASK"):
-                m.d.comb += asks.eq(1)
-                with m.If(self.o_rows.ready):
-                    m.next = "ROW"
-            with m.State("ROW"), m.If(self.i_rows.valid):
-                m.d.comb += self.i_rows.ready.eq(1)
-                m.next = "GATHER"
-                with m.If(wants_pinned):
-                    m.d.sync += pinned.eq(self.i_rows.payload)
-                with m.Else():
-                    m.d.sync += has_kv.eq(self.i_rows.payload)
-                    with m.If(flags[Flag.PINNED]):
-                        m.d.sync += wants_pinned.eq(1)
-                        m.next = "ASK"
-            with m.State("GATHER"):
-                m.d.comb += self.o_gather.valid.eq(1)
-                with m.If(self.o_gather.ready):
-                    m.next = "LINES"
-            with m.State("LINES"):
-                m.d.comb += self.o_lines.valid.eq(line != lines)
-                with m.If(self.o_lines.valid & self.o_lines.ready):
-                    m.d.sync += [line.eq(line + 1), has_kv.eq(has_kv >> lanes), pinned.eq(pinned >> lanes)]
-                    m.d.sync += unlisted.eq(Mux(whole_line, unlisted - lanes, 0))
-                with m.If(self.i_gathered.valid & listed & ~scales_left.any()):
-                    m.next = "GATHERED"
-            with m.State("GATHERED"):
-                m.d.comb += self.i_gathered.ready.eq(1)
-                for n in range(self.jobs):
-                    with m.If(equals(slot, n)):
-                        m.d.sync += self._pinned[n].eq(pinned_live)
-                with m.If(~dense):
-                    record(live=live, first_rank=before, rows=within, reach=reach)
-                    m.d.sync += known_rows.eq(within)
-                m.next = "START"
-                with m.If(~live.any() | (~dense & ~within.any())):
-                    m.next = "EMPTY"
-            with m.State("START"):
-                m.d.comb += [self.i_job.ready.eq(1), starts.eq(~dense)]
-                for n in range(self.jobs):
-                    with m.If(equals(slot, n)):
-                        m.d.sync += [self._gathered[n].eq(1), self._known[n].eq(1)]
-                m.d.sync += next_slot.eq(Mux(next_slot == 2 * self.jobs - 1, 0, next_slot + 1))
-                m.next = "IDLE"
-            with m.State("EMPTY"):
-                # Nothing more happens until the machine is reset.
-                m.d.comb += empty.eq(1)
-            shaped = Signal()
-            begun = Signal()
-            m.d.sync += [shaped.eq(fsm.ongoing("SHAPE") | fsm.ongoing("GATHERED")), begun.eq(self._begins)]
-        with m.If(begun):
-            m.d.sync += order.eq(order + heads_count)
-        # The descriptor, and with it `heads_count`, stays until the job has started.
-        rows_total = Signal(range(config.tokens_max * config.heads_max + 1))
-        m.d.comb += rows_total.eq(product(known_rows, heads_count))
-        with m.If(shaped):
-            for n in range(self.jobs):
-                with m.If(equals(slot, n)):
-                    m.d.sync += self._total[n].eq(rows_total)
+        self._total, self._pinned, self._ends, self._aging = (
+            list(start.totals),
+            list(start.pinned),
+            start.ends,
+            start.ageing,
+        )
+        jobs = range(self.jobs)
+        self._gathered = [Signal(name=f"gathered{n}") for n in jobs]
+        self._known = [Signal(name=f"known{n}") for n in jobs]
+        with m.Switch(start.step), m.Case(StartStep.START):
+            write_entry(m, self._gathered, start.slot, 1)
+            write_entry(m, self._known, start.slot, 1)
         m.submodules.ageing = ageing = self._ageing = HeadAgeing(config=config)
         m.d.comb += [
-            ageing.begins.eq(fsm.ongoing("SHAPE")),
-            ageing.job.eq(job),
+            ageing.begins.eq(start.step == StartStep.SHAPE),
+            ageing.job.eq(start.job),
             ageing.loaded.eq(self.i_loaded),
             self._aging.eq(ageing.busy),
         ]
-        return slot, job.context
-
-    def _keep_heads(self, m: Module, context: Value, heads: Value) -> None:
-        """Sets which of a context's heads are kept; in the same cycle another job may set those of another context."""
-        for n, register in enumerate(self._kept_heads):
-            with m.If(equals(context, n)):
-                m.d.sync += register.eq(heads)
 
     # -- Rows on their way --------------------------------------------------------------------------------------------
 
-    def _count_rows(self, m: Module, slot: Signal, context: Value) -> None:
+    def _count_rows(self, m: Module) -> None:
         m.submodules.rows = rows = self._rows = RowCounts(config=self.config)
         m.d.comb += [
-            rows.begins.eq(self._begins),
-            rows.slot.eq(slot),
-            rows.context.eq(context),
+            rows.begins.eq(self._start.begins),
+            rows.slot.eq(self._start.slot),
+            rows.context.eq(self._start.job.context),
             rows.probs_done.eq(self.probs_done),
             rows.row_written.eq(self.row_written),
             rows.recomputed.eq(self.recomputed),
@@ -649,14 +390,18 @@ class JobControl(wiring.Component):
                     m.d.comb += scattered.eq(1)
                     m.next = "IDLE"
                 m.d.comb += self.i_scattered.ready.eq(ready_heads)
-        stores = job.flags[Flag.STORE_STATE]
+        choice = self._start.choice
+        m.d.comb += [
+            choice.valid.eq(scattered),
+            choice.context.eq(job.context),
+            choice.slot.eq(slot),
+            choice.stores.eq(job.flags[Flag.STORE_STATE]),
+            choice.kept_heads.eq(select(kept_heads, slot)),
+        ]
         with m.If(scattered):
             m.d.sync += ended.eq(Mux(ended == 2 * self.jobs - 1, 0, ended + 1))
             note(chosen, 1)
             note(self._gathered, 0)
-            self._keep_heads(m, job.context, select(kept_heads, slot))
-            with m.If(~stores):
-                m.d.sync += self._context_busy.bit_select(job.context, 1).eq(0)
         self._report(m, kept_tokens, kept_heads, lost_tokens, lost_heads, chosen)
 
     def _report(
@@ -702,7 +447,7 @@ class JobControl(wiring.Component):
             report.heads_saturated.eq(select(lost_heads, slot)),
         ]
         all_out = select(list(self._rows.written), slot) == select(self._total, slot)
-        with m.FSM(name="report"):
+        with m.FSM(name="report") as fsm:
             with m.State("WAIT"), m.If(select(self._known, slot) & all_out):
                 m.d.sync += beats.eq(self.beats_in)
                 m.next = "BEATS"
@@ -720,7 +465,6 @@ class JobControl(wiring.Component):
                 with m.If(self.o_store.ready):
                     # The state is in memory when the channels have acknowledged all that they have been given by now.
                     m.d.sync += [stored.eq(1), self._storing.eq(0), snapshot.eq(self.queued)]
-                    m.d.sync += self._context_busy.bit_select(job.context, 1).eq(0)
                     m.next = "COMPARE"
             with m.State("REPORT"):
                 m.d.comb += self.o_report.valid.eq(1)
@@ -733,3 +477,9 @@ class JobControl(wiring.Component):
                     if self.jobs > 1:
                         m.d.sync += slot.eq(slot + 1)
                     m.next = "WAIT"
+            store = self._start.store
+            m.d.comb += [
+                store.waits.eq(fsm.ongoing("STORE")),
+                store.done.eq(self.o_store.ready),
+                store.context.eq(job.context),
+            ]

@@ -17,6 +17,7 @@ from spatten.spec.constants import BLOCKS
 
 __all__ = [
     "by_slot",
+    "choice_event",
     "context_shape",
     "row_count",
     "row_layout",
@@ -24,6 +25,7 @@ __all__ = [
     "slot_layout",
     "slot_shape",
     "step_bits",
+    "store_event",
     "write_entry",
 ]
 
@@ -136,3 +138,23 @@ def write_entry(m: Module, registers: Sequence[Any], index: Value, value: Any) -
     for n, register in enumerate(registers):
         with m.If(equals(index, n)):
             m.d.sync += register.eq(value)
+
+
+def choice_event(config: Config) -> data.StructLayout:
+    """It is settled who stays after a job: `valid` in the cycle in which this happens, the job's slot and context, the
+    heads that its context keeps, and whether the context's state is yet to be stored (`stores`)."""
+    return data.StructLayout(
+        {
+            "valid": 1,
+            "slot": slot_shape(config),
+            "context": context_shape(config),
+            "kept_heads": unsigned(config.heads_max),
+            "stores": 1,
+        }
+    )
+
+
+def store_event(config: Config) -> data.StructLayout:
+    """The state of a context is being stored while `waits` is set, and has been in the cycle in which `done` is set
+    with it."""
+    return data.StructLayout({"waits": 1, "done": 1, "context": context_shape(config)})
