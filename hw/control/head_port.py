@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Value, unsigned
+from amaranth.hdl import Module, Mux, Shape, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -16,7 +16,7 @@ from spatten.spec.config import Config
 __all__ = ["HeadPort", "head_access", "head_answer", "head_read", "head_shape"]
 
 
-def head_shape(config: Config) -> Any:
+def head_shape(config: Config) -> Shape:
     """The number of a head."""
     return unsigned(max(1, ceil_log2(config.heads_max)))
 

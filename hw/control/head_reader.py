@@ -20,6 +20,8 @@ __all__ = ["HeadReader"]
 class HeadReader(wiring.Component):
     """Asks for the importance of heads in ascending order: in step READ of the live heads, in SAVE of all heads.
 
+    Which heads these are is set in the steps before them, HEADS and STORE.
+
     Parameters
     ----------
     config : Config

@@ -40,8 +40,8 @@ class JobControl(wiring.Component):
     `JobReport` reports the job after memory has acknowledged the last byte of its output. `HeadAgeing` clears, loads or
     ages the head importance for a job that begins; it shares the port to it with `JobFinish` by `HeadPort`.
 
-    So three jobs can be under way in here: one that starts; one for which it is settled who stays; and the one before
-    it, whose output is on its way to memory.
+    The start of a job, the choice of who stays after an earlier one, and the wait for the output of one before that
+    overlap.
 
     Parameters
     ----------

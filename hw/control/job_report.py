@@ -52,7 +52,8 @@ class JobReport(wiring.Component):
     o_report : stream of `report_layout`
     ends : out, a job gives its slot up
 
-    Latency: 4 cycles from the last acknowledgement to the report at most.
+    Latency: the report is offered 2 cycles after the last acknowledgement, and no earlier than 5 cycles after the event
+    of the job's last row.
     """
 
     def __init__(self, *, config: Config) -> None:
@@ -116,6 +117,7 @@ class JobReport(wiring.Component):
         m.d.sync += self.stored_heads.eq(kept_heads)
 
     def _sequence(self, m: Module) -> None:
+        """What a report waits for."""
         config, slot = self.config, self._slot
         jobs = config.jobs_in_flight
         prepared = [Signal(name=f"prepared{n}") for n in range(jobs)]

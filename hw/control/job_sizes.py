@@ -22,7 +22,8 @@ __all__ = ["JobSizes", "job_sizes"]
 def job_sizes(config: Config) -> data.StructLayout:
     """What `JobSizes` computes.
 
-    dense : the tokens 0 to valid_length - 1 are live, and there is at least one row or nobody generates
+    dense : the live tokens are 0 to valid_length - 1, whatever the context kept; in generation, the new token is one of
+        them
     rows, reach : with `dense`, number of live query rows, and keys that the longest row sees
     before_queries : sectors from the query of token id 0 to the first query of the job
     query_step, key_step, lsb_step, value_step : sectors from one group of heads of a plane to the next
@@ -55,8 +56,8 @@ class JobSizes(wiring.Component):
     job : in, `job_layout`
     sizes : out, `job_sizes`
 
-    Latency: `sizes` is that of the cycle before's `job`. In the first cycle the sizes that follow from the formats are
-    computed, in the second their sums.
+    Latency: `sizes` are those of `job` when it has stood still for a cycle. In the first cycle the sizes that follow
+    from the formats are computed, in the second their sums.
     """
 
     def __init__(self, *, config: Config) -> None:

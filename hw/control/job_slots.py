@@ -46,7 +46,7 @@ def row_count(config: Config) -> range:
 
 
 def slot_event(config: Config) -> data.StructLayout:
-    """An event of a row: `valid` in the cycle in which it happens, and the slot of the row's job."""
+    """An event of a job, or of a row of it: `valid` in the cycle in which it happens, and the job's slot."""
     return data.StructLayout({"valid": 1, "slot": slot_shape(config)})
 
 

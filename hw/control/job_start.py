@@ -49,7 +49,7 @@ class JobStart(wiring.Component):
     Ports
     -----
     i_job : stream of `job_layout`; taken when it has started, and it stays until then
-    step, slot, job : out, how far the start of a job is, the job's slot, and the job, from a register
+    step, slot, job : out, how far the start of a job is, the job's slot, and the job: that of `i_job` a cycle later
     begins : out, the job takes its slot: the cycle of step SHAPE
     ends : in, a job gives its slot up
     ageing : in, the head importance for the job that began last is still being cleared, loaded or aged
@@ -64,8 +64,8 @@ class JobStart(wiring.Component):
     nothing_live : out, the job has no live token, head or query row; nothing more happens until a reset
     busy : out, a job waits or has a slot
 
-    Latency: 6 cycles from a job on `i_job` until a dense job without bitmaps counts as started, if nothing has to be
-    waited for.
+    Latency: if nothing has to be waited for, a job begins 2 cycles after it has come on `i_job`, and a dense job counts
+    as started in the next. `i_job` is taken when the live list is complete, whether or not the job is dense.
     """
 
     def __init__(self, *, config: Config) -> None:
@@ -204,7 +204,7 @@ class JobStart(wiring.Component):
             m.d.sync += next_slot.eq(Mux(next_slot == 2 * jobs - 1, 0, next_slot + 1))
 
     def _sequence(self, m: Module) -> None:
-        """The steps of a job's start."""
+        """The steps of a job's start. An answer of the sector reader or of the token importance unit ends a step."""
         jobs = self.config.jobs_in_flight
         job, flags, sizes, rows, step = self.job, self.job.flags, self._sizes, self._rows, self.step
         live = self.i_gathered.payload.live

@@ -8,7 +8,11 @@ __all__ = ["FinishStep", "StartStep"]
 
 
 class StartStep(enum.Enum, shape=4):
-    """Where the start of a job is (`hw.control.job_start.JobStart`). A job without bitmaps leaves out ASK and ROW."""
+    """Where the start of a job is (`hw.control.job_start.JobStart`); the numbers have no meaning.
+
+    A job that loads no state leaves out LOAD and LOADED, one without bitmaps ASK and ROW; one with both bitmaps takes
+    these twice.
+    """
 
     IDLE = 0
     """Waits for a job, a slot, the job's context, and the ageing of heads."""
@@ -35,7 +39,11 @@ class StartStep(enum.Enum, shape=4):
 
 
 class FinishStep(enum.Enum, shape=4):
-    """Where the end of a job is (`hw.control.job_finish.JobFinish`)."""
+    """Where the end of a job is (`hw.control.job_finish.JobFinish`); the numbers have no meaning.
+
+    A job that does not prune tokens leaves out TOKENS, one that does not prune heads READ to CHOOSE, one whose state is
+    not stored SAVE.
+    """
 
     IDLE = 0
     """Waits for the probabilities of all rows."""
@@ -44,7 +52,7 @@ class FinishStep(enum.Enum, shape=4):
     TOKENS = 3
     """The top-k engine chooses the tokens."""
     HEADS = 2
-    """Waits, if heads are to be pruned, until all rows have been added to the head importance."""
+    """Waits, if heads are to be pruned, until all rows have been added to the head importance and no head is aged."""
     READ = 5
     """The importance of the live heads is read."""
     ALIGN = 6

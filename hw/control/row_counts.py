@@ -68,9 +68,9 @@ class RowCounts(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         # Saturated elements come with every part of a row, while only the last part is an event `row_written`.
-        lost = Signal.like(self.saturated, name="lost_elements", reset_less=True)
-        lost_slot = Signal.like(self.row_written.slot, name="lost_slot", reset_less=True)
-        m.d.sync += [lost.eq(self.saturated), lost_slot.eq(self.row_written.slot)]
+        saturated = Signal.like(self.saturated, name="saturated_now", reset_less=True)
+        saturated_slot = Signal.like(self.row_written.slot, name="saturated_slot", reset_less=True)
+        m.d.sync += [saturated.eq(self.saturated), saturated_slot.eq(self.row_written.slot)]
         for n in range(self.config.jobs_in_flight):
             begins = self.begins & equals(self.slot, n)
             for name, counts, event in (
@@ -83,7 +83,7 @@ class RowCounts(wiring.Component):
                 m.d.sync += counter.eq(Mux(begins, 0, counter + happens))
                 m.d.comb += counts[n].eq(counter)
             elements = Signal(32, name=f"saturated{n}", reset_less=True)
-            m.d.sync += elements.eq(Mux(begins, 0, elements + Mux(equals(lost_slot, n), lost, 0)))
+            m.d.sync += elements.eq(Mux(begins, 0, elements + Mux(equals(saturated_slot, n), saturated, 0)))
             m.d.comb += self.saturated_elements[n].eq(elements)
         for n in range(self.config.contexts):
             begins = self.begins & equals(self.context, n)

@@ -59,7 +59,7 @@ class SavedHeads(wiring.Component):
         with m.Switch(self.step):
             with m.Case(FinishStep.STORE):
                 with m.If(~self.stores):
-                    pass
+                    pass  # there is nothing to save
                 with m.Elif(self.begins):
                     m.d.sync += saturated.eq(0)
             with m.Case(FinishStep.SAVE), m.If(self.answer.valid):
