@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.lib import enum
+import enum
 
 __all__ = ["FinishStep", "StartStep"]
 
 
-class StartStep(enum.Enum, shape=4):
+class StartStep(enum.Enum):
     """Where the start of a job is (`hw.control.job_start.JobStart`); the numbers have no meaning.
 
     A job that loads no state leaves out LOAD and LOADED, one without bitmaps ASK and ROW; one with both bitmaps takes
@@ -38,7 +38,7 @@ class StartStep(enum.Enum, shape=4):
     """The job has nothing to compute. Only a reset ends this."""
 
 
-class FinishStep(enum.Enum, shape=4):
+class FinishStep(enum.Enum):
     """Where the end of a job is (`hw.control.job_finish.JobFinish`); the numbers have no meaning.
 
     A job that does not prune tokens leaves out TOKENS, one that does not prune heads READ to CHOOSE, one whose state is
