@@ -71,7 +71,8 @@ class JobSizes(wiring.Component):
         return m
 
     def _steps(self, m: Module) -> None:
-        """Sectors from one group of heads to the next: a group's, rounded up to whole channels, and a row more."""
+        """Sectors before the queries; and from one group of heads to the next: a group's, rounded up to whole channels,
+        and a row more."""
         config, job = self.config, self.job
         channels = config.channels
         for name, bits, rows in (
@@ -87,10 +88,10 @@ class JobSizes(wiring.Component):
             channel_bits = ceil_log2(channels)
             whole_channels = Cat(Const(0, channel_bits), (plane_sectors + (channels - 1)) >> channel_bits)
             m.d.comb += self.sizes[f"{name}_step"].eq(whole_channels + row_sectors)
-        query_plane = plane_table(m, dim=job.head_dim, bits=job.query_bits, name="origin_plane")
-        before_queries = Signal(config.sector_bits, reset_less=True)
-        m.d.sync += before_queries.eq(product(job.query_offset, query_plane.sectors))
-        m.d.comb += self.sizes.before_queries.eq(before_queries)
+            if name == "query":
+                before_queries = Signal(config.sector_bits, reset_less=True)
+                m.d.sync += before_queries.eq(product(job.query_offset, plane.sectors))
+                m.d.comb += self.sizes.before_queries.eq(before_queries)
 
     def _rows(self, m: Module) -> None:
         job = self.job
