@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Value, unsigned
+from collections.abc import Sequence
+from typing import Any
+
+from amaranth.hdl import Module, Shape, Value, unsigned
 from amaranth.lib import data
+from amaranth.utils import ceil_log2
 
 from spatten.hw.control.job_layouts import job_layout
 from spatten.hw.lib.expander import select
+from spatten.hw.lib.logic import equals
 from spatten.spec.config import HEAD_DIMS, SECTOR_BYTES, Config
 from spatten.spec.constants import BLOCKS
 
-__all__ = ["by_slot", "row_layout", "slot_layout", "step_bits"]
+__all__ = [
+    "by_slot",
+    "choice_event",
+    "context_shape",
+    "row_count",
+    "row_layout",
+    "slot_event",
+    "slot_layout",
+    "slot_shape",
+    "step_bits",
+    "store_event",
+    "write_entry",
+]
+
+
+def slot_shape(config: Config) -> Shape:
+    """The number of a slot."""
+    return unsigned(max(1, ceil_log2(config.jobs_in_flight)))
+
+
+def context_shape(config: Config) -> Shape:
+    """The number of a context."""
+    return unsigned(max(1, ceil_log2(config.contexts)))
+
+
+def row_count(config: Config) -> range:
+    """A number of rows of a job: a query row counts once for every head."""
+    return range(config.tokens_max * config.heads_max + 1)
+
+
+def slot_event(config: Config) -> data.StructLayout:
+    """An event of a job, or of a row of it: `valid` in the cycle in which it happens, and the job's slot."""
+    return data.StructLayout({"valid": 1, "slot": slot_shape(config)})
 
 
 def step_bits(config: Config) -> int:
@@ -31,7 +68,7 @@ def slot_layout(config: Config) -> data.StructLayout:
     order : number of the job's first head, counting the live heads of all jobs
     """
     job = job_layout(config).members
-    kept = (
+    fields = (
         "tag",
         "mode",
         "fetch",
@@ -58,7 +95,7 @@ def slot_layout(config: Config) -> data.StructLayout:
     step = unsigned(step_bits(config))
     return data.StructLayout(
         {
-            **{name: job[name] for name in kept},
+            **{name: job[name] for name in fields},
             "live_heads": unsigned(config.heads_max),
             "live": range(config.tokens_max + 1),
             "first_rank": range(config.tokens_max),
@@ -94,3 +131,30 @@ def by_slot(slots: object, slot: Value) -> Value:
     """A slot's record, as bits."""
     entries = [Value.cast(slots[n]) for n in range(len(slots))]  # type: ignore[index, arg-type]
     return select(entries, slot)
+
+
+def write_entry(m: Module, registers: Sequence[Any], index: Value, value: Any) -> None:
+    """At the end of the cycle `registers[index]` becomes `value`."""
+    for n, register in enumerate(registers):
+        with m.If(equals(index, n)):
+            m.d.sync += register.eq(value)
+
+
+def choice_event(config: Config) -> data.StructLayout:
+    """It is settled who stays after a job: `valid` in the cycle in which this happens, the job's slot and context, the
+    heads that its context keeps, and whether the context's state is yet to be stored (`stores`)."""
+    return data.StructLayout(
+        {
+            "valid": 1,
+            "slot": slot_shape(config),
+            "context": context_shape(config),
+            "kept_heads": unsigned(config.heads_max),
+            "stores": 1,
+        }
+    )
+
+
+def store_event(config: Config) -> data.StructLayout:
+    """The state of a context is being stored while `waits` is set, and has been in the cycle in which `done` is set
+    with it."""
+    return data.StructLayout({"waits": 1, "done": 1, "context": context_shape(config)})
