@@ -9,12 +9,23 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from spatten.hw.control.arrival_ledger import ArrivalLedger
+from spatten.hw.control.bid_arbiter import BidArbiter
 from spatten.hw.control.format_tables import PASSES_MAX, block_table, plane_table
+from spatten.hw.control.group_emitter import GroupEmitter
+from spatten.hw.control.group_issuer import GroupIssuer
 from spatten.hw.control.job_slots import by_slot, row_layout, slot_layout
+from spatten.hw.control.plan_layouts import (
+    SectorClass,
+    again_segment,
+    group_request,
+    kept_ids,
+    members_request,
+    plane_fetch,
+)
 from spatten.hw.datapath.progressive import Kind, row_header
-from spatten.hw.lib.fifo import Fifo, SkidBuffer
-from spatten.hw.lib.logic import choose, count_ones, equals, first_set, one_of, product
-from spatten.hw.lib.ram import Ram
+from spatten.hw.lib.fifo import Fifo
+from spatten.hw.lib.logic import choose, count_ones, equals, first_set, product
 from spatten.hw.memory.address_generator import KEY, LINEAR, QUERY, VALUE, row_group
 from spatten.hw.memory.block_table import BlockTable, entry_shape, granted_block
 from spatten.spec.config import Config
@@ -23,33 +34,6 @@ from spatten.spec.job import Flag, KeyFetch
 from spatten.spec.row_format import SECTORS_MAX, key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
 
 __all__ = ["Planner", "again_segment", "kept_ids", "members_request"]
-
-QUERY_SECTORS, KEY_SECTORS, LSB_SECTORS, VALUE_SECTORS, OTHER_SECTORS = range(5)
-"""Classes of what is fetched, for the performance counters."""
-_CLASSES = {QUERY: (QUERY_SECTORS, OTHER_SECTORS), KEY: (KEY_SECTORS, LSB_SECTORS), VALUE: (VALUE_SECTORS,) * 2}
-"""For each ring the class of most fetches, and of the others: bitmaps and states (query ring), LSBs (key ring)."""
-
-
-def members_request(config: Config) -> data.StructLayout:
-    """A request for `rows` consecutive rows, 1 to `topk_lanes`, of 1 to 4 `sectors` each, from a first `sector` on."""
-    rows = range(config.topk_lanes + 1)
-    return data.StructLayout({"sector": unsigned(config.sector_bits), "sectors": range(5), "rows": rows})
-
-
-def kept_ids(config: Config) -> data.StructLayout:
-    """Ids of the V rows that a head's row keeps, packed: `count` of them, `last` ends the row."""
-    ids = data.ArrayLayout(range(config.tokens_max), config.topk_lanes)
-    slot = unsigned(max(1, ceil_log2(config.jobs_in_flight)))
-    head = unsigned(max(1, ceil_log2(config.heads_max)))
-    count = range(config.topk_lanes + 1)
-    return data.StructLayout({"ids": ids, "count": count, "last": 1, "slot": slot, "head": head})
-
-
-def again_segment(config: Config) -> data.StructLayout:
-    """A row to be computed again, when its keys arrive: its header, where its keys wrap, and how many there are."""
-    row = row_header(KEPT_SLOTS, row_layout(config))
-    sectors = range(key_ring_sectors(config) + lsb_sectors(config) + 1)
-    return data.StructLayout({"row": row, "limit": sectors, "keys": range(config.tokens_max + 1)})
 
 
 class Planner(wiring.Component):
@@ -151,54 +135,6 @@ class Planner(wiring.Component):
             }
         )
 
-    # -- Layouts ------------------------------------------------------------------------------------------------------
-
-    def _issue(self) -> data.StructLayout:
-        """A block as an issuer gets it. A fetch is `other` if it is of its ring's second class (`_CLASSES`)."""
-        config = self.config
-        fetch = data.StructLayout(
-            {"sector": unsigned(config.sector_bits), "pitch": 4, "sectors": 4, "place": 3, "other": 1}
-        )
-        return data.StructLayout(
-            {
-                "slot": unsigned(self.slot_bits),
-                "entry": entry_shape(BLOCKS),
-                "place": unsigned(self.place_bits),
-                "stride": 4,
-                "first_row": range(max(2, self.live_rows)),
-                "skip": unsigned(max(1, ceil_log2(config.topk_lanes))),
-                "count": range(config.tokens_max + 1),
-                "dense": 1,
-                "kept": 1,
-                "passes": range(PASSES_MAX + 1),
-                "fetch": data.ArrayLayout(fetch, PASSES_MAX),
-                "order": 8,
-            }
-        )
-
-    def _bid(self) -> data.StructLayout:
-        """A row group that an issuer asks for."""
-        config = self.config
-        return data.StructLayout(
-            {
-                "slot": unsigned(self.slot_bits),
-                "row": range(max(2, self.live_rows)),
-                "skip": unsigned(max(1, ceil_log2(config.topk_lanes))),
-                "count": range(config.topk_lanes + 1),
-                "dense": 1,
-                "kept": 1,
-                "entry": entry_shape(BLOCKS),
-                "ring": 2,
-                "sector": unsigned(config.sector_bits),
-                "pitch": 4,
-                "sectors": 4,
-                "place": unsigned(self.place_bits),
-                "stride": 4,
-                "kind": range(5),
-                "counts": 1,
-            }
-        )
-
     # -- The circuit --------------------------------------------------------------------------------------------------
 
     def elaborate(self, platform: Any) -> Module:
@@ -233,19 +169,42 @@ class Planner(wiring.Component):
             self.arrived_value.eq(tables[VALUE].arrived),
             self.value_bases.eq(tables[VALUE].bases),
         ]
-        issues = []
-        for name in ("query", "key", "value"):
-            m.submodules[f"{name}_next"] = issue = SkidBuffer(shape=self._issue())
-            issues.append(issue)
-        kept_taken = Signal()
-        self._walk_queries(m, tables[QUERY], issues[QUERY])
-        self._walk_keys(m, tables[KEY], issues[KEY])
-        self._walk_values(m, tables[VALUE], issues[VALUE], kept_taken)
-        bids = []
-        for ring, issue in enumerate(issues):
-            bids.append(self._issuer(m, ring, issue, kept_taken if ring == VALUE else None))
+        issuers = []
+        for ring, name in enumerate(("query", "key", "value")):
+            m.submodules[f"{name}_issuer"] = issuer = GroupIssuer(config=config, ring=ring)
+            issuers.append(issuer)
+        kept_taken = issuers[VALUE].kept_taken
+        m.d.comb += [
+            issuers[VALUE].kept_valid.eq(self.i_kept.valid),
+            issuers[VALUE].kept_count.eq(self.i_kept.payload.count),
+        ]
+        self._walk_queries(m, tables[QUERY], issuers[QUERY])
+        self._walk_keys(m, tables[KEY], issuers[KEY])
+        self._walk_values(m, tables[VALUE], issuers[VALUE], kept_taken)
+        m.submodules.arbiter = arbiter = BidArbiter(config=config)
+        m.submodules.emitter = emitter = GroupEmitter(config=config)
+        m.submodules.ledger = ledger = ArrivalLedger(config=config, sequence_bits=self.sequence_bits)
         again = self._again(m)
-        self._emit(m, tables, [*bids, again], kept_taken)
+        for ring, issuer in enumerate(issuers):
+            m.d.comb += [arbiter.bids[ring].eq(issuer.bid), issuer.wins.eq(arbiter.wins[ring])]
+            m.d.comb += tables[ring].arrives.eq(ledger.arrives[ring])
+        m.d.comb += [
+            arbiter.refetch_bid.valid.eq(again["wants"]),
+            arbiter.refetch_bid.request.eq(again["bid"]),
+            again["wins"].eq(arbiter.refetch_wins),
+            arbiter.takes.eq(emitter.takes),
+            emitter.live_write.eq(self.live_write),
+            emitter.valid.eq(arbiter.valid),
+            emitter.request.eq(arbiter.request),
+            emitter.kept.eq(self.i_kept.payload.ids),
+            ledger.completed.eq(self.completed),
+            self.chunk.eq(ledger.chunk),
+            self.sectors.eq(ledger.sectors),
+        ]
+        wiring.connect(m, emitter.o, ledger.i)
+        wiring.connect(m, ledger.o, wiring.flipped(self.o))
+        with m.If(ledger.refetch_arrives):
+            m.d.sync += self.again_arrived.eq(self.again_arrived + 1)
         return m
 
     def _load(self, m: Module, taken: Signal, name: str) -> tuple[Value, Any, Signal]:
@@ -260,7 +219,7 @@ class Planner(wiring.Component):
         """Moves a walker on to the next job."""
         m.d.sync += taken.eq(Mux(taken == 2 * self.jobs - 1, 0, taken + 1))
 
-    def _walk_queries(self, m: Module, table: BlockTable, issue: SkidBuffer) -> None:
+    def _walk_queries(self, m: Module, table: BlockTable, issue: GroupIssuer) -> None:
         """Walks the queries, head by head, in chunks that end where rows of the live list do; serves `i_members`."""
         lanes = self.config.topk_lanes
         lane_bits = ceil_log2(lanes)
@@ -360,7 +319,7 @@ class Planner(wiring.Component):
     ) -> tuple[list[Any], Value]:
         """The fetches of a block whose first head is `head`, without those that no live head needs, and how many there
         are; a cycle later."""
-        layout = self._issue()["fetch"].shape.elem_shape
+        layout = plane_fetch(self.config)
         pair = Signal(2, name=f"{name}_pair")
         m.d.comb += pair.eq(Mux(form.paired, Cat(_at(live, _even(head)), _at(live, _odd(head))), 1))
         base_head = Mux(form.paired, _even(head), head)
@@ -402,7 +361,7 @@ class Planner(wiring.Component):
             packed.append(target)
         return packed, sum((need[n] for n in range(PASSES_MAX)), Const(0, 2))
 
-    def _walk_keys(self, m: Module, table: BlockTable, issue: SkidBuffer) -> None:
+    def _walk_keys(self, m: Module, table: BlockTable, issue: GroupIssuer) -> None:
         """Walks the keys, block by block."""
         config = self.config
         taken = Signal(range(2 * self.jobs), name="key_taken")
@@ -459,7 +418,7 @@ class Planner(wiring.Component):
                     self._after(m, taken)
                     m.next = "IDLE"
 
-    def _walk_values(self, m: Module, table: BlockTable, issue: SkidBuffer, kept_taken: Signal) -> None:
+    def _walk_values(self, m: Module, table: BlockTable, issue: GroupIssuer, kept_taken: Signal) -> None:
         """Walks the values, block by block; under local pruning makes a block for each row that `i_kept` brings."""
         config = self.config
         taken = Signal(range(2 * self.jobs), name="value_taken")
@@ -613,76 +572,6 @@ class Planner(wiring.Component):
         lanes = self.config.topk_lanes
         return stride * (lanes if ring == QUERY else lanes // self.config.slices)
 
-    def _issuer(self, m: Module, ring: int, issue: SkidBuffer, kept_taken: Signal | None) -> dict[str, Any]:
-        """Asks for a block group by group; each request is a bid, which is taken when it wins."""
-        config = self.config
-        name = ("query", "key", "value")[ring]
-        block = Signal(self._issue(), name=f"{name}_issue", reset_less=True)
-        valid = Signal(name=f"{name}_issues")
-        step = Signal(range(PASSES_MAX), name=f"{name}_pass", reset_less=True)
-        left = Signal(range(config.tokens_max + 1), name=f"{name}_rows_left", reset_less=True)
-        row = Signal(range(max(2, self.live_rows)), name=f"{name}_live_row", reset_less=True)
-        place = Signal(self.place_bits, name=f"{name}_place", reset_less=True)
-        wins = Signal(name=f"{name}_wins")
-        bid = Signal(self._bid(), name=f"{name}_bid")
-        size = self.ring_sectors[ring]
-        fetch = choose([Value.cast(block.fetch[n]) for n in range(PASSES_MAX)], step)
-        chosen = Signal(self._issue()["fetch"].shape.elem_shape, name=f"{name}_fetch_now")
-        full = Signal(range(config.topk_lanes + 1), name=f"{name}_full")
-        count = Signal(range(config.topk_lanes + 1), name=f"{name}_count_now")
-        last_pass, last = Signal(name=f"{name}_last_pass"), Signal(name=f"{name}_last")
-        target = Signal(self.place_bits + 1, name=f"{name}_target")
-        after = Signal(self.place_bits + 2, name=f"{name}_after")
-        if kept_taken is None:
-            count_now: Value = Mux(left < full, left, full)
-        else:
-            count_now = Mux(block.kept, self.i_kept.payload.count, Mux(left < full, left, full))
-        m.d.comb += [
-            Value.cast(chosen).eq(fetch),
-            full.eq(config.topk_lanes),
-            count.eq(count_now),
-            last_pass.eq(step + 1 == block.passes),
-            last.eq(last_pass & (left == count)),
-            target.eq(place + chosen.place),
-            after.eq(place + self._advance(block.stride, ring)),
-            bid.slot.eq(block.slot),
-            bid.row.eq(row),
-            bid.skip.eq(block.skip),
-            bid.count.eq(count),
-            bid.dense.eq(block.dense),
-            bid.kept.eq(block.kept),
-            bid.entry.eq(block.entry),
-            bid.ring.eq(ring),
-            bid.sector.eq(chosen.sector),
-            bid.pitch.eq(chosen.pitch),
-            bid.sectors.eq(chosen.sectors),
-            bid.place.eq(Mux(target >= size, target - size, target)),
-            bid.stride.eq(block.stride),
-            bid.kind.eq(Mux(chosen.other, *reversed(_CLASSES[ring]))),
-            bid.counts.eq(last_pass),
-            issue.o.ready.eq(~valid | (wins & last)),
-        ]
-        with m.If(wins):
-            m.d.sync += step.eq(Mux(last_pass, 0, step + 1))
-            with m.If(last_pass):
-                m.d.sync += [left.eq(left - count), row.eq(row + 1), place.eq(Mux(after >= size, after - size, after))]
-        with m.If(issue.o.ready):
-            m.d.sync += [
-                valid.eq(issue.o.valid),
-                block.eq(issue.o.payload),
-                step.eq(0),
-                left.eq(issue.o.payload.count),
-                row.eq(issue.o.payload.first_row),
-                place.eq(issue.o.payload.place),
-            ]
-        wants: Value = valid
-        urgent: Value = Const(0, 1)
-        if kept_taken is not None:
-            wants = valid & (~block.kept | self.i_kept.valid)
-            urgent = block.kept
-            m.d.comb += kept_taken.eq(wins & block.kept & last_pass)
-        return {"wants": wants, "urgent": urgent, "order": block.order, "bid": bid, "wins": wins}
-
     def _again(self, m: Module) -> dict[str, Any]:
         """Fetches the keys of flat rows, for one row at a time, into the part of the key buffer behind the ring."""
         config = self.config
@@ -707,7 +596,7 @@ class Planner(wiring.Component):
         pair = Signal(2, name="again_pair")
         head = row.header.head
         m.d.comb += pair.eq(Mux(form.paired, Mux(head[0], 2, 1), 1))
-        layout = self._issue()["fetch"].shape.elem_shape
+        layout = plane_fetch(self.config)
         msb_plane = plane_table(m, dim=job.head_dim, bits=job.key_bits, name="again_msb_plane")
         lsb_plane = plane_table(m, dim=job.head_dim, bits=Const(0, 3), name="again_lsb_plane")
         fetches = []
@@ -747,7 +636,7 @@ class Planner(wiring.Component):
         total = Signal(range(self.groups_max + 1), name="again_total", reset_less=True)
         room = Signal(name="again_room", reset_less=True)
         wins, fetching = Signal(name="again_wins"), Signal(name="again_fetches")
-        bid = Signal(self._bid(), name="again_bid")
+        bid = Signal(group_request(config), name="again_bid")
         lanes = config.topk_lanes
         count = Signal(range(lanes + 1), name="again_count")
         pick = Signal(range(PASSES_MAX), name="again_pick")
@@ -768,7 +657,7 @@ class Planner(wiring.Component):
             bid.sectors.eq(chosen.sectors),
             bid.place.eq(place + chosen.place),
             bid.stride.eq(form.stride),
-            bid.kind.eq(Mux(chosen.other, *reversed(_CLASSES[KEY]))),
+            bid.sector_class.eq(Mux(chosen.other, SectorClass.LSB.value, SectorClass.KEY.value)),
             bid.counts.eq(last_pass),
         ]
         with m.If(self.again_read):
@@ -838,122 +727,6 @@ class Planner(wiring.Component):
             with m.State("WAIT"), m.If(self.again_done):
                 m.next = "IDLE"
         return {"wants": fetching, "urgent": None, "order": None, "bid": bid, "wins": wins}
-
-    def _emit(self, m: Module, tables: list[BlockTable], bids: list[dict[str, Any]], kept_taken: Signal) -> None:
-        """Makes a row group of the bid that wins, and tells each block when one of its row groups has arrived."""
-        config = self.config
-        lanes = config.topk_lanes
-        lane_bits = ceil_log2(lanes)
-        *rings, again = bids
-        takes = Signal()
-        # Whether the bid of one ring comes before that of another; orders are numbers modulo 256.
-        better = {(a, b): (rings[a]["order"] - rings[b]["order"])[7] for a in range(3) for b in range(3) if a != b}
-        value_urgent = rings[VALUE]["wants"] & rings[VALUE]["urgent"]
-        m.d.comb += again["wins"].eq(again["wants"] & takes)
-        for ring in range(3):
-            others = []
-            for other in range(3):
-                if other != ring:
-                    first = better[ring, other] if ring < other else ~better[other, ring]
-                    others.append(~rings[other]["wants"] | first)
-            wins = rings[ring]["wants"] & Cat(others).all()
-            wins = wins | value_urgent if ring == VALUE else wins & ~value_urgent
-            m.d.comb += rings[ring]["wins"].eq(wins & takes & ~again["wants"])
-
-        chosen = Signal(self._bid(), name="chosen_bid")
-        kept = self.i_kept.payload
-        m.d.comb += Value.cast(chosen).eq(
-            Mux(
-                again["wants"],
-                Value.cast(again["bid"]),
-                one_of([ring["wins"] for ring in rings], [Value.cast(ring["bid"]) for ring in rings]),
-            )
-        )
-        any_wins = Cat([bid["wins"] for bid in bids]).any()
-
-        # The bid waits in a register while the live list's memory is read; then the row group goes through a buffer
-        # that cuts the ready path.
-        first_valid = Signal()
-        first = Signal(self._bid(), name="first_bid", reset_less=True)
-        first_kept = Signal.like(kept.ids, name="first_kept", reset_less=True)
-        outgoing = data.StructLayout(
-            {"group": self.o.payload.shape(), "entry": entry_shape(BLOCKS), "kind": 3, "counts": 1}
-        )
-        m.submodules.leaving = second = SkidBuffer(shape=outgoing)
-        m.submodules.live = live = Ram(
-            shape=lanes * self.id_bits, depth=self.jobs << len(Value.cast(self.live_write.row))
-        )
-        m.d.comb += [
-            live.write_enable.eq(self.live_write.enable),
-            live.write_address.eq(self._live_address(self.live_write.slot, self.live_write.row)),
-            live.write_data.eq(Value.cast(self.live_write.ids)),
-            live.read_enable.eq(any_wins),
-            live.read_address.eq(self._live_address(chosen.slot, chosen.row)),
-            takes.eq(~first_valid | second.i.ready),
-        ]
-        with m.If(takes):
-            m.d.sync += [first_valid.eq(any_wins), first.eq(chosen), first_kept.eq(kept.ids)]
-        ids: list[Value] = [live.read_data.word_select(lane, self.id_bits) for lane in range(lanes)]
-        ranks = [Cat(Const(lane, lane_bits), first.row)[: self.id_bits] for lane in range(lanes)]
-        ids = [Mux(first.dense, rank, one) for rank, one in zip(ranks, ids, strict=True)]
-        for level in range(lane_bits):
-            ids = [
-                Mux(first.skip[level], ids[lane + (1 << level)] if lane + (1 << level) < lanes else 0, ids[lane])
-                for lane in range(lanes)
-            ]
-        m.submodules.arrivals = arrivals = Fifo(
-            shape=data.StructLayout({"ring": 2, "entry": entry_shape(BLOCKS), "counts": 1}),
-            depth=(1 << (self.sequence_bits - 1)) + 4,
-        )
-        made, leaving = second.i.payload, second.o.payload
-        group = leaving.group
-        m.d.comb += [
-            second.i.valid.eq(first_valid),
-            made.entry.eq(first.entry),
-            made.kind.eq(first.kind),
-            made.counts.eq(first.counts),
-            second.o.ready.eq(self.o.ready & arrivals.i.ready),
-            self.o.valid.eq(second.o.valid & arrivals.i.ready),
-            self.o.payload.eq(group),
-        ]
-        for name in ("count", "sector", "pitch", "sectors", "ring", "place", "stride"):
-            m.d.comb += made.group[name].eq(first[name])
-        for lane in range(lanes):
-            m.d.comb += made.group.ids[lane].eq(Mux(first.kept, first_kept[lane], ids[lane]))
-        leaves = Signal()
-        amount = Signal(self.group_sectors)
-        m.d.comb += [
-            leaves.eq(self.o.valid & self.o.ready),
-            self.chunk.valid.eq(leaves & ~group.ring.any()),
-            self.chunk.entry.eq(leaving.entry),
-            self.chunk.ids.eq(group.ids),
-            arrivals.i.valid.eq(second.o.valid & self.o.ready),
-            arrivals.i.payload.ring.eq(group.ring),
-            arrivals.i.payload.entry.eq(leaving.entry),
-            arrivals.i.payload.counts.eq(leaving.counts),
-            amount.eq(product(group.count, group.sectors)),
-        ]
-        for kind in range(5):
-            m.d.comb += self.sectors[kind].eq(Mux(leaves & equals(leaving.kind, kind), amount, 0))
-
-        # Row groups complete in order; the block of each is told.
-        told = Signal(self.sequence_bits)
-        tells = Signal()
-        m.d.comb += [tells.eq((told != self.completed) & arrivals.o.valid), arrivals.o.ready.eq(tells)]
-        with m.If(tells):
-            m.d.sync += told.eq(told + 1)
-        arrival = arrivals.o.payload
-        for ring, table in enumerate(tables):
-            m.d.comb += [
-                table.arrives.valid.eq(tells & arrival.counts & equals(arrival.ring, ring)),
-                table.arrives.entry.eq(arrival.entry),
-            ]
-        with m.If(tells & arrival.counts & (arrival.ring == LINEAR)):
-            m.d.sync += self.again_arrived.eq(self.again_arrived + 1)
-
-    def _live_address(self, slot: Value, row: Value) -> Value:
-        """An address in the live list's memory, where the rows of a slot lie together."""
-        return Cat(row, slot) if self.jobs > 1 else Value.cast(row)
 
 
 def _without(heads: Value, head: Value, paired: Value) -> Value:
