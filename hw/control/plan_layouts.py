@@ -12,7 +12,7 @@ from spatten.hw.control.format_tables import PASSES_MAX
 from spatten.hw.control.job_slots import row_layout
 from spatten.hw.datapath.progressive import row_header
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE, row_group
-from spatten.hw.memory.block_table import entry_shape
+from spatten.hw.memory.block_table import block_request, entry_shape, granted_block
 from spatten.spec.config import Config
 from spatten.spec.constants import BLOCKS, KEPT_SLOTS
 from spatten.spec.row_format import SECTORS_MAX, key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
@@ -38,6 +38,8 @@ __all__ = [
     "place_bits",
     "plane_fetch",
     "query_chunk",
+    "ring_grant",
+    "ring_request",
     "ring_sectors",
     "sectors_shape",
     "slot_shape",
@@ -167,6 +169,17 @@ def fetched_group(config: Config) -> data.StructLayout:
 
 
 # -- Between the planner's parts --------------------------------------------------------------------------------------
+
+
+def ring_request(config: Config, ring: int) -> data.StructLayout:
+    """A request for a block of a ring: a value block is used once by each row of one or two heads."""
+    uses_max = 2 * config.tokens_max if ring == VALUE else 1
+    return block_request(sectors=ring_sectors(config)[ring], uses_max=uses_max)
+
+
+def ring_grant(config: Config, ring: int) -> data.StructLayout:
+    """A block of a ring that has its space."""
+    return granted_block(sectors=ring_sectors(config)[ring], entries=BLOCKS)
 
 
 def plane_fetch(config: Config) -> data.StructLayout:

@@ -15,6 +15,7 @@ from spatten.hw.control.format_tables import PASSES_MAX, block_table, plane_tabl
 from spatten.hw.control.group_emitter import GroupEmitter
 from spatten.hw.control.group_issuer import GroupIssuer
 from spatten.hw.control.job_slots import by_slot, row_layout, slot_layout
+from spatten.hw.control.key_walker import KeyWalker
 from spatten.hw.control.plan_layouts import (
     SectorClass,
     again_segment,
@@ -30,7 +31,7 @@ from spatten.hw.memory.address_generator import KEY, LINEAR, QUERY, VALUE, row_g
 from spatten.hw.memory.block_table import BlockTable, entry_shape, granted_block
 from spatten.spec.config import Config
 from spatten.spec.constants import BLOCKS, KEPT_SLOTS
-from spatten.spec.job import Flag, KeyFetch
+from spatten.spec.job import Flag
 from spatten.spec.row_format import SECTORS_MAX, key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
 
 __all__ = ["Planner", "again_segment", "kept_ids", "members_request"]
@@ -179,7 +180,12 @@ class Planner(wiring.Component):
             issuers[VALUE].kept_count.eq(self.i_kept.payload.count),
         ]
         self._walk_queries(m, tables[QUERY], issuers[QUERY])
-        self._walk_keys(m, tables[KEY], issuers[KEY])
+        m.submodules.key_walker = keys = KeyWalker(config=config)
+        m.d.comb += [keys.slots.eq(self.slots), keys.started.eq(self.started)]
+        wiring.connect(m, keys.o_request, tables[KEY].i)
+        wiring.connect(m, tables[KEY].o, keys.i_grant)
+        wiring.connect(m, keys.o, issuers[KEY].i)
+        wiring.connect(m, keys.o_key, wiring.flipped(self.o_key))
         self._walk_values(m, tables[VALUE], issuers[VALUE], kept_taken)
         m.submodules.arbiter = arbiter = BidArbiter(config=config)
         m.submodules.emitter = emitter = GroupEmitter(config=config)
@@ -360,63 +366,6 @@ class Planner(wiring.Component):
             m.d.comb += Value.cast(target).eq(chosen)
             packed.append(target)
         return packed, sum((need[n] for n in range(PASSES_MAX)), Const(0, 2))
-
-    def _walk_keys(self, m: Module, table: BlockTable, issue: GroupIssuer) -> None:
-        """Walks the keys, block by block."""
-        config = self.config
-        taken = Signal(range(2 * self.jobs), name="key_taken")
-        has, job, slot = self._load(m, taken, "key")
-        entry = block_table(
-            m, config, dim=job.head_dim, bits=job.key_bits, joined=job.fetch == KeyFetch.JOINED, name="key_block_entry"
-        )
-        form = Signal.like(entry, name="key_block", reset_less=True)
-        heads = Signal(config.heads_max, name="key_heads", reset_less=True)
-        head = Signal(max(1, ceil_log2(config.heads_max)), name="key_head", reset_less=True)
-        order = Signal(8, name="key_order", reset_less=True)
-        fetches, passes = self._blocks_of(
-            m, form=form, job=job, head=head, live=job.live_heads, msb_step=job.key_step, lsb=True, name="key"
-        )
-        rest = _without(heads, head, form.paired)
-        count = order + 1 + (form.paired & _at(heads, _odd(head)) & ~head[0])
-        issued = issue.i.payload
-        m.d.comb += [
-            table.i.payload.uses.eq(1),
-            table.i.payload.size.eq(self._size(m, job.reach, form.stride, "key")),
-            issue.i.valid.eq(table.o.valid & self.o_key.ready),
-            table.o.ready.eq(issue.i.ready & self.o_key.ready),
-            self.o_key.valid.eq(table.o.valid & issue.i.ready),
-            self.o_key.payload.eq(table.o.payload),
-            issued.slot.eq(slot),
-            issued.entry.eq(table.o.payload.entry),
-            issued.place.eq(table.o.payload.base),
-            issued.stride.eq(form.stride),
-            issued.count.eq(job.reach),
-            issued.dense.eq(job.dense),
-            issued.passes.eq(passes),
-            issued.order.eq(order << 1),
-        ]
-        m.d.comb += [issued.fetch[n].eq(fetch) for n, fetch in enumerate(fetches)]
-        with m.FSM(name="key_walker"):
-            with m.State("IDLE"), m.If(has):
-                m.next = "LOAD"
-            with m.State("LOAD"):
-                m.d.sync += [form.eq(entry), heads.eq(job.live_heads), order.eq(job.order)]
-                m.next = "HEAD"
-            with m.State("HEAD"):
-                m.d.sync += head.eq(first_set(heads))
-                m.next = "ADDRESS"
-            with m.State("ADDRESS"):
-                m.next = "ASK"
-            with m.State("ASK"):
-                m.d.comb += table.i.valid.eq(1)
-                with m.If(table.i.ready):
-                    m.next = "WAIT"
-            with m.State("WAIT"), m.If(table.o.valid & table.o.ready):
-                m.d.sync += [heads.eq(rest), order.eq(count)]
-                m.next = "HEAD"
-                with m.If(~rest.any()):
-                    self._after(m, taken)
-                    m.next = "IDLE"
 
     def _walk_values(self, m: Module, table: BlockTable, issue: GroupIssuer, kept_taken: Signal) -> None:
         """Walks the values, block by block; under local pruning makes a block for each row that `i_kept` brings."""
