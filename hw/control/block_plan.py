@@ -11,7 +11,7 @@ from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import BLOCK, PASSES_MAX, PLANE, plane_table
 from spatten.hw.control.job_slots import slot_layout
-from spatten.hw.control.plan_layouts import head_shape, plane_fetch, ring_sectors
+from spatten.hw.control.plan_layouts import block_size_shape, head_shape, plane_fetch
 from spatten.hw.lib.logic import product
 from spatten.hw.memory.address_generator import KEY
 from spatten.spec.config import Config
@@ -42,13 +42,15 @@ class BlockPlan(wiring.Component):
     config : Config
     ring : int
         KEY or VALUE; only keys have an LSB plane.
+    all_heads : bool
+        Whether all heads count as live.
 
     Ports
     -----
     job : in, the block's job (`slot_layout`)
     block : in, its format (`BLOCK`)
     head : in, its head, or any of its two heads if the format pairs heads
-    live_heads : in, the job's live heads
+    live_heads : in, the job's live heads; not with `all_heads`
     rows : in, its rows
     size : out, sectors of a lane of the ring that it takes
     passes, fetches : out, how many fetches there are, and an array of `plane_fetch` with these at its front
@@ -56,21 +58,22 @@ class BlockPlan(wiring.Component):
     The outputs belong to the inputs of the cycle before.
     """
 
-    def __init__(self, *, config: Config, ring: int) -> None:
+    def __init__(self, *, config: Config, ring: int, all_heads: bool = False) -> None:
         self.config = config
         self.has_lsb = ring == KEY
-        super().__init__(
-            {
-                "job": In(slot_layout(config)),
-                "block": In(BLOCK),
-                "head": In(head_shape(config)),
-                "live_heads": In(config.heads_max),
-                "rows": In(range(config.tokens_max + 1)),
-                "size": Out(range(max(ring_sectors(config)) + 1)),
-                "passes": Out(range(PASSES_MAX + 1)),
-                "fetches": Out(data.ArrayLayout(plane_fetch(config), PASSES_MAX)),
-            }
-        )
+        self.all_heads = all_heads
+        ports: dict[str, Any] = {
+            "job": In(slot_layout(config)),
+            "block": In(BLOCK),
+            "head": In(head_shape(config)),
+            "rows": In(range(config.tokens_max + 1)),
+            "size": Out(block_size_shape(config)),
+            "passes": Out(range(PASSES_MAX + 1)),
+            "fetches": Out(data.ArrayLayout(plane_fetch(config), PASSES_MAX)),
+        }
+        if not all_heads:
+            ports["live_heads"] = In(config.heads_max)
+        super().__init__(ports)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -81,7 +84,8 @@ class BlockPlan(wiring.Component):
 
         fetches = self._fetches(m)
         pair = Signal(2)
-        both = Cat(head_bit(self.live_heads, even_head(self.head)), head_bit(self.live_heads, odd_head(self.head)))
+        live = Const(-1, self.config.heads_max) if self.all_heads else self.live_heads
+        both = Cat(head_bit(live, even_head(self.head)), head_bit(live, odd_head(self.head)))
         m.d.comb += pair.eq(Mux(self.block.paired, both, 1))
         need = Signal(PASSES_MAX, reset_less=True)
         m.d.sync += need.eq(

@@ -22,6 +22,7 @@ __all__ = [
     "SectorClass",
     "again_segment",
     "block_issue",
+    "block_size_shape",
     "block_use",
     "emitted_group",
     "fetched_group",
@@ -103,6 +104,16 @@ def head_shape(config: Config) -> Shape:
 def live_row_shape(config: Config) -> Shape:
     """Shape of a row's number in a job's live list."""
     return Shape.cast(range(max(2, groups_max(config))))
+
+
+def block_size_shape(config: Config) -> Shape:
+    """Shape of the sectors that a block takes of each lane of its ring."""
+    return Shape.cast(range(max(ring_sectors(config)) + 1))
+
+
+def sectors_shape(config: Config) -> Shape:
+    """Shape of the sectors of a row group."""
+    return Shape.cast(range(SECTORS_MAX * config.topk_lanes + 1))
 
 
 def group_advance(config: Config, ring: int) -> int:
@@ -264,11 +275,6 @@ def group_bid(config: Config) -> data.StructLayout:
     request : a `group_request`
     """
     return data.StructLayout({"valid": 1, "urgent": 1, "order": 8, "request": group_request(config)})
-
-
-def sectors_shape(config: Config) -> Shape:
-    """Shape of the sectors of a row group."""
-    return Shape.cast(range(SECTORS_MAX * config.topk_lanes + 1))
 
 
 def emitted_group(config: Config) -> data.StructLayout:

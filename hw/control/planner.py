@@ -24,14 +24,15 @@ from spatten.hw.control.plan_layouts import (
     members_request,
     plane_fetch,
 )
+from spatten.hw.control.query_walker import QueryWalker
+from spatten.hw.control.value_walker import ValueWalker
 from spatten.hw.datapath.progressive import Kind, row_header
 from spatten.hw.lib.fifo import Fifo
-from spatten.hw.lib.logic import choose, count_ones, equals, first_set, product
+from spatten.hw.lib.logic import choose, product
 from spatten.hw.memory.address_generator import KEY, LINEAR, QUERY, VALUE, row_group
 from spatten.hw.memory.block_table import BlockTable, entry_shape, granted_block
 from spatten.spec.config import Config
 from spatten.spec.constants import BLOCKS, KEPT_SLOTS
-from spatten.spec.job import Flag
 from spatten.spec.row_format import SECTORS_MAX, key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
 
 __all__ = ["Planner", "again_segment", "kept_ids", "members_request"]
@@ -179,14 +180,26 @@ class Planner(wiring.Component):
             issuers[VALUE].kept_valid.eq(self.i_kept.valid),
             issuers[VALUE].kept_count.eq(self.i_kept.payload.count),
         ]
-        self._walk_queries(m, tables[QUERY], issuers[QUERY])
+        m.submodules.query_walker = queries = QueryWalker(config=config)
         m.submodules.key_walker = keys = KeyWalker(config=config)
-        m.d.comb += [keys.slots.eq(self.slots), keys.started.eq(self.started)]
-        wiring.connect(m, keys.o_request, tables[KEY].i)
-        wiring.connect(m, tables[KEY].o, keys.i_grant)
-        wiring.connect(m, keys.o, issuers[KEY].i)
+        m.submodules.value_walker = values = ValueWalker(config=config)
+        for table, walker, issuer in zip(tables, (queries, keys, values), issuers, strict=True):
+            m.d.comb += [walker.slots.eq(self.slots), walker.started.eq(self.started)]
+            wiring.connect(m, walker.o_request, table.i)
+            wiring.connect(m, table.o, walker.i_grant)
+            wiring.connect(m, walker.o, issuer.i)
+        wiring.connect(m, wiring.flipped(self.i_members), queries.i_members)
+        wiring.connect(m, queries.o_members, wiring.flipped(self.o_members))
+        wiring.connect(m, queries.o_query, wiring.flipped(self.o_query))
         wiring.connect(m, keys.o_key, wiring.flipped(self.o_key))
-        self._walk_values(m, tables[VALUE], issuers[VALUE], kept_taken)
+        wiring.connect(m, values.o_value, wiring.flipped(self.o_value))
+        wiring.connect(m, values.o_kept, wiring.flipped(self.o_kept))
+        m.d.comb += [
+            values.kept_valid.eq(self.i_kept.valid),
+            values.kept.eq(self.i_kept.payload),
+            values.kept_taken.eq(kept_taken),
+            self.i_kept.ready.eq(kept_taken),
+        ]
         m.submodules.arbiter = arbiter = BidArbiter(config=config)
         m.submodules.emitter = emitter = GroupEmitter(config=config)
         m.submodules.ledger = ledger = ArrivalLedger(config=config, sequence_bits=self.sequence_bits)
@@ -212,314 +225,6 @@ class Planner(wiring.Component):
         with m.If(ledger.refetch_arrives):
             m.d.sync += self.again_arrived.eq(self.again_arrived + 1)
         return m
-
-    def _load(self, m: Module, taken: Signal, name: str) -> tuple[Value, Any, Signal]:
-        """Whether there is a job for a walker, its record in a register, and its slot."""
-        slot = Signal(self.slot_bits, name=f"{name}_slot")
-        job = Signal(self.slot, name=f"{name}_job", reset_less=True)
-        m.d.comb += slot.eq(taken[: self.slot_bits] if self.jobs > 1 else 0)
-        m.d.sync += Value.cast(job).eq(by_slot(self.slots, slot))
-        return taken != self.started, job, slot
-
-    def _after(self, m: Module, taken: Signal) -> None:
-        """Moves a walker on to the next job."""
-        m.d.sync += taken.eq(Mux(taken == 2 * self.jobs - 1, 0, taken + 1))
-
-    def _walk_queries(self, m: Module, table: BlockTable, issue: GroupIssuer) -> None:
-        """Walks the queries, head by head, in chunks that end where rows of the live list do; serves `i_members`."""
-        lanes = self.config.topk_lanes
-        lane_bits = ceil_log2(lanes)
-        taken = Signal(range(2 * self.jobs), name="query_taken")
-        has, job, slot = self._load(m, taken, "query")
-        plane = plane_table(m, dim=job.head_dim, bits=job.query_bits, name="query_plane_entry")
-        form = Signal.like(plane, name="query_plane", reset_less=True)
-        heads = Signal(self.config.heads_max, name="query_heads", reset_less=True)
-        head = Signal(max(1, ceil_log2(self.config.heads_max)), name="query_head", reset_less=True)
-        order = Signal(8, name="query_order", reset_less=True)
-        sector = Signal(self.config.sector_bits, name="query_sector", reset_less=True)
-        rank = Signal(range(2 * self.config.tokens_max), name="query_rank", reset_less=True)
-        left = Signal(range(self.config.tokens_max + 1), name="query_left", reset_less=True)
-        count = Signal(range(lanes + 1), name="query_count")
-        room = Signal(range(lanes + 1), name="query_room")
-        m.d.comb += [room.eq(lanes - rank[:lane_bits] if lane_bits else 1), count.eq(Mux(left < room, left, room))]
-
-        members = Signal(name="asks_members")
-        request = table.i.payload
-        grant = table.o
-        walks = Signal(name="query_walks")
-        fetch = issue.i.payload.fetch
-        # Bitmaps go first, since a job cannot start without them; but a request once made stays until it is taken.
-        asks_members, walk_waits = Signal(), Signal(name="query_walk_waits")
-        wanted = self.i_members.payload
-        m.d.comb += [
-            asks_members.eq(self.i_members.valid & ~walk_waits),
-            table.i.valid.eq(asks_members | walks),
-            request.uses.eq(1),
-            request.size.eq(
-                product(Mux(asks_members, wanted.sectors, form.sectors), Mux(asks_members, wanted.rows, count))
-            ),
-            self.i_members.ready.eq(table.i.ready & asks_members),
-        ]
-        m.d.sync += walk_waits.eq(walks & ~asks_members & ~table.i.ready)
-        asked = Signal(self.i_members.payload.shape(), name="asked_members", reset_less=True)
-        with m.If(table.i.valid & table.i.ready):
-            m.d.sync += [members.eq(asks_members), asked.eq(self.i_members.payload)]
-        issued = issue.i.payload
-        m.d.comb += [
-            issue.i.valid.eq(grant.valid & Mux(members, self.o_members.ready, self.o_query.ready)),
-            grant.ready.eq(issue.i.ready & Mux(members, self.o_members.ready, self.o_query.ready)),
-            self.o_members.valid.eq(grant.valid & issue.i.ready & members),
-            self.o_query.valid.eq(grant.valid & issue.i.ready & ~members),
-            self.o_members.payload.eq(grant.payload),
-            self.o_query.payload.eq(grant.payload),
-            issued.slot.eq(slot),
-            issued.entry.eq(grant.payload.entry),
-            issued.place.eq(grant.payload.base),
-            issued.passes.eq(1),
-            issued.order.eq((order << 1) - 1),
-            fetch[0].place.eq(0),
-        ]
-        # Rows of a bitmap or a saved state have the ids 0, 1, 2, ...
-        skip = rank[:lane_bits] if lane_bits else Const(0, 1)
-        m.d.comb += [
-            issued.dense.eq(members | job.dense),
-            issued.count.eq(Mux(members, asked.rows, count)),
-            issued.first_row.eq(Mux(members, 0, rank >> lane_bits)),
-            issued.skip.eq(Mux(members, 0, skip)),
-            issued.stride.eq(Mux(members, asked.sectors, form.sectors)),
-            fetch[0].sector.eq(Mux(members, asked.sector, sector)),
-            fetch[0].pitch.eq(Mux(members, asked.sectors, form.sectors)),
-            fetch[0].sectors.eq(Mux(members, asked.sectors, form.sectors)),
-            fetch[0].other.eq(members),
-        ]
-
-        with m.FSM(name="query_walker"):
-            with m.State("IDLE"), m.If(has):
-                m.next = "LOAD"
-            with m.State("LOAD"):
-                m.d.sync += [form.eq(plane), heads.eq(job.live_heads), order.eq(job.order)]
-                m.next = "HEAD"
-            with m.State("HEAD"):
-                m.d.sync += [head.eq(first_set(heads)), rank.eq(job.first_rank), left.eq(job.rows)]
-                m.next = "ADDRESS"
-            with m.State("ADDRESS"):
-                group = Mux(form.paired, head >> 1, head)
-                m.d.sync += sector.eq(job.query_origin + product(job.query_step, group))
-                m.next = "ASK"
-            with m.State("ASK"):
-                m.d.comb += walks.eq(1)
-                with m.If(table.i.ready & ~asks_members):
-                    m.next = "WAIT"
-            with m.State("WAIT"), m.If(grant.valid & grant.ready & ~members):
-                m.d.sync += [rank.eq(rank + count), left.eq(left - count)]
-                m.next = "ASK"
-                with m.If(left == count):
-                    m.d.sync += [heads.eq(heads & (heads - 1)), order.eq(order + 1)]
-                    m.next = "HEAD"
-                    with m.If(~(heads & (heads - 1)).any()):
-                        self._after(m, taken)
-                        m.next = "IDLE"
-
-    def _blocks_of(
-        self, m: Module, *, form: Any, job: Any, head: Value, live: Value, msb_step: Value, lsb: bool, name: str
-    ) -> tuple[list[Any], Value]:
-        """The fetches of a block whose first head is `head`, without those that no live head needs, and how many there
-        are; a cycle later."""
-        layout = plane_fetch(self.config)
-        pair = Signal(2, name=f"{name}_pair")
-        m.d.comb += pair.eq(Mux(form.paired, Cat(_at(live, _even(head)), _at(live, _odd(head))), 1))
-        base_head = Mux(form.paired, _even(head), head)
-        dim, key_bits = job.head_dim, job.key_bits if lsb else job.value_bits
-        msb_plane = plane_table(m, dim=dim, bits=key_bits, name=f"{name}_msb_plane")
-        lsb_plane = plane_table(m, dim=dim, bits=Const(0, 3), name=f"{name}_lsb_plane") if lsb else msb_plane
-        fetches = []
-        needed = []
-        for n in range(PASSES_MAX):
-            entry = form.fetch[n]
-            fetch = Signal(layout, name=f"{name}_fetch{n}", reset_less=True)
-            own = base_head | entry.heads[1] & ~entry.heads[0]
-            is_lsb = entry.is_lsb if lsb else Const(0, 1)
-            plane = Mux(is_lsb, Value.cast(lsb_plane), Value.cast(msb_plane))
-            sectors, paired = plane[:4], plane[4]
-            step = Mux(is_lsb, job.lsb_step, msb_step)
-            origin = Mux(is_lsb, job.key_lsb, job.key) if lsb else job.value
-            m.d.sync += [
-                fetch.sector.eq(origin + product(step, Mux(paired, own >> 1, own)) + entry.first),
-                fetch.pitch.eq(sectors),
-                fetch.sectors.eq(entry.sectors),
-                fetch.place.eq(entry.place),
-            ]
-            if lsb:
-                m.d.sync += fetch.other.eq(is_lsb)
-            fetches.append(fetch)
-            needed.append((n < form.passes) & (entry.heads & pair).any())
-        # Move the fetches that are needed to the front.
-        need = Signal(PASSES_MAX, name=f"{name}_need", reset_less=True)
-        m.d.sync += need.eq(Cat(needed))
-        packed = []
-        for place in range(PASSES_MAX):
-            chosen: Value = Value.cast(fetches[-1])
-            for n in reversed(range(place, PASSES_MAX - 1)):
-                before = sum((need[k] for k in range(n)), Const(0, 2))
-                chosen = Mux(need[n] & (before == place), Value.cast(fetches[n]), chosen)
-            target = Signal(layout, name=f"{name}_packed{place}")
-            m.d.comb += Value.cast(target).eq(chosen)
-            packed.append(target)
-        return packed, sum((need[n] for n in range(PASSES_MAX)), Const(0, 2))
-
-    def _walk_values(self, m: Module, table: BlockTable, issue: GroupIssuer, kept_taken: Signal) -> None:
-        """Walks the values, block by block; under local pruning makes a block for each row that `i_kept` brings."""
-        config = self.config
-        taken = Signal(range(2 * self.jobs), name="value_taken")
-        has, job, slot = self._load(m, taken, "value")
-        no = Const(0, 1)
-        entry = block_table(m, config, dim=job.head_dim, bits=job.value_bits, joined=no, name="value_block_entry")
-        form = Signal.like(entry, name="value_block", reset_less=True)
-        heads = Signal(config.heads_max, name="value_heads", reset_less=True)
-        head = Signal(max(1, ceil_log2(config.heads_max)), name="value_head", reset_less=True)
-        order = Signal(8, name="value_order", reset_less=True)
-        fetches, passes = self._blocks_of(
-            m, form=form, job=job, head=head, live=job.live_heads, msb_step=job.value_step, lsb=False, name="value"
-        )
-        rest = _without(heads, head, form.paired)
-        both = form.paired & ~head[0] & _at(heads, _odd(head))
-
-        # Blocks of pruned rows.
-        kept = self.i_kept.payload
-        kept_slot = Signal(self.slot_bits, reset_less=True)
-        kept_head = Signal.like(head, name="kept_head", reset_less=True)
-        kept_job = Signal(self.slot, reset_less=True)
-        m.d.sync += Value.cast(kept_job).eq(by_slot(self.slots, kept_slot))
-        kept_entry = block_table(
-            m, config, dim=kept_job.head_dim, bits=kept_job.value_bits, joined=no, name="kept_block_entry"
-        )
-        kept_form = Signal.like(kept_entry, name="kept_block", reset_less=True)
-        kept_fetches, kept_passes = self._blocks_of(
-            m,
-            form=kept_form,
-            job=kept_job,
-            head=kept_head,
-            live=Const(-1, config.heads_max),
-            msb_step=kept_job.value_step,
-            lsb=False,
-            name="kept",
-        )
-        kept_count = Signal(range(config.tokens_max + 1), reset_less=True)
-        m.d.sync += kept_count.eq(Mux(kept_job.keep_values < kept_job.live, kept_job.keep_values, kept_job.live))
-        blocks_left = [Signal(range(config.heads_max + 1), name=f"blocks_left{n}") for n in range(self.jobs)]
-        asks, asks_kept, is_kept = Signal(), Signal(), Signal()
-        walk_waits = Signal(name="value_walk_waits")
-        size = Mux(
-            asks_kept,
-            self._size(m, kept_count, kept_form.stride, "kept"),
-            self._size(m, job.reach, form.stride, "value"),
-        )
-        out_ready = Mux(is_kept, self.o_kept.ready, self.o_value.ready)
-        issued = issue.i.payload
-        grants = table.o.valid & table.o.ready
-        m.d.comb += [
-            table.i.valid.eq(asks | asks_kept),
-            table.i.payload.uses.eq(Mux(asks_kept, 1, Mux(both, job.rows << 1, job.rows))),
-            table.i.payload.size.eq(size),
-            issue.i.valid.eq(table.o.valid & out_ready),
-            table.o.ready.eq(issue.i.ready & out_ready),
-            self.o_kept.valid.eq(table.o.valid & issue.i.ready & is_kept),
-            self.o_kept.payload.eq(table.o.payload.entry),
-            self.o_value.valid.eq(table.o.valid & issue.i.ready & ~is_kept),
-            self.o_value.payload.eq(table.o.payload.entry),
-            issued.slot.eq(Mux(is_kept, kept_slot, slot)),
-            issued.entry.eq(table.o.payload.entry),
-            issued.place.eq(table.o.payload.base),
-            issued.stride.eq(Mux(is_kept, kept_form.stride, form.stride)),
-            issued.count.eq(Mux(is_kept, kept_count, job.reach)),
-            issued.dense.eq(job.dense),
-            issued.kept.eq(is_kept),
-            issued.passes.eq(Mux(is_kept, kept_passes, passes)),
-            issued.order.eq((order << 1) + 3),
-        ]
-        for n in range(PASSES_MAX):
-            fetch = Mux(is_kept, Value.cast(kept_fetches[n]), Value.cast(fetches[n]))
-            m.d.comb += Value.cast(issued.fetch[n]).eq(fetch)
-        with m.If(table.i.valid & table.i.ready):
-            m.d.sync += is_kept.eq(asks_kept)
-
-        prunes = job.flags[Flag.PRUNE_VALUES]
-        own_left = Signal(range(config.heads_max + 1))
-        m.d.comb += own_left.eq(by_slot(blocks_left, slot))
-        with m.FSM(name="value_walker"):
-            with m.State("IDLE"), m.If(has):
-                m.next = "LOAD"
-            with m.State("LOAD"):
-                m.d.sync += [form.eq(entry), heads.eq(job.live_heads), order.eq(job.order)]
-                m.next = "HEAD"
-                with m.If(prunes):
-                    m.next = "PRUNED"
-            with m.State("HEAD"):
-                m.d.sync += head.eq(first_set(heads))
-                m.next = "ADDRESS"
-            with m.State("ADDRESS"):
-                m.next = "ASK"
-            with m.State("ASK"):
-                m.d.comb += asks.eq(~asks_kept)
-                m.d.sync += walk_waits.eq(~asks_kept & ~table.i.ready)
-                with m.If(table.i.ready & ~asks_kept):
-                    m.next = "WAIT"
-            with m.State("WAIT"), m.If(grants & ~is_kept):
-                m.d.sync += [heads.eq(rest), order.eq(order + 1 + both)]
-                m.next = "HEAD"
-                with m.If(~rest.any()):
-                    self._after(m, taken)
-                    m.next = "IDLE"
-            # No later job may take space before all rows of this job have theirs, since these rows come first.
-            with m.State("PRUNED"), m.If(~own_left.any()):
-                self._after(m, taken)
-                m.next = "IDLE"
-
-        # When a job starts its live heads are counted; a cycle later the count goes to `blocks_left`.
-        started, counted = (Signal.like(self.started, name=name) for name in ("started_before", "counted_before"))
-        m.d.sync += [started.eq(self.started), counted.eq(started)]
-        heads_of = [Signal(range(config.heads_max + 1), name=f"heads_of{n}") for n in range(self.jobs)]
-        m.d.sync += [count.eq(count_ones(list(self.slots[n].live_heads))) for n, count in enumerate(heads_of)]
-        for n, left in enumerate(blocks_left):
-            starts = (counted != started) & equals((counted[: self.slot_bits] if self.jobs > 1 else Const(0, 1)), n)
-            with m.If(starts):
-                m.d.sync += left.eq(heads_of[n])
-            with m.Elif(grants & is_kept & equals(kept_slot, n)):
-                m.d.sync += left.eq(left - 1)
-
-        active = Signal(name="kept_active")
-        m.d.comb += self.i_kept.ready.eq(kept_taken)
-        with m.If(kept_taken & kept.last):
-            m.d.sync += active.eq(0)
-        with m.FSM(name="kept_walker"):
-            with m.State("IDLE"), m.If(self.i_kept.valid & ~active):
-                m.d.sync += [kept_slot.eq(kept.slot), kept_head.eq(kept.head), active.eq(1)]
-                m.next = "READ"
-            with m.State("READ"):
-                m.next = "LOAD"
-            with m.State("LOAD"):
-                m.d.sync += kept_form.eq(kept_entry)
-                m.next = "ADDRESS"
-            with m.State("ADDRESS"):
-                m.next = "ASK"
-            with m.State("ASK"):
-                m.d.comb += asks_kept.eq(~walk_waits)
-                with m.If(table.i.ready & asks_kept):
-                    m.next = "WAIT"
-            with m.State("WAIT"), m.If(grants & is_kept):
-                m.next = "IDLE"
-
-    def _size(self, m: Module, rows: Value, stride: Value, name: str) -> Value:
-        """Sectors that a block of `rows` rows takes in each lane, a cycle later."""
-        slices = self.config.slices
-        size = Signal(range(max(self.ring_sectors) + 1), name=f"{name}_size", reset_less=True)
-        m.d.sync += size.eq(product((rows + (slices - 1)) >> ceil_log2(slices), stride))
-        return size
-
-    def _advance(self, stride: Value, ring: int) -> Value:
-        """Ring sectors from one row group of a block to the next."""
-        lanes = self.config.topk_lanes
-        return stride * (lanes if ring == QUERY else lanes // self.config.slices)
 
     def _again(self, m: Module) -> dict[str, Any]:
         """Fetches the keys of flat rows, for one row at a time, into the part of the key buffer behind the ring."""
@@ -640,7 +345,7 @@ class Planner(wiring.Component):
                 m.next = "ADDRESS"
             with m.State("ADDRESS"):
                 m.d.sync += [
-                    advance.eq(self._advance(form.stride, KEY)),
+                    advance.eq(form.stride * (config.topk_lanes // config.slices)),
                     self.again_arrived.eq(0),
                     offered.eq(0),
                     issued.eq(0),
@@ -676,25 +381,3 @@ class Planner(wiring.Component):
             with m.State("WAIT"), m.If(self.again_done):
                 m.next = "IDLE"
         return {"wants": fetching, "urgent": None, "order": None, "bid": bid, "wins": wins}
-
-
-def _without(heads: Value, head: Value, paired: Value) -> Value:
-    """The set of heads without `head`, and without its partner if heads are paired."""
-    bits = Const(1, len(heads))
-    pair = Const(3, len(heads))
-    taken = Mux(paired, (pair << _even(head))[: len(heads)], (bits << head)[: len(heads)])
-    return (heads & ~taken)[: len(heads)]
-
-
-def _even(head: Value) -> Value:
-    """The first head of the pair that a head is in."""
-    return Cat(Const(0, 1), head[1:])
-
-
-def _odd(head: Value) -> Value:
-    """The second head of the pair that a head is in."""
-    return Cat(Const(1, 1), head[1:])
-
-
-def _at(heads: Value, head: Value) -> Value:
-    return heads.bit_select(head, 1)
