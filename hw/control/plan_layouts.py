@@ -26,6 +26,7 @@ __all__ = [
     "block_use",
     "emitted_group",
     "fetched_group",
+    "flat_row",
     "group_advance",
     "group_bid",
     "group_request",
@@ -139,9 +140,14 @@ def kept_ids(config: Config) -> data.StructLayout:
     )
 
 
+def flat_row(config: Config) -> data.StructLayout:
+    """A row that softmax has found flat, so that its keys are needed again (`hw.datapath.progressive.row_header`)."""
+    return row_header(KEPT_SLOTS, row_layout(config))
+
+
 def again_segment(config: Config) -> data.StructLayout:
     """A row to be computed again, when its keys arrive: its header, where its keys wrap, and how many there are."""
-    row = row_header(KEPT_SLOTS, row_layout(config))
+    row = flat_row(config)
     sectors = range(key_ring_sectors(config) + lsb_sectors(config) + 1)
     return data.StructLayout({"row": row, "limit": sectors, "keys": range(config.tokens_max + 1)})
 

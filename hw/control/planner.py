@@ -4,32 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Module, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.arrival_ledger import ArrivalLedger
 from spatten.hw.control.bid_arbiter import BidArbiter
-from spatten.hw.control.format_tables import PASSES_MAX, block_table, plane_table
 from spatten.hw.control.group_emitter import GroupEmitter
 from spatten.hw.control.group_issuer import GroupIssuer
-from spatten.hw.control.job_slots import by_slot, row_layout, slot_layout
+from spatten.hw.control.job_slots import row_layout, slot_layout
 from spatten.hw.control.key_walker import KeyWalker
 from spatten.hw.control.plan_layouts import (
-    SectorClass,
     again_segment,
-    group_request,
     kept_ids,
     members_request,
-    plane_fetch,
 )
 from spatten.hw.control.query_walker import QueryWalker
+from spatten.hw.control.refetch import Refetch
 from spatten.hw.control.value_walker import ValueWalker
-from spatten.hw.datapath.progressive import Kind, row_header
-from spatten.hw.lib.fifo import Fifo
-from spatten.hw.lib.logic import choose, product
-from spatten.hw.memory.address_generator import KEY, LINEAR, QUERY, VALUE, row_group
+from spatten.hw.datapath.progressive import row_header
+from spatten.hw.memory.address_generator import KEY, QUERY, VALUE, row_group
 from spatten.hw.memory.block_table import BlockTable, entry_shape, granted_block
 from spatten.spec.config import Config
 from spatten.spec.constants import BLOCKS, KEPT_SLOTS
@@ -203,14 +198,20 @@ class Planner(wiring.Component):
         m.submodules.arbiter = arbiter = BidArbiter(config=config)
         m.submodules.emitter = emitter = GroupEmitter(config=config)
         m.submodules.ledger = ledger = ArrivalLedger(config=config, sequence_bits=self.sequence_bits)
-        again = self._again(m)
+        m.submodules.refetch = refetch = Refetch(config=config)
+        wiring.connect(m, wiring.flipped(self.i_again), refetch.i)
+        wiring.connect(m, refetch.o, wiring.flipped(self.o_again))
         for ring, issuer in enumerate(issuers):
             m.d.comb += [arbiter.bids[ring].eq(issuer.bid), issuer.wins.eq(arbiter.wins[ring])]
             m.d.comb += tables[ring].arrives.eq(ledger.arrives[ring])
         m.d.comb += [
-            arbiter.refetch_bid.valid.eq(again["wants"]),
-            arbiter.refetch_bid.request.eq(again["bid"]),
-            again["wins"].eq(arbiter.refetch_wins),
+            refetch.slots.eq(self.slots),
+            refetch.read.eq(self.again_read),
+            refetch.done.eq(self.again_done),
+            refetch.arrives.eq(ledger.refetch_arrives),
+            refetch.wins.eq(arbiter.refetch_wins),
+            arbiter.refetch_bid.eq(refetch.bid),
+            self.again_arrived.eq(refetch.arrived),
             arbiter.takes.eq(emitter.takes),
             emitter.live_write.eq(self.live_write),
             emitter.valid.eq(arbiter.valid),
@@ -222,162 +223,4 @@ class Planner(wiring.Component):
         ]
         wiring.connect(m, emitter.o, ledger.i)
         wiring.connect(m, ledger.o, wiring.flipped(self.o))
-        with m.If(ledger.refetch_arrives):
-            m.d.sync += self.again_arrived.eq(self.again_arrived + 1)
         return m
-
-    def _again(self, m: Module) -> dict[str, Any]:
-        """Fetches the keys of flat rows, for one row at a time, into the part of the key buffer behind the ring."""
-        config = self.config
-        first_sector = self.ring_sectors[KEY]
-        places = lsb_sectors(config)
-        m.submodules.again = queue = Fifo(shape=self.i_again.payload.shape(), depth=8)
-        wiring.connect(m, wiring.flipped(self.i_again), queue.i)
-        row = Signal(self.i_again.payload.shape(), name="again_row", reset_less=True)
-        job = Signal(self.slot, name="again_job", reset_less=True)
-        m.d.sync += Value.cast(job).eq(by_slot(self.slots, row.header.slot))
-        # Only the LSB plane is fetched, or both planes if the row's first scores were not kept.
-        is_lsb = row.kind == Kind.SECOND
-        entry = block_table(
-            m,
-            config,
-            dim=job.head_dim,
-            bits=Mux(is_lsb, 0, job.key_bits),
-            joined=~is_lsb,
-            name="again_block_entry",
-        )
-        form = Signal.like(entry, name="again_block", reset_less=True)
-        pair = Signal(2, name="again_pair")
-        head = row.header.head
-        m.d.comb += pair.eq(Mux(form.paired, Mux(head[0], 2, 1), 1))
-        layout = plane_fetch(self.config)
-        msb_plane = plane_table(m, dim=job.head_dim, bits=job.key_bits, name="again_msb_plane")
-        lsb_plane = plane_table(m, dim=job.head_dim, bits=Const(0, 3), name="again_lsb_plane")
-        fetches = []
-        needs = []
-        for n in range(PASSES_MAX):
-            one = form.fetch[n]
-            fetch = Signal(layout, name=f"again_fetch{n}", reset_less=True)
-            from_lsb = is_lsb | one.is_lsb
-            plane = Mux(from_lsb, Value.cast(lsb_plane), Value.cast(msb_plane))
-            group = Mux(plane[4], head >> 1, head)
-            step = product(Mux(from_lsb, job.lsb_step, job.key_step), group)
-            m.d.sync += [
-                fetch.sector.eq(Mux(from_lsb, job.key_lsb, job.key) + step + one.first),
-                fetch.pitch.eq(plane[:4]),
-                fetch.sectors.eq(one.sectors),
-                fetch.place.eq(one.place),
-                fetch.other.eq(from_lsb),
-            ]
-            fetches.append(fetch)
-            needs.append((n < form.passes) & (one.heads & pair).any())
-        need = Signal(PASSES_MAX, name="again_need", reset_less=True)
-        m.d.sync += need.eq(Cat(needs))
-
-        advance = Signal(range(SECTORS_MAX * config.topk_lanes + 1), name="again_advance", reset_less=True)
-        limit = Signal(range(first_sector + places + 1), name="again_limit", reset_less=True)
-        groups_room = Signal(range(places + 1), name="again_groups_room", reset_less=True)
-        fits = {}
-        for stride in range(1, SECTORS_MAX + 1):
-            group = stride * (config.topk_lanes // config.slices)
-            fits[stride] = places // group
-        left = Signal(range(config.tokens_max + 1), name="again_left", reset_less=True)
-        live_row = Signal(range(max(2, self.live_rows)), name="again_live_row", reset_less=True)
-        place = Signal(self.place_bits, name="again_place", reset_less=True)
-        step_left = Signal(PASSES_MAX, name="again_steps", reset_less=True)
-        issued = Signal(range(self.groups_max + 1), name="again_issued", reset_less=True)
-        read = Signal(range(self.groups_max + 1), name="again_groups_read", reset_less=True)
-        total = Signal(range(self.groups_max + 1), name="again_total", reset_less=True)
-        room = Signal(name="again_room", reset_less=True)
-        wins, fetching = Signal(name="again_wins"), Signal(name="again_fetches")
-        bid = Signal(group_request(config), name="again_bid")
-        lanes = config.topk_lanes
-        count = Signal(range(lanes + 1), name="again_count")
-        pick = Signal(range(PASSES_MAX), name="again_pick")
-        last_pass = Signal(name="again_last_pass")
-        chosen = Signal(layout, name="again_fetch_now")
-        m.d.comb += [
-            pick.eq(Mux(step_left[0], 0, Mux(step_left[1], 1, 2))),
-            Value.cast(chosen).eq(choose([Value.cast(fetch) for fetch in fetches], pick)),
-            last_pass.eq(~(step_left & (step_left - 1)).any()),
-            count.eq(Mux(left < lanes, left, lanes)),
-            bid.slot.eq(row.header.slot),
-            bid.row.eq(live_row),
-            bid.count.eq(count),
-            bid.dense.eq(job.dense),
-            bid.ring.eq(LINEAR),
-            bid.sector.eq(chosen.sector),
-            bid.pitch.eq(chosen.pitch),
-            bid.sectors.eq(chosen.sectors),
-            bid.place.eq(place + chosen.place),
-            bid.stride.eq(form.stride),
-            bid.sector_class.eq(Mux(chosen.other, SectorClass.LSB.value, SectorClass.KEY.value)),
-            bid.counts.eq(last_pass),
-        ]
-        with m.If(self.again_read):
-            m.d.sync += read.eq(read + 1)
-        # `room` is a cycle old: one group is kept free.
-        m.d.sync += room.eq(issued - read + 1 < groups_room)
-        offers, offered = Signal(name="again_offers"), Signal(name="again_offered")
-        segment = self.o_again.payload
-        m.d.comb += [
-            self.o_again.valid.eq(offers),
-            segment.row.eq(row),
-            segment.limit.eq(limit),
-            segment.keys.eq(job.live),
-        ]
-        with m.If(self.o_again.valid & self.o_again.ready):
-            m.d.sync += offers.eq(0)
-        # A row begins when enough of its keys are there to go on without a pause: keys come faster than they are used.
-        begins = (self.again_arrived == total) | (self.again_arrived >= groups_room >> 1)
-        with m.If((fetching_or_waiting := Signal(name="again_comes")) & begins & ~offered):
-            m.d.sync += [offers.eq(1), offered.eq(1)]
-        with m.FSM(name="again_walker") as walker:
-            m.d.comb += fetching_or_waiting.eq(walker.ongoing("FETCH") | walker.ongoing("WAIT"))
-            with m.State("IDLE"), m.If(queue.o.valid):
-                m.d.comb += queue.o.ready.eq(1)
-                m.d.sync += row.eq(queue.o.payload)
-                m.next = "READ"
-            with m.State("READ"):
-                m.next = "LOAD"
-            with m.State("LOAD"):
-                m.d.sync += form.eq(entry)
-                m.next = "ADDRESS"
-            with m.State("ADDRESS"):
-                m.d.sync += [
-                    advance.eq(form.stride * (config.topk_lanes // config.slices)),
-                    self.again_arrived.eq(0),
-                    offered.eq(0),
-                    issued.eq(0),
-                    read.eq(0),
-                    total.eq((job.live + (lanes - 1)) >> ceil_log2(lanes)),
-                    left.eq(job.live),
-                    live_row.eq(0),
-                    place.eq(first_sector),
-                ]
-                with m.Switch(form.stride):
-                    for stride, groups in fits.items():
-                        group = stride * (lanes // config.slices)
-                        with m.Case(stride):
-                            m.d.sync += [groups_room.eq(groups), limit.eq(first_sector + groups * group)]
-                m.next = "BEGIN"
-            with m.State("BEGIN"):
-                m.d.sync += [step_left.eq(need), room.eq(1)]
-                m.next = "FETCH"
-            with m.State("FETCH"):
-                m.d.comb += fetching.eq(room)
-                with m.If(wins):
-                    m.d.sync += [step_left.eq(step_left & (step_left - 1)), room.eq(0)]
-                    with m.If(last_pass):
-                        m.d.sync += [
-                            step_left.eq(need),
-                            issued.eq(issued + 1),
-                            left.eq(left - count),
-                            live_row.eq(live_row + 1),
-                            place.eq(Mux(place + advance == limit, first_sector, place + advance)),
-                        ]
-                        with m.If(left == count):
-                            m.next = "WAIT"
-            with m.State("WAIT"), m.If(self.again_done):
-                m.next = "IDLE"
-        return {"wants": fetching, "urgent": None, "order": None, "bid": bid, "wins": wins}
