@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.plan_layouts import (
     SectorClass,
-    block_use,
+    block_event,
     emitted_group,
     fetched_group,
     query_chunk,
@@ -43,7 +43,7 @@ class ArrivalLedger(wiring.Component):
     i : stream of `emitted_group`
     o : stream of `fetched_group`, to the fetch unit
     completed : in, the fetch unit's count of completed row groups
-    arrives : out, array of `block_use`, by ring: a row group of a block has arrived
+    arrives : out, array of `block_event`, by ring: a row group of a block has arrived
     refetch_arrives : out, a row group behind the key ring has arrived
     chunk : out, `query_chunk`: the ids of a query block leave in this cycle
     sectors : out, array by `SectorClass`: the sectors that leave in this cycle
@@ -59,7 +59,7 @@ class ArrivalLedger(wiring.Component):
                 "i": In(stream.Signature(emitted_group(config))),
                 "o": Out(stream.Signature(fetched_group(config))),
                 "completed": In(sequence_bits),
-                "arrives": Out(block_use()).array(3),
+                "arrives": Out(block_event()).array(3),
                 "refetch_arrives": Out(1),
                 "chunk": Out(query_chunk(config)),
                 "sectors": Out(data.ArrayLayout(sectors_shape(config), len(SectorClass))),

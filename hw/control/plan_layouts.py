@@ -21,9 +21,9 @@ __all__ = [
     "SECTOR_CLASSES",
     "SectorClass",
     "again_segment",
+    "block_event",
     "block_issue",
     "block_size_shape",
-    "block_use",
     "emitted_group",
     "fetched_group",
     "flat_row",
@@ -45,6 +45,7 @@ __all__ = [
     "ring_sectors",
     "sectors_shape",
     "slot_shape",
+    "uses_max",
 ]
 
 
@@ -85,6 +86,11 @@ def place_bits(config: Config) -> int:
 def groups_max(config: Config) -> int:
     """Most row groups of a block, which are also the rows of a job's live list."""
     return -(-config.tokens_max // config.topk_lanes)
+
+
+def uses_max(config: Config, ring: int) -> int:
+    """Most uses of a block: a value block is used by each row of one or two heads, another one is given up at once."""
+    return 2 * config.tokens_max if ring == VALUE else 1
 
 
 def id_shape(config: Config) -> Shape:
@@ -170,7 +176,7 @@ def query_chunk(config: Config) -> data.StructLayout:
     return data.StructLayout({"valid": 1, "entry": entry_shape(BLOCKS), "ids": ids})
 
 
-def block_use() -> data.StructLayout:
+def block_event() -> data.StructLayout:
     """Something has happened once to block `entry`: it has been used, or a row group of it has arrived."""
     return data.StructLayout({"valid": 1, "entry": entry_shape(BLOCKS)})
 
@@ -189,9 +195,8 @@ def fetched_group(config: Config) -> data.StructLayout:
 
 
 def ring_request(config: Config, ring: int) -> data.StructLayout:
-    """A request for a block of a ring: a value block is used once by each row of one or two heads."""
-    uses_max = 2 * config.tokens_max if ring == VALUE else 1
-    return block_request(sectors=ring_sectors(config)[ring], uses_max=uses_max)
+    """A request for a block of a ring (`hw.memory.block_table.block_request`)."""
+    return block_request(sectors=ring_sectors(config)[ring], uses_max=uses_max(config, ring))
 
 
 def ring_grant(config: Config, ring: int) -> data.StructLayout:
