@@ -134,6 +134,8 @@ class BlockWalker(wiring.Component):
         ]
 
     def _walk(self, m: Module) -> None:
+        """The states: the job's record is there in LOAD, its format in HEAD, `head` in ADDRESS; in ASK all that is made
+        of these, here and in `hw.control.block_plan.BlockPlan`, a cycle later."""
         job = self._job
         job_format = self._job_format(m)
         with m.FSM(name="walker"):
@@ -201,6 +203,7 @@ class BlockWalker(wiring.Component):
             self._end_job(m)
 
     def _end_job(self, m: Module) -> None:
+        """Goes on to the next job."""
         m.d.sync += self._taken.eq(Mux(self._taken == 2 * self.jobs - 1, 0, self._taken + 1))
         m.next = "IDLE"
 

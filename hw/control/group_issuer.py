@@ -80,8 +80,8 @@ class GroupIssuer(wiring.Component):
         live_row = Signal(live_row_shape(config), reset_less=True)
         place = Signal(width, reset_less=True)
 
-        full, count = Signal(range(lanes + 1)), Signal(range(lanes + 1))
-        count_now: Value = Mux(rows_left < full, rows_left, full)
+        count = Signal(range(lanes + 1))
+        count_now: Value = Mux(rows_left < lanes, rows_left, lanes)
         if self.has_kept:
             count_now = Mux(block.kept, self.kept_count, count_now)
         last_pass, last = Signal(), Signal()
@@ -90,7 +90,6 @@ class GroupIssuer(wiring.Component):
         place_after = Signal(width + 2)
         m.d.comb += [
             Value.cast(fetch).eq(choose([Value.cast(block.fetch[n]) for n in range(PASSES_MAX)], step)),
-            full.eq(lanes),
             count.eq(count_now),
             last_pass.eq(step + 1 == block.passes),
             last.eq(last_pass & (rows_left == count)),

@@ -64,15 +64,14 @@ class Planner(wiring.Component):
     It is joined of components, each in a file of its own, with streams and structs of `hw.control.plan_layouts` between
     them:
 
-    ```
                  QueryWalker -> GroupIssuer --+
                    KeyWalker -> GroupIssuer --+-> BidArbiter -> GroupEmitter -> ArrivalLedger -> fetch unit
     i_kept -->   ValueWalker -> GroupIssuer --+                                    |   |
     i_again -------------------> Refetch -----+                                    |   +-> Refetch
                BlockTables <-> the walkers, the rings                              +-----> BlockTables
-    ```
 
-    All three walkers are made of `BlockWalker` and `BlockPlan`, that of values of a `PrunedWalker` besides.
+    Each walker has a `BlockWalker`, which goes from head to head; those of keys and values have a `BlockPlan`, which
+    says what a block takes; that of values has a `PrunedWalker` besides, for the blocks of pruned rows.
 
     Parameters
     ----------

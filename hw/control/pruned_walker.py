@@ -42,7 +42,7 @@ class PrunedWalker(wiring.Component):
     walked_slot : in, the slot of a job; rows_left : out, how many of its rows have no block yet; as many as it has live
         heads from 2 cycles after its start on
 
-    Latency: 5 cycles from the ids to `asks`. Combinational from `walk_waits` to `asks`, `walked_slot` to `rows_left`.
+    Latency: 4 cycles from the ids to `asks`. Combinational from `walk_waits` to `asks`, `walked_slot` to `rows_left`.
     """
 
     def __init__(self, *, config: Config) -> None:
@@ -99,7 +99,8 @@ class PrunedWalker(wiring.Component):
             self.fetches.eq(plan.fetches),
         ]
 
-        # From a row's first ids until its last ones are taken.
+        # From a row's first ids until its last ones are taken. The job's record is there in LOAD, the block's format in
+        # ADDRESS, and in ASK all that is made of these.
         active = Signal()
         with m.If(self.kept_taken & self.kept.last):
             m.d.sync += active.eq(0)

@@ -56,7 +56,7 @@ class Refetch(wiring.Component):
     arrived : out, how many groups of this row have arrived
     read, done : in, a group of this row has been read; all of them have
 
-    Latency: 6 cycles from a row to its first bid. Throughput: a bid every 2 cycles.
+    Latency: 7 cycles from a row to its first bid. Throughput: a bid every 2 cycles.
     """
 
     def __init__(self, *, config: Config) -> None:
@@ -161,7 +161,10 @@ class Refetch(wiring.Component):
             m.d.sync += [offers.eq(1), self._offered.eq(1)]
 
     def _walk(self, m: Module, comes: Signal) -> None:
-        """Walks the row's groups; `comes` while they are asked for and read."""
+        """Walks the row's groups; `comes` while they are asked for and read.
+
+        The job's record is there in LOAD, the format in ADDRESS, the fetches in BEGIN.
+        """
         queue, plan = self._queue, self._plan
         with m.FSM(name="walker") as walker:
             m.d.comb += comes.eq(walker.ongoing("FETCH") | walker.ongoing("WAIT"))
