@@ -21,8 +21,9 @@ _RINGS = (QUERY, KEY, VALUE)
 class BidArbiter(wiring.Component):
     """Lets one bid win: that for the keys of a flat row, else an urgent one of the value ring, else the first in order.
 
-    Orders are numbers modulo 256, compared by the sign of their difference: no two bids are 128 or more apart. Of equal
-    orders that of the higher ring wins (queries, keys, values).
+    Orders are numbers modulo 256, compared by the sign of their difference; so no two bids may be 128 or more apart,
+    that is 64 heads, which the blocks of a ring never are. Of equal orders that of the higher ring wins (queries, keys,
+    values).
 
     Parameters
     ----------

@@ -280,7 +280,7 @@ def group_request(config: Config) -> data.StructLayout:
 def group_bid(config: Config) -> data.StructLayout:
     """A bid for the fetch unit.
 
-    valid : `request` is wanted in this cycle; it may be withdrawn or changed
+    valid : `request` is wanted; a bid stands until it wins
     urgent : it goes before what is not urgent
     order : of bids that are alike in this the one with the lower number wins, modulo 256
     request : a `group_request`

@@ -36,10 +36,11 @@ __all__ = ["Refetch"]
 class Refetch(wiring.Component):
     """Bids for the keys of flat rows, group by group, into the part of the key buffer behind its ring.
 
-    A row's groups go round in the places of that part, as many as there are room for at the row's stride. A group is
-    asked for only when there is room: fewer groups than that are asked for and not yet read. The row is offered on `o`
-    when all of its groups are there, or half as many as there is room for: then it can be read without a pause, since
-    keys come faster than they are used. The next row begins when this one has been read.
+    A row's groups go round in the places of that part, as many at a time as there is room for at the row's stride, less
+    one: a further group is asked for when one of these has been read. So nothing but the readers can make a row wait,
+    and none of the rings. The row is offered on `o` when all of its groups are there, or half as many as there is room
+    for: then it can be read without a pause, since keys come faster than they are used. The next row begins when this
+    one has been read.
 
     Parameters
     ----------
