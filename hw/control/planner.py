@@ -216,7 +216,8 @@ class Planner(wiring.Component):
         m.submodules.query_walker = queries = QueryWalker(config=self.config)
         m.submodules.key_walker = keys = KeyWalker(config=self.config)
         m.submodules.value_walker = values = ValueWalker(config=self.config)
-        for table, walker, issuer in zip(tables, (queries, keys, values), issuers, strict=True):
+        walkers: list[Any] = [queries, keys, values]
+        for table, walker, issuer in zip(tables, walkers, issuers, strict=True):
             m.d.comb += [walker.slots.eq(self.slots), walker.started.eq(self.started)]
             wiring.connect(m, walker.o_request, table.i)
             wiring.connect(m, table.o, walker.i_grant)
