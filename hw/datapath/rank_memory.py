@@ -1,11 +1,12 @@
 """Rank-ordered memory of the jobs in flight, with the adders that accumulate probabilities into it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from typing import Any
 
-from amaranth.hdl import Assert, Cat, Const, Module, Mux, Shape, Signal, Value, unsigned
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, Shape, Signal, Value, ValueLike, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -14,7 +15,7 @@ from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.expander import select
 from spatten.hw.lib.ram import Ram
 
-__all__ = ["RankMemory", "index_shape", "one_hot", "rank_probs", "rank_word"]
+__all__ = ["RankMemory", "index_shape", "one_hot", "rank_probs", "rank_word", "store_at"]
 
 
 def index_shape(count: int) -> Shape:
@@ -25,6 +26,13 @@ def index_shape(count: int) -> Shape:
 def one_hot(index: Value, count: int) -> Value:
     """`count` bits, of which bit `index` is set."""
     return (Const(1, count) << index)[:count]
+
+
+def store_at(m: Module, registers: Sequence[Any], index: Value, value: ValueLike) -> None:
+    """registers[index] := value, at the end of the cycle."""
+    for number, register in enumerate(registers):
+        with m.If(one_hot(index, len(registers))[number]):
+            m.d.sync += register.eq(value)
 
 
 def rank_probs(*, prob_bits: int, lanes: int, slots: int) -> data.StructLayout:
