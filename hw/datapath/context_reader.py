@@ -36,7 +36,7 @@ class ContextReader(wiring.Component):
     i_gather, i_members, i_access, o_access : streams as in `TokenImportance`
     taken_contexts, taken_slots : in, a bit for each that has a job
     is_gathering : in, from the cycle after `begins` on until the gather's end: nothing further is taken
-    has_room : in, a line may be read; one more may come in the cycle in which this falls
+    has_room : in, lines may be read in this cycle
     begins : out, in this cycle the command on `i_gather` is taken
     command : out, `Layouts.gather`, the command that was taken last
     context : out, that of the gather or access in work

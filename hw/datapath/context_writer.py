@@ -31,7 +31,7 @@ class ContextWriter(wiring.Component):
     Ports
     -----
     begins, lines : in, from the next cycle on so many lines come, from the first of the context on
-    active : in, from the first line on until after `ends`
+    active : in, from the first line on up to the cycle of `ends`
     job : in, `Layouts.job`, the job that ends; it holds while `active`
     i : stream of `masked_row(final_token, lanes)`, in, always ready: a line, with its live tokens
     ends : out, in this cycle the last line is written
