@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Assert, Cat, Module, ShapeLike, Signal, Value
+from amaranth.hdl import Assert, Module, ShapeLike, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -15,6 +15,7 @@ from spatten.hw.datapath.digit_pass import DigitPass
 from spatten.hw.datapath.equal_values import EqualValues
 from spatten.hw.datapath.first_pass import FirstPass
 from spatten.hw.datapath.pass_control import OnePassControl, PassControl
+from spatten.hw.datapath.pass_result import PassResult
 from spatten.hw.datapath.row_places import RowPlaces
 from spatten.hw.datapath.select_buffers import SelectBuffers
 from spatten.hw.datapath.select_layouts import candidate_beat, default_digit_bits, first_digit, passes_of, selection
@@ -81,8 +82,9 @@ class QuickSelect(wiring.Component):
     max(b, latency), or up to latency + `Compactor.delay` - 1 after a pass that compacted in vain.
 
     `SelectBuffers` hold two rows. A row enters through a `FirstPass`; then a `PassControl` has it read, a `DigitPass`
-    counts, and `CurrentBin` is what is known so far. Where several passes may be needed, `EqualValues` looks whether
-    they can end early, and a `Compactor` makes the row shorter. The row's header and result are in `RowPlaces`.
+    counts, `CurrentBin` is what is known so far, and `PassResult` says what follows. Where there may be several passes,
+    `EqualValues` looks whether they can end early, and a `Compactor` makes the row shorter. The row's header and result
+    wait in `RowPlaces`.
 
     Source: SpAtten (HPCA 2021) section V-B, Fig. 9 and Algorithm 3, where a pass has one random pivot, keeps both sides
     of it and starts when the row is complete: 3.4 passes and 256 cycles on average at n = 1024, k = 512 and 16 lanes,
@@ -139,11 +141,9 @@ class QuickSelect(wiring.Component):
         m.submodules.buffers = buffers = SelectBuffers(**sizes, compacts=not has_one_pass)
         m.submodules.bin = current = CurrentBin(width=self.width, n_max=self.n_max, digit_bits=digit_bits)
         m.submodules.digits = digits = DigitPass(**sizes, digit_bits=digit_bits, passes_on=not has_one_pass)
+        m.submodules.result = result = PassResult(width=self.width, n_max=self.n_max, digit_bits=digit_bits)
         m.submodules.control = control = OnePassControl() if has_one_pass else PassControl()
         wiring.connect(m, buffers.o, digits.i)
-        threshold = Signal(self.width)
-        last_rank = Signal(current.rank_shape)
-        finishes, crowded = Signal(), Signal()
         m.d.comb += [
             control.is_full.eq(buffers.is_full),
             control.reads_last.eq(buffers.reads_last),
@@ -154,16 +154,28 @@ class QuickSelect(wiring.Component):
             current.first_rank.eq(first.rank),
             digits.bin.eq(current.bin),
             digits.rank.eq(current.counted_rank),
+            result.done.eq(digits.done),
+            result.digit.eq(digits.digit),
+            result.digit_rank.eq(digits.digit_rank),
+            result.counted_value.eq(current.counted_value),
             self.pass_done.eq(digits.done),
-            threshold.eq(Cat(digits.digit, current.counted_value[digit_bits:])),
-            last_rank.eq(digits.digit_rank),
         ]
-        enters_first = self._enter(m, first, buffers, crowded)
         if isinstance(control, PassControl):
-            self._narrow(m, platform, buffers, current, digits, control, finishes, threshold, last_rank)
-        else:
-            m.d.comb += finishes.eq(digits.done)
-        self._leave(m, enters_first, crowded, finishes, threshold, last_rank + 1)
+            m.d.comb += [
+                result.bin.eq(current.bin),
+                result.rank.eq(current.rank),
+                current.narrows.eq(result.narrows),
+                current.digit.eq(digits.digit),
+                current.digit_rank.eq(digits.digit_rank),
+                control.is_stored.eq(buffers.is_stored),
+                control.is_compacted.eq(buffers.is_compacted),
+                control.done.eq(digits.done),
+                control.finishes.eq(result.finishes),
+            ]
+            self._compact(m, platform, digits, current, result, buffers)
+        crowded = Signal()
+        enters_first = self._enter(m, first, buffers, crowded)
+        self._leave(m, enters_first, crowded, result.finishes, result.threshold, result.equals)
         return m
 
     def _enter(self, m: Module, first: FirstPass, buffers: SelectBuffers, crowded: Signal) -> Signal:
@@ -187,48 +199,38 @@ class QuickSelect(wiring.Component):
         ]
         return enters_first
 
-    def _narrow(
+    def _compact(
         self,
         m: Module,
         platform: Any,
-        buffers: SelectBuffers,
-        current: CurrentBin,
         digits: DigitPass,
-        control: PassControl,
-        finishes: Signal,
-        threshold: Signal,
-        last_rank: Signal,
+        current: CurrentBin,
+        result: PassResult,
+        buffers: SelectBuffers,
     ) -> None:
-        """Pass after pass: what lies in the bin is compacted, until no bits are free or one value is left."""
+        """What lies in the bin goes back to the buffer, if there were several beats, and bits are free below the digit.
+
+        All the while it is looked whether it is one value only.
+        """
         m.submodules.equal = equal = EqualValues(width=self.width, lanes=self.lanes)
         m.submodules.compactor = compactor = Compactor(shape=self.width, lanes=self.lanes)
-        beat, packed = digits.o.payload, compactor.o.payload
-        bits_are_free = current.bin.low.any()
+        beat = digits.o.payload
         m.d.comb += [
             equal.i.valid.eq(digits.o.valid),
             equal.i.payload.eq(beat),
-            compactor.i.valid.eq(digits.o.valid & beat.several & bits_are_free),
+            result.are_equal.eq(equal.are_equal),
+            result.equal_value.eq(equal.value),
+            compactor.i.valid.eq(digits.o.valid & beat.several & current.bin.low.any()),
             compactor.i.payload.lanes.eq(beat.values),
             compactor.i.payload.mask.eq(beat.in_bin),
             compactor.i.payload.last.eq(beat.last),
             compactor.o.ready.eq(1),
             buffers.compaction_begins.eq(compactor.i.valid & beat.last),
             buffers.compacted.valid.eq(compactor.o.valid),
-            buffers.compacted.payload.eq(packed),
-            finishes.eq(digits.done & (equal.are_equal | ~bits_are_free)),
-            current.narrows.eq(digits.done & ~finishes),
-            current.digit.eq(digits.digit),
-            current.digit_rank.eq(digits.digit_rank),
-            control.is_stored.eq(buffers.is_stored),
-            control.is_compacted.eq(buffers.is_compacted),
-            control.done.eq(digits.done),
-            control.finishes.eq(finishes),
+            buffers.compacted.payload.eq(compactor.o.payload),
         ]
         if asserts(platform):
             m.d.sync += Assert(~compactor.i.valid | compactor.i.ready, "the compaction would lose a beat\n")
-        # A pass that ends the row early has found all values of its bin equal.
-        with m.If(bits_are_free):
-            m.d.comb += [threshold.eq(equal.value), last_rank.eq(current.rank)]
 
     def _leave(
         self, m: Module, enters_first: Value, crowded: Signal, finishes: Value, threshold: Value, equals: Value

@@ -8,10 +8,10 @@ from amaranth.hdl import Assert, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from spatten.hw.datapath.row_buffer import RowBuffer
 from spatten.hw.datapath.select_layouts import scanned_beat
 from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.packer import packed_row
-from spatten.hw.lib.ram import Ram
 
 __all__ = ["SelectBuffers"]
 
@@ -51,6 +51,7 @@ class SelectBuffers(wiring.Component):
     def __init__(self, *, width: int, lanes: int, n_max: int, compacts: bool) -> None:
         self.width = width
         self.lanes = lanes
+        self.n_max = n_max
         self.beats_max = -(-n_max // lanes)
         self.compacts = compacts
         ports: dict[str, Any] = {
@@ -77,20 +78,19 @@ class SelectBuffers(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        full = Signal(2)
         write_buffer = Signal()
         write_beat = Signal(range(self.beats_max + 1))
         read_buffer = Signal()
         read_beat = Signal(range(max(2, self.beats_max)))
-        last_beats = [Signal(range(max(2, self.beats_max)), name=f"last_beat{n}", reset_less=True) for n in range(2)]
-        last_counts = [Signal(range(self.lanes + 1), name=f"last_count{n}", reset_less=True) for n in range(2)]
+        sizes = {"width": self.width, "lanes": self.lanes, "n_max": self.n_max}
+        buffers = [RowBuffer(**sizes, compacts=self.compacts) for _ in range(2)]
         enters_last, at_end = Signal(), Signal()
         m.d.comb += [
             self.is_first.eq(~write_beat.any()),
-            self.has_room.eq(~Mux(write_buffer, full[1], full[0])),
-            self.is_full.eq(Mux(read_buffer, full[1], full[0])),
+            self.has_room.eq(~Mux(write_buffer, buffers[1].is_full, buffers[0].is_full)),
+            self.is_full.eq(Mux(read_buffer, buffers[1].is_full, buffers[0].is_full)),
             enters_last.eq(self.enters & self.last),
-            at_end.eq(read_beat == Mux(read_buffer, last_beats[1], last_beats[0])),
+            at_end.eq(read_beat == Mux(read_buffer, buffers[1].last_beat, buffers[0].last_beat)),
         ]
         if asserts(platform):
             m.d.sync += Assert(~self.enters | (write_beat < self.beats_max), "i: a row is longer than n_max\n")
@@ -98,45 +98,33 @@ class SelectBuffers(wiring.Component):
             m.d.sync += write_beat.eq(Mux(self.last, 0, write_beat + 1))
         with m.If(enters_last):
             m.d.sync += write_buffer.eq(~write_buffer)
-        buffers = [Ram(shape=self.width * self.lanes, depth=max(2, self.beats_max)) for _ in range(2)]
         for n, buffer in enumerate(buffers):
             m.submodules[f"buffer{n}"] = buffer
             m.d.comb += [
-                buffer.write_enable.eq(self.enters & (write_buffer == n)),
-                buffer.write_address.eq(write_beat),
-                buffer.write_data.eq(Value.cast(self.values)),
-                buffer.read_enable.eq(self.reads & (read_buffer == n)),
-                buffer.read_address.eq(read_beat),
+                buffer.writes.eq(self.enters & (write_buffer == n)),
+                buffer.write_beat.eq(write_beat),
+                buffer.values.eq(self.values),
+                buffer.count.eq(self.count),
+                buffer.fills.eq(enters_last & (write_buffer == n)),
+                buffer.frees.eq(self.frees & (read_buffer == n)),
+                buffer.reads.eq(self.reads & (read_buffer == n)),
+                buffer.read_beat.eq(read_beat),
             ]
-            with m.If(self.enters & (write_buffer == n)):
-                m.d.sync += [last_beats[n].eq(write_beat), last_counts[n].eq(self.count)]
-            with m.If(enters_last & (write_buffer == n)):
-                m.d.sync += full[n].eq(1)
-            with m.Elif(self.frees & (read_buffer == n)):
-                m.d.sync += full[n].eq(0)
         with m.If(self.frees):
             m.d.sync += read_buffer.eq(~read_buffer)
         with m.If(self.reads):
             m.d.sync += read_beat.eq(Mux(self.reads_last, 0, read_beat + 1))
         if self.compacts:
-            self._take_back(m, buffers, read_buffer, read_beat, at_end, last_beats, last_counts)
+            self._take_back(m, buffers, read_buffer, read_beat, at_end)
         else:
             m.d.comb += self.reads_last.eq(at_end)
-        self._pass_on(m, buffers, read_buffer, read_beat, last_counts)
+        self._pass_on(m, buffers, read_buffer, read_beat)
         return m
 
     def _take_back(
-        self,
-        m: Module,
-        buffers: list[Ram],
-        read_buffer: Signal,
-        read_beat: Signal,
-        at_end: Signal,
-        last_beats: list[Signal],
-        last_counts: list[Signal],
+        self, m: Module, buffers: list[RowBuffer], read_buffer: Signal, read_beat: Signal, at_end: Signal
     ) -> None:
         """Beats that come back are written over those that have been read, from the first on."""
-        beat = self.compacted.payload
         is_compacted = Signal(init=1)
         stored = Signal(range(self.beats_max + 1))
         m.d.comb += [
@@ -144,36 +132,33 @@ class SelectBuffers(wiring.Component):
             self.is_stored.eq(is_compacted | (read_beat < stored)),
             self.is_compacted.eq(is_compacted),
         ]
+        for n, buffer in enumerate(buffers):
+            m.d.comb += [
+                buffer.rewrites.eq(self.compacted.valid & (read_buffer == n)),
+                buffer.rewrite_beat.eq(stored),
+                buffer.rewritten.eq(self.compacted.payload),
+            ]
         with m.If(self.compaction_begins):
             m.d.sync += is_compacted.eq(0)
         with m.If(self.compacted.valid):
-            m.d.sync += stored.eq(Mux(beat.last, 0, stored + 1))
-            with m.If(beat.last):
+            m.d.sync += stored.eq(Mux(self.compacted.payload.last, 0, stored + 1))
+            with m.If(self.compacted.payload.last):
                 m.d.sync += is_compacted.eq(1)
-        for n, buffer in enumerate(buffers):
-            with m.If(self.compacted.valid & (read_buffer == n)):
-                m.d.comb += [
-                    buffer.write_enable.eq(1),
-                    buffer.write_address.eq(stored),
-                    buffer.write_data.eq(Value.cast(beat.lanes)),
-                ]
-                with m.If(beat.last):
-                    m.d.sync += [last_beats[n].eq(stored), last_counts[n].eq(beat.count)]
 
-    def _pass_on(
-        self, m: Module, buffers: list[Ram], read_buffer: Signal, read_beat: Signal, last_counts: list[Signal]
-    ) -> None:
+    def _pass_on(self, m: Module, buffers: list[RowBuffer], read_buffer: Signal, read_beat: Signal) -> None:
         """What goes with a beat is in registers beside the memory's output."""
         valid, first, last, several, from_buffer = (
             Signal(name=f"read_{name}") for name in ("valid", "first", "last", "several", "buffer")
         )
         count = Signal(range(self.lanes + 1), name="read_count", reset_less=True)
+        last_count = Mux(read_buffer, buffers[1].last_count, buffers[0].last_count)
+        values = [Value.cast(buffer.read_values) for buffer in buffers]
         m.d.sync += [
             valid.eq(self.reads),
             first.eq(~read_beat.any()),
             last.eq(self.reads_last),
             from_buffer.eq(read_buffer),
-            count.eq(Mux(self.reads_last, Mux(read_buffer, last_counts[1], last_counts[0]), self.lanes)),
+            count.eq(Mux(self.reads_last, last_count, self.lanes)),
         ]
         if self.compacts:
             m.d.sync += several.eq(~self.reads_last | read_beat.any())
@@ -184,5 +169,5 @@ class SelectBuffers(wiring.Component):
             beat.last.eq(last),
             beat.several.eq(several),
             beat.count.eq(count),
-            Value.cast(beat.values).eq(Mux(from_buffer, buffers[1].read_data, buffers[0].read_data)),
+            Value.cast(beat.values).eq(Mux(from_buffer, values[1], values[0])),
         ]
