@@ -75,8 +75,11 @@ class ContextReader(wiring.Component):
         command, access = self.i_gather.payload, self.i_access.payload
         taken_contexts, taken_slots = list(self.taken_contexts), list(self.taken_slots)
         # The host reads in a cycle, and has the answer in those that follow.
-        host_reads, host_answers = Signal(), Signal()
-        idle, accesses, access_waits = Signal(), Signal(), Signal()
+        host_reads = Signal()
+        host_answers = Signal()
+        idle = Signal()
+        accesses = Signal()
+        access_waits = Signal()
         m.d.comb += [
             access_waits.eq(self.i_access.valid & (access.context == command.context)),
             idle.eq(~self.is_gathering & ~host_reads & ~host_answers),

@@ -62,7 +62,9 @@ class DigitCounter(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        valid, first, last = Signal(), Signal(reset_less=True), Signal(reset_less=True)
+        valid = Signal()
+        first = Signal(reset_less=True)
+        last = Signal(reset_less=True)
         rank = Signal(self.rank_shape, reset_less=True)
         top_rank = Signal(self.rank_shape, reset_less=True)
         m.d.sync += [

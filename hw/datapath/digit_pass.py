@@ -67,7 +67,8 @@ class DigitPass(wiring.Component):
         lanes, width, digit_bits = self.lanes, self.width, self.digit_bits
         # One register, and then another: the values, and what is known of them.
         tag_layout = data.StructLayout({"valid": 1, "first": 1, "last": 1, "several": 1})
-        value_tag, digit_tag = Signal(tag_layout), Signal(tag_layout)
+        value_tag = Signal(tag_layout)
+        digit_tag = Signal(tag_layout)
         values = [Signal(width, name=f"value{lane}", reset_less=True) for lane in range(lanes)]
         count = Signal(range(lanes + 1), reset_less=True)
         in_bin = Signal(lanes, reset_less=True)

@@ -50,7 +50,8 @@ class LineAger(wiring.Component):
         lanes = self.layouts.lanes
         read = self.i.payload
         # The first part of ageing, and then the second.
-        half_valid, aged_valid = Signal(), Signal()
+        half_valid = Signal()
+        aged_valid = Signal()
         half = Signal(self.layouts.id_line, name="half_aged", reset_less=True)
         aged = Signal(self.layouts.id_line, name="aged", reset_less=True)
         m.d.sync += [

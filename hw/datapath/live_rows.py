@@ -39,8 +39,8 @@ class LiveRows(wiring.Component):
     i : stream of `Layouts.id_line`, in, always ready: all tokens that are `pinned` are live
     row_valid, row_number, row_words, row_last : out, a row for the slot, `Layouts.words`, zeros behind the last token
     o_live : stream of `Layouts.live`, out, the live list, as in `TokenImportance`
-    has_room : out, so few rows wait that the next lines may be read. When this falls, those lines must still find room
-        that are in the registers before this component, and one that is read meanwhile.
+    has_room : out, so few rows wait that further lines may be read. After it has fallen there is still room for the
+        lines that are in the registers before this component, and for one that is read meanwhile.
 
     Latency, with T = lanes: min(3, 1 + log2(T)) + 2 + ceil(log2(T) / 2) cycles from the line that completes a row to
     `row_valid`; the second of the two rows that a last line can complete follows a cycle later. 2 cycles later `o_live`
@@ -96,19 +96,17 @@ class LiveRows(wiring.Component):
         m.submodules.live_rows = live_rows = Fifo(
             shape=layouts.live, depth=ROWS_WAITING + LINE_REGISTERS + stages + packer.delay + 2
         )
-        has_room = Signal()
         number = Signal(layouts.line, name="row_number", reset_less=True)
         row = packer.o.payload
         with m.If(self.begins):
             m.d.sync += number.eq(0)
         with m.If(packer.o.valid):
             m.d.sync += number.eq(number + 1)
-        m.d.sync += has_room.eq(live_rows.level <= ROWS_WAITING)
+        m.d.sync += self.has_room.eq(live_rows.level <= ROWS_WAITING)
         m.d.comb += [
             self.row_valid.eq(packer.o.valid),
             self.row_number.eq(number),
             self.row_last.eq(row.last),
-            self.has_room.eq(has_room),
             live_rows.i.valid.eq(packer.o.valid),
             live_rows.i.payload.count.eq(row.count),
             live_rows.i.payload.last.eq(row.last),

@@ -51,8 +51,11 @@ class MaskReader(wiring.Component):
         m = Module()
         line = Signal(self.layouts.line, reset_less=True)
         lines_left = Signal(self.layouts.line_count)
-        reads, valid, ready = Signal(), Signal(), Signal()
-        last, is_inside_job = Signal(reset_less=True), Signal(reset_less=True)
+        reads = Signal()
+        valid = Signal()
+        ready = Signal()
+        last = Signal(reset_less=True)
+        is_inside_job = Signal(reset_less=True)
         m.d.comb += [
             ready.eq(~valid | self.o.ready),
             reads.eq(self.enable & (lines_left != 0) & ready),

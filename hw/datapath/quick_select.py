@@ -181,7 +181,8 @@ class QuickSelect(wiring.Component):
     def _enter(self, m: Module, first: FirstPass, buffers: SelectBuffers, crowded: Signal) -> Signal:
         """A beat goes into a buffer and into the first pass; returned is whether it is the first of its row."""
         beat = self.i.payload
-        enters, enters_first = Signal(), Signal()
+        enters = Signal()
+        enters_first = Signal()
         m.d.comb += [
             self.i.ready.eq(buffers.has_room & ~(crowded & buffers.is_first)),
             enters.eq(self.i.valid & self.i.ready),

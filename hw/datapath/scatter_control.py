@@ -77,7 +77,12 @@ class ScatterControl(wiring.Component):
         last_count = Signal(self.last_count.shape(), reset_less=True)
         line_total = Signal(self.lines.shape(), name="lines", reset_less=True)
         saturated = Signal(range(self.layouts.tokens + 1), reset_less=True)
-        scatters, takes, loads, sizes, begins, offers, writes, reports = (Signal() for _ in range(8))
+        # The steps, one after the other; `begins`, `offers` and `writes` are outputs.
+        scatters = Signal()
+        takes = Signal()
+        loads = Signal()
+        sizes = Signal()
+        reports = Signal()
         m.d.comb += [
             self.i_scatter.ready.eq(~scatters),
             takes.eq(self.i_scatter.valid & ~scatters),
@@ -87,9 +92,6 @@ class ScatterControl(wiring.Component):
             self.rows.eq(rows),
             self.last_count.eq(last_count),
             self.lines.eq(line_total),
-            self.begins.eq(begins),
-            self.offers.eq(offers),
-            self.writes.eq(writes),
             self.jobs.slot.eq(slot),
             self.jobs.context.eq(job.context),
             self.jobs.ends.eq(reports & self.o_scattered.ready),
@@ -97,7 +99,7 @@ class ScatterControl(wiring.Component):
             self.o_scattered.payload.slot.eq(slot),
             self.o_scattered.payload.saturated.eq(saturated),
         ]
-        m.d.sync += [loads.eq(takes), sizes.eq(loads), begins.eq(sizes)]
+        m.d.sync += [loads.eq(takes), sizes.eq(loads), self.begins.eq(sizes)]
         with m.If(~scatters):
             m.d.sync += [slot.eq(self.i_scatter.payload.slot), prunes.eq(self.i_scatter.payload.prune)]
         with m.If(takes):
@@ -110,13 +112,13 @@ class ScatterControl(wiring.Component):
                 last_count.eq(Mux(job.live[:lane_bits].any(), job.live[:lane_bits], lanes)),
                 line_total.eq(Mux(job.clear | (job.age_shift != 0), lines, job.lines)),
             ]
-        with m.If(begins):
+        with m.If(self.begins):
             has_candidates = prunes & (job.live != 0)
-            m.d.sync += [offers.eq(has_candidates), writes.eq(~has_candidates), saturated.eq(0)]
+            m.d.sync += [self.offers.eq(has_candidates), self.writes.eq(~has_candidates), saturated.eq(0)]
         with m.If(self.offered):
-            m.d.sync += [offers.eq(0), writes.eq(1)]
+            m.d.sync += [self.offers.eq(0), self.writes.eq(1)]
         with m.If(self.written):
-            m.d.sync += [writes.eq(0), reports.eq(1)]
+            m.d.sync += [self.writes.eq(0), reports.eq(1)]
         with m.If(self.jobs.ends):
             m.d.sync += [reports.eq(0), scatters.eq(0)]
         with m.If(self.saturates):

@@ -72,7 +72,7 @@ class SelectBuffers(wiring.Component):
                 "compaction_begins": In(1),
                 "compacted": In(stream.Signature(packed_row(width, lanes), always_ready=True)),
                 "is_stored": Out(1),
-                "is_compacted": Out(1),
+                "is_compacted": Out(1, init=1),
             }
         super().__init__(ports)
 
@@ -84,7 +84,8 @@ class SelectBuffers(wiring.Component):
         read_beat = Signal(range(max(2, self.beats_max)))
         sizes = {"width": self.width, "lanes": self.lanes, "n_max": self.n_max}
         buffers = [RowBuffer(**sizes, compacts=self.compacts) for _ in range(2)]
-        enters_last, at_end = Signal(), Signal()
+        enters_last = Signal()
+        at_end = Signal()
         m.d.comb += [
             self.is_first.eq(~write_beat.any()),
             self.has_room.eq(~Mux(write_buffer, buffers[1].is_full, buffers[0].is_full)),
@@ -125,12 +126,10 @@ class SelectBuffers(wiring.Component):
         self, m: Module, buffers: list[RowBuffer], read_buffer: Signal, read_beat: Signal, at_end: Signal
     ) -> None:
         """Beats that come back are written over those that have been read, from the first on."""
-        is_compacted = Signal(init=1)
         stored = Signal(range(self.beats_max + 1))
         m.d.comb += [
-            self.reads_last.eq(is_compacted & at_end),
-            self.is_stored.eq(is_compacted | (read_beat < stored)),
-            self.is_compacted.eq(is_compacted),
+            self.reads_last.eq(self.is_compacted & at_end),
+            self.is_stored.eq(self.is_compacted | (read_beat < stored)),
         ]
         for n, buffer in enumerate(buffers):
             m.d.comb += [
@@ -139,11 +138,11 @@ class SelectBuffers(wiring.Component):
                 buffer.rewritten.eq(self.compacted.payload),
             ]
         with m.If(self.compaction_begins):
-            m.d.sync += is_compacted.eq(0)
+            m.d.sync += self.is_compacted.eq(0)
         with m.If(self.compacted.valid):
             m.d.sync += stored.eq(Mux(self.compacted.payload.last, 0, stored + 1))
             with m.If(self.compacted.payload.last):
-                m.d.sync += is_compacted.eq(1)
+                m.d.sync += self.is_compacted.eq(1)
 
     def _pass_on(self, m: Module, buffers: list[RowBuffer], read_buffer: Signal, read_beat: Signal) -> None:
         """What goes with a beat is in registers beside the memory's output."""

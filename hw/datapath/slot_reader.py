@@ -58,8 +58,11 @@ class SlotReader(wiring.Component):
         row = Signal(layouts.line, reset_less=True)
         rows_left = Signal(layouts.line_count)
         reads = Signal()
-        fetched, fetched_last, fetched_ready = Signal(), Signal(reset_less=True), Signal()
-        final, final_ready = Signal(), Signal()
+        fetched = Signal()
+        fetched_last = Signal(reset_less=True)
+        fetched_ready = Signal()
+        final = Signal()
+        final_ready = Signal()
         final_row = Signal(layouts.final_row, reset_less=True)
         m.d.comb += [
             self.drains.eq(Mux(self.enable, one_hot(self.slot, layouts.slots), 0)),

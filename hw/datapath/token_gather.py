@@ -78,7 +78,8 @@ class TokenGather(wiring.Component):
         wiring.connect(m, rows.o_live, wiring.flipped(self.o_live))
 
         command = reader.command
-        gathers, reports = Signal(), Signal()
+        gathers = Signal()
+        reports = Signal()
         with m.If(reader.begins):
             m.d.sync += gathers.eq(1)
         with m.If(rows.row_valid):

@@ -5,7 +5,7 @@ from amaranth.lib import data
 
 from spatten.hw.datapath.rank_memory import index_shape, rank_probs, rank_word
 
-__all__ = ["Layouts", "age_by_high_bits", "age_by_low_bits"]
+__all__ = ["AGE_BITS", "Layouts", "age_by_high_bits", "age_by_low_bits"]
 
 AGE_BITS = 5
 """Width of a job's age shift: 0 to 31."""
