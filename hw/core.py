@@ -13,7 +13,8 @@ from spatten.hw.control.job_control import JobControl, topk_sizes
 from spatten.hw.control.job_layouts import events_layout, job_layout, report_layout
 from spatten.hw.control.job_slots import by_slot, row_layout
 from spatten.hw.control.key_reader import KeyReader
-from spatten.hw.control.planner import Planner, kept_ids
+from spatten.hw.control.plan_layouts import SectorClass, kept_ids
+from spatten.hw.control.planner import Planner
 from spatten.hw.control.query_reader import QueryReader
 from spatten.hw.control.row_control import RowControl
 from spatten.hw.control.sector_reader import SectorReader
@@ -702,11 +703,11 @@ class Core(wiring.Component):
             events.stalled_topk.eq(self.widen.o.valid & ~self.widen.o.ready),
             events.qk_beats.eq(self.key_reader.o_read.valid),
             events.pv_beats.eq(self.value_reader.o_read.valid),
-            events.query_sectors.eq(planner.sectors[0]),
-            events.key_sectors.eq(planner.sectors[1]),
-            events.lsb_sectors.eq(planner.sectors[2]),
-            events.value_sectors.eq(planner.sectors[3]),
-            events.other_sectors.eq(planner.sectors[4]),
+            events.query_sectors.eq(planner.sectors[SectorClass.QUERY]),
+            events.key_sectors.eq(planner.sectors[SectorClass.KEY]),
+            events.lsb_sectors.eq(planner.sectors[SectorClass.LSB]),
+            events.value_sectors.eq(planner.sectors[SectorClass.VALUE]),
+            events.other_sectors.eq(planner.sectors[SectorClass.OTHER]),
             events.output_sectors.eq(sum(writes)),
             events.rows.eq(probs & softmax.o.payload.last),
             events.recomputed.eq(self.jobs.recomputed.valid),

@@ -4,52 +4,44 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Module
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
-from spatten.hw.control.format_tables import PASSES_MAX, block_table, plane_table
-from spatten.hw.control.job_slots import by_slot, row_layout, slot_layout
-from spatten.hw.datapath.progressive import Kind, row_header
-from spatten.hw.lib.fifo import Fifo, SkidBuffer
-from spatten.hw.lib.logic import choose, count_ones, equals, first_set, one_of, product
-from spatten.hw.lib.ram import Ram
-from spatten.hw.memory.address_generator import KEY, LINEAR, QUERY, VALUE, row_group
-from spatten.hw.memory.block_table import BlockTable, entry_shape, granted_block
+from spatten.hw.control.arrival_ledger import ArrivalLedger
+from spatten.hw.control.bid_arbiter import BidArbiter
+from spatten.hw.control.group_emitter import GroupEmitter
+from spatten.hw.control.group_issuer import GroupIssuer
+from spatten.hw.control.job_slots import slot_layout
+from spatten.hw.control.key_walker import KeyWalker
+from spatten.hw.control.plan_layouts import (
+    SectorClass,
+    again_segment,
+    block_event,
+    fetched_group,
+    flat_row,
+    groups_max,
+    id_shape,
+    kept_ids,
+    live_write,
+    members_request,
+    query_chunk,
+    ring_grant,
+    ring_sectors,
+    sectors_shape,
+    uses_max,
+)
+from spatten.hw.control.query_walker import QueryWalker
+from spatten.hw.control.refetch import Refetch
+from spatten.hw.control.value_walker import ValueWalker
+from spatten.hw.memory.address_generator import KEY, QUERY, VALUE
+from spatten.hw.memory.block_table import BlockTable, entry_shape
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS, KEPT_SLOTS
-from spatten.spec.job import Flag, KeyFetch
-from spatten.spec.row_format import SECTORS_MAX, key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
+from spatten.spec.constants import BLOCKS
 
 __all__ = ["Planner", "again_segment", "kept_ids", "members_request"]
 
-QUERY_SECTORS, KEY_SECTORS, LSB_SECTORS, VALUE_SECTORS, OTHER_SECTORS = range(5)
-"""Classes of what is fetched, for the performance counters."""
-_CLASSES = {QUERY: (QUERY_SECTORS, OTHER_SECTORS), KEY: (KEY_SECTORS, LSB_SECTORS), VALUE: (VALUE_SECTORS,) * 2}
-"""For each ring the class of most fetches, and of the others: bitmaps and states (query ring), LSBs (key ring)."""
-
-
-def members_request(config: Config) -> data.StructLayout:
-    """A request for `rows` consecutive rows, 1 to `topk_lanes`, of 1 to 4 `sectors` each, from a first `sector` on."""
-    rows = range(config.topk_lanes + 1)
-    return data.StructLayout({"sector": unsigned(config.sector_bits), "sectors": range(5), "rows": rows})
-
-
-def kept_ids(config: Config) -> data.StructLayout:
-    """Ids of the V rows that a head's row keeps, packed: `count` of them, `last` ends the row."""
-    ids = data.ArrayLayout(range(config.tokens_max), config.topk_lanes)
-    slot = unsigned(max(1, ceil_log2(config.jobs_in_flight)))
-    head = unsigned(max(1, ceil_log2(config.heads_max)))
-    count = range(config.topk_lanes + 1)
-    return data.StructLayout({"ids": ids, "count": count, "last": 1, "slot": slot, "head": head})
-
-
-def again_segment(config: Config) -> data.StructLayout:
-    """A row to be computed again, when its keys arrive: its header, where its keys wrap, and how many there are."""
-    row = row_header(KEPT_SLOTS, row_layout(config))
-    sectors = range(key_ring_sectors(config) + lsb_sectors(config) + 1)
-    return data.StructLayout({"row": row, "limit": sectors, "keys": range(config.tokens_max + 1)})
+_RINGS = {"query": QUERY, "key": KEY, "value": VALUE}
 
 
 class Planner(wiring.Component):
@@ -69,29 +61,43 @@ class Planner(wiring.Component):
     Blocks of the key and query rings are used in order. A job's rows may finish out of order only in generation; so
     only value blocks may be used in another order than that of their allocation.
 
+    It is joined of components, each in a file of its own, with streams and structs of `hw.control.plan_layouts` between
+    them:
+
+                 QueryWalker -> GroupIssuer --+
+                   KeyWalker -> GroupIssuer --+-> BidArbiter -> GroupEmitter -> ArrivalLedger -> fetch unit
+    i_kept -->   ValueWalker -> GroupIssuer --+                                    |   |
+    i_again -------------------> Refetch -----+                                    |   +-> Refetch
+               BlockTables <-> the walkers, the rings                              +-----> BlockTables
+
+    Each walker has a `BlockWalker`, which goes from head to head; those of keys and values have a `BlockPlan`, which
+    says what a block takes; that of values has a `PrunedWalker` besides, for the blocks of pruned rows.
+
     Parameters
     ----------
     config : Config
+    sequence_bits : int
+        Width of the fetch unit's count of row groups.
 
     Ports
     -----
     slots, started : in, the jobs in flight, and how many have been started, modulo twice the slots; job n has slot
         n mod slots, and its record stands until all of its rows have left
-    live_write : in, `enable`, `slot`, `row`, `ids`: a row of a job's live list, before the job counts as started
+    live_write : in, `live_write`: a row of a job's live list, before the job counts as started
     i_members : stream of `members_request`: rows of a bitmap or a saved state for the query ring; o_members : stream of
-        the block's entry and base
+        `ring_grant`, the block for them
     i_kept : stream of `kept_ids`; o_kept : stream of entries, the value block of each pruned row, in order
-    i_again : stream of `row_header`, a flat row; o_again : stream of `again_segment`, when its keys have begun to come
+    i_again : stream of `flat_row`; o_again : stream of `again_segment`, when its keys have begun to come
     again_read, again_done : in, a group of that row's keys has been read; all of its keys have
     again_arrived : out, how many groups of that row's keys have arrived
-    o_query, o_key : streams of entry and base of the next block; o_value : stream of entries
+    o_query, o_key : streams of `ring_grant`, the next block; o_value : stream of entries
     o_allocate, i_block, o_free : arrays of streams to and from the query, key and value ring
-    uses : in, array of `valid` and `entry`: a query, key or value block has been used once
+    uses : in, array of `block_event`: a query, key or value block has been used once
     arrived_query, arrived_key, arrived_value : out, for each block how many of its row groups are there
     value_bases : out, where each value block begins in its ring
-    o : stream of `row_group`, to the fetch unit; completed : in, its count of completed row groups
-    chunk : out, `valid`, `entry`, `ids`: the token ids of a query block
-    sectors : out, array of five: sectors asked for in this cycle, by class
+    o : stream of `fetched_group`, to the fetch unit; completed : in, its count of completed row groups
+    chunk : out, `query_chunk`: the token ids of a query block
+    sectors : out, array by `SectorClass`: sectors asked for in this cycle
 
     Source: SpAtten (HPCA 2021) section IV-B; docs/architecture.md has the order and why it keeps channels busy.
     """
@@ -99,131 +105,101 @@ class Planner(wiring.Component):
     def __init__(self, *, config: Config, sequence_bits: int = 9) -> None:
         self.config = config
         self.sequence_bits = sequence_bits
-        lanes = config.topk_lanes
-        self.jobs = config.jobs_in_flight
-        self.slot = slot_layout(config)
-        self.slot_bits = max(1, ceil_log2(self.jobs))
-        self.ring_sectors = (query_ring_sectors(config), key_ring_sectors(config), value_ring_sectors(config))
-        self.place_bits = (max(*self.ring_sectors, self.ring_sectors[KEY] + lsb_sectors(config)) - 1).bit_length()
-        self.id_bits = max(1, ceil_log2(config.tokens_max))
-        self.live_rows = -(-config.tokens_max // lanes)
-        self.groups_max = self.live_rows
-        ids = data.ArrayLayout(unsigned(self.id_bits), lanes)
+        self.ring_sectors = ring_sectors(config)
+        self.id_bits = id_shape(config).width
+        self.live_rows = groups_max(config)
+        jobs = config.jobs_in_flight
         entry = entry_shape(BLOCKS)
-        event = data.StructLayout({"valid": 1, "entry": entry})
-        grants = [granted_block(sectors=sectors, entries=BLOCKS) for sectors in self.ring_sectors]
         largest = max(self.ring_sectors)
-        group = row_group(rows=lanes, id_bits=self.id_bits, sector_bits=config.sector_bits, place_bits=self.place_bits)
-        live_write = data.StructLayout(
-            {"enable": 1, "slot": unsigned(self.slot_bits), "row": range(max(2, self.live_rows)), "ids": ids}
-        )
-        groups = range(self.groups_max + 1)
-        self.group_sectors = range(SECTORS_MAX * lanes + 1)
+        groups = range(groups_max(config) + 1)
         super().__init__(
             {
-                "slots": In(data.ArrayLayout(self.slot, self.jobs)),
-                "started": In(range(2 * self.jobs)),
-                "live_write": In(live_write),
+                "slots": In(data.ArrayLayout(slot_layout(config), jobs)),
+                "started": In(range(2 * jobs)),
+                "live_write": In(live_write(config)),
                 "i_members": In(stream.Signature(members_request(config))),
-                "o_members": Out(stream.Signature(grants[QUERY])),
+                "o_members": Out(stream.Signature(ring_grant(config, QUERY))),
                 "i_kept": In(stream.Signature(kept_ids(config))),
                 "o_kept": Out(stream.Signature(entry)),
-                "i_again": In(stream.Signature(row_header(KEPT_SLOTS, row_layout(config)))),
+                "i_again": In(stream.Signature(flat_row(config))),
                 "o_again": Out(stream.Signature(again_segment(config))),
                 "again_read": In(1),
                 "again_done": In(1),
                 "again_arrived": Out(groups),
-                "o_query": Out(stream.Signature(grants[QUERY])),
-                "o_key": Out(stream.Signature(grants[KEY])),
+                "o_query": Out(stream.Signature(ring_grant(config, QUERY))),
+                "o_key": Out(stream.Signature(ring_grant(config, KEY))),
                 "o_value": Out(stream.Signature(entry)),
-                "o_allocate": Out(stream.Signature(range(largest + 1))).array(3),
-                "i_block": In(stream.Signature(range(largest))).array(3),
-                "o_free": Out(stream.Signature(range(largest + 1))).array(3),
-                "uses": In(event).array(3),
+                "o_allocate": Out(stream.Signature(range(largest + 1))).array(len(_RINGS)),
+                "i_block": In(stream.Signature(range(largest))).array(len(_RINGS)),
+                "o_free": Out(stream.Signature(range(largest + 1))).array(len(_RINGS)),
+                "uses": In(block_event()).array(len(_RINGS)),
                 "arrived_query": Out(data.ArrayLayout(range(2), BLOCKS)),
                 "arrived_key": Out(data.ArrayLayout(groups, BLOCKS)),
                 "arrived_value": Out(data.ArrayLayout(groups, BLOCKS)),
                 "value_bases": Out(data.ArrayLayout(range(self.ring_sectors[VALUE]), BLOCKS)),
-                "o": Out(stream.Signature(group)),
+                "o": Out(stream.Signature(fetched_group(config))),
                 "completed": In(sequence_bits),
-                "chunk": Out(data.StructLayout({"valid": 1, "entry": entry, "ids": ids})),
-                "sectors": Out(data.ArrayLayout(self.group_sectors, 5)),
+                "chunk": Out(query_chunk(config)),
+                "sectors": Out(data.ArrayLayout(sectors_shape(config), len(SectorClass))),
             }
         )
-
-    # -- Layouts ------------------------------------------------------------------------------------------------------
-
-    def _issue(self) -> data.StructLayout:
-        """A block as an issuer gets it. A fetch is `other` if it is of its ring's second class (`_CLASSES`)."""
-        config = self.config
-        fetch = data.StructLayout(
-            {"sector": unsigned(config.sector_bits), "pitch": 4, "sectors": 4, "place": 3, "other": 1}
-        )
-        return data.StructLayout(
-            {
-                "slot": unsigned(self.slot_bits),
-                "entry": entry_shape(BLOCKS),
-                "place": unsigned(self.place_bits),
-                "stride": 4,
-                "first_row": range(max(2, self.live_rows)),
-                "skip": unsigned(max(1, ceil_log2(config.topk_lanes))),
-                "count": range(config.tokens_max + 1),
-                "dense": 1,
-                "kept": 1,
-                "passes": range(PASSES_MAX + 1),
-                "fetch": data.ArrayLayout(fetch, PASSES_MAX),
-                "order": 8,
-            }
-        )
-
-    def _bid(self) -> data.StructLayout:
-        """A row group that an issuer asks for."""
-        config = self.config
-        return data.StructLayout(
-            {
-                "slot": unsigned(self.slot_bits),
-                "row": range(max(2, self.live_rows)),
-                "skip": unsigned(max(1, ceil_log2(config.topk_lanes))),
-                "count": range(config.topk_lanes + 1),
-                "dense": 1,
-                "kept": 1,
-                "entry": entry_shape(BLOCKS),
-                "ring": 2,
-                "sector": unsigned(config.sector_bits),
-                "pitch": 4,
-                "sectors": 4,
-                "place": unsigned(self.place_bits),
-                "stride": 4,
-                "kind": range(5),
-                "counts": 1,
-            }
-        )
-
-    # -- The circuit --------------------------------------------------------------------------------------------------
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        uses_max = 2 * config.tokens_max
+        tables = self._block_tables(m)
+        m.submodules.arbiter = arbiter = BidArbiter(config=config)
+        m.submodules.emitter = emitter = GroupEmitter(config=config)
+        m.submodules.ledger = ledger = ArrivalLedger(config=config, sequence_bits=self.sequence_bits)
+        issuers = []
+        for name, ring in _RINGS.items():
+            m.submodules[f"{name}_issuer"] = issuer = GroupIssuer(config=config, ring=ring)
+            issuers.append(issuer)
+            m.d.comb += [
+                arbiter.bids[ring].eq(issuer.bid),
+                issuer.wins.eq(arbiter.wins[ring]),
+                tables[ring].arrives.eq(ledger.arrives[ring]),
+            ]
+        self._walkers(m, tables, issuers)
+        m.submodules.refetch = refetch = Refetch(config=config)
+        wiring.connect(m, wiring.flipped(self.i_again), refetch.i)
+        wiring.connect(m, refetch.o, wiring.flipped(self.o_again))
+        wiring.connect(m, emitter.o, ledger.i)
+        wiring.connect(m, ledger.o, wiring.flipped(self.o))
+        m.d.comb += [
+            refetch.slots.eq(self.slots),
+            refetch.read.eq(self.again_read),
+            refetch.done.eq(self.again_done),
+            refetch.arrives.eq(ledger.refetch_arrives),
+            self.again_arrived.eq(refetch.arrived),
+            arbiter.refetch_bid.eq(refetch.bid),
+            refetch.wins.eq(arbiter.refetch_wins),
+            arbiter.takes.eq(emitter.takes),
+            emitter.valid.eq(arbiter.valid),
+            emitter.request.eq(arbiter.request),
+            emitter.live_write.eq(self.live_write),
+            emitter.kept.eq(self.i_kept.payload.ids),
+            ledger.completed.eq(self.completed),
+            self.chunk.eq(ledger.chunk),
+            self.sectors.eq(ledger.sectors),
+        ]
+        return m
+
+    def _block_tables(self, m: Module) -> list[BlockTable]:
+        """The table of each ring's blocks, joined with the ring and with those who use its blocks."""
         tables = []
-        for ring, name in enumerate(("query", "key", "value")):
+        for name, ring in _RINGS.items():
             table = BlockTable(
                 sectors=self.ring_sectors[ring],
                 entries=BLOCKS,
-                uses_max=uses_max if ring == VALUE else 1,
-                groups_max=1 if ring == QUERY else self.groups_max,
+                uses_max=uses_max(self.config, ring),
+                groups_max=1 if ring == QUERY else groups_max(self.config),
             )
             m.submodules[f"{name}_blocks"] = table
             m.d.comb += [
-                self.o_allocate[ring].valid.eq(table.o_allocate.valid),
-                self.o_allocate[ring].payload.eq(table.o_allocate.payload),
-                table.o_allocate.ready.eq(self.o_allocate[ring].ready),
-                table.i_block.valid.eq(self.i_block[ring].valid),
-                table.i_block.payload.eq(self.i_block[ring].payload),
-                self.i_block[ring].ready.eq(table.i_block.ready),
-                self.o_free[ring].valid.eq(table.o_free.valid),
-                self.o_free[ring].payload.eq(table.o_free.payload),
-                table.o_free.ready.eq(self.o_free[ring].ready),
+                *_joined(table.o_allocate, self.o_allocate[ring]),
+                *_joined(self.i_block[ring], table.i_block),
+                *_joined(table.o_free, self.o_free[ring]),
                 table.uses.eq(self.uses[ring]),
             ]
             tables.append(table)
@@ -233,746 +209,37 @@ class Planner(wiring.Component):
             self.arrived_value.eq(tables[VALUE].arrived),
             self.value_bases.eq(tables[VALUE].bases),
         ]
-        issues = []
-        for name in ("query", "key", "value"):
-            m.submodules[f"{name}_next"] = issue = SkidBuffer(shape=self._issue())
-            issues.append(issue)
-        kept_taken = Signal()
-        self._walk_queries(m, tables[QUERY], issues[QUERY])
-        self._walk_keys(m, tables[KEY], issues[KEY])
-        self._walk_values(m, tables[VALUE], issues[VALUE], kept_taken)
-        bids = []
-        for ring, issue in enumerate(issues):
-            bids.append(self._issuer(m, ring, issue, kept_taken if ring == VALUE else None))
-        again = self._again(m)
-        self._emit(m, tables, [*bids, again], kept_taken)
-        return m
+        return tables
 
-    def _load(self, m: Module, taken: Signal, name: str) -> tuple[Value, Any, Signal]:
-        """Whether there is a job for a walker, its record in a register, and its slot."""
-        slot = Signal(self.slot_bits, name=f"{name}_slot")
-        job = Signal(self.slot, name=f"{name}_job", reset_less=True)
-        m.d.comb += slot.eq(taken[: self.slot_bits] if self.jobs > 1 else 0)
-        m.d.sync += Value.cast(job).eq(by_slot(self.slots, slot))
-        return taken != self.started, job, slot
-
-    def _after(self, m: Module, taken: Signal) -> None:
-        """Moves a walker on to the next job."""
-        m.d.sync += taken.eq(Mux(taken == 2 * self.jobs - 1, 0, taken + 1))
-
-    def _walk_queries(self, m: Module, table: BlockTable, issue: SkidBuffer) -> None:
-        """Walks the queries, head by head, in chunks that end where rows of the live list do; serves `i_members`."""
-        lanes = self.config.topk_lanes
-        lane_bits = ceil_log2(lanes)
-        taken = Signal(range(2 * self.jobs), name="query_taken")
-        has, job, slot = self._load(m, taken, "query")
-        plane = plane_table(m, dim=job.head_dim, bits=job.query_bits, name="query_plane_entry")
-        form = Signal.like(plane, name="query_plane", reset_less=True)
-        heads = Signal(self.config.heads_max, name="query_heads", reset_less=True)
-        head = Signal(max(1, ceil_log2(self.config.heads_max)), name="query_head", reset_less=True)
-        order = Signal(8, name="query_order", reset_less=True)
-        sector = Signal(self.config.sector_bits, name="query_sector", reset_less=True)
-        rank = Signal(range(2 * self.config.tokens_max), name="query_rank", reset_less=True)
-        left = Signal(range(self.config.tokens_max + 1), name="query_left", reset_less=True)
-        count = Signal(range(lanes + 1), name="query_count")
-        room = Signal(range(lanes + 1), name="query_room")
-        m.d.comb += [room.eq(lanes - rank[:lane_bits] if lane_bits else 1), count.eq(Mux(left < room, left, room))]
-
-        members = Signal(name="asks_members")
-        request = table.i.payload
-        grant = table.o
-        walks = Signal(name="query_walks")
-        fetch = issue.i.payload.fetch
-        # Bitmaps go first, since a job cannot start without them; but a request once made stays until it is taken.
-        asks_members, walk_waits = Signal(), Signal(name="query_walk_waits")
-        wanted = self.i_members.payload
+    def _walkers(self, m: Module, tables: list[BlockTable], issuers: list[GroupIssuer]) -> None:
+        """The walkers, joined with the tables that give them blocks and with the issuers that they give these to."""
+        m.submodules.query_walker = queries = QueryWalker(config=self.config)
+        m.submodules.key_walker = keys = KeyWalker(config=self.config)
+        m.submodules.value_walker = values = ValueWalker(config=self.config)
+        walkers: list[Any] = [queries, keys, values]
+        for table, walker, issuer in zip(tables, walkers, issuers, strict=True):
+            m.d.comb += [walker.slots.eq(self.slots), walker.started.eq(self.started)]
+            wiring.connect(m, walker.o_request, table.i)
+            wiring.connect(m, table.o, walker.i_grant)
+            wiring.connect(m, walker.o, issuer.i)
+        wiring.connect(m, wiring.flipped(self.i_members), queries.i_members)
+        wiring.connect(m, queries.o_members, wiring.flipped(self.o_members))
+        wiring.connect(m, queries.o_query, wiring.flipped(self.o_query))
+        wiring.connect(m, keys.o_key, wiring.flipped(self.o_key))
+        wiring.connect(m, values.o_value, wiring.flipped(self.o_value))
+        wiring.connect(m, values.o_kept, wiring.flipped(self.o_kept))
+        # Kept ids make a block first; the issuer of values takes them, group by group, when that has its space.
+        kept, kept_taken = self.i_kept, issuers[VALUE].kept_taken
         m.d.comb += [
-            asks_members.eq(self.i_members.valid & ~walk_waits),
-            table.i.valid.eq(asks_members | walks),
-            request.uses.eq(1),
-            request.size.eq(
-                product(Mux(asks_members, wanted.sectors, form.sectors), Mux(asks_members, wanted.rows, count))
-            ),
-            self.i_members.ready.eq(table.i.ready & asks_members),
-        ]
-        m.d.sync += walk_waits.eq(walks & ~asks_members & ~table.i.ready)
-        asked = Signal(self.i_members.payload.shape(), name="asked_members", reset_less=True)
-        with m.If(table.i.valid & table.i.ready):
-            m.d.sync += [members.eq(asks_members), asked.eq(self.i_members.payload)]
-        issued = issue.i.payload
-        m.d.comb += [
-            issue.i.valid.eq(grant.valid & Mux(members, self.o_members.ready, self.o_query.ready)),
-            grant.ready.eq(issue.i.ready & Mux(members, self.o_members.ready, self.o_query.ready)),
-            self.o_members.valid.eq(grant.valid & issue.i.ready & members),
-            self.o_query.valid.eq(grant.valid & issue.i.ready & ~members),
-            self.o_members.payload.eq(grant.payload),
-            self.o_query.payload.eq(grant.payload),
-            issued.slot.eq(slot),
-            issued.entry.eq(grant.payload.entry),
-            issued.place.eq(grant.payload.base),
-            issued.passes.eq(1),
-            issued.order.eq((order << 1) - 1),
-            fetch[0].place.eq(0),
-        ]
-        # Rows of a bitmap or a saved state have the ids 0, 1, 2, ...
-        skip = rank[:lane_bits] if lane_bits else Const(0, 1)
-        m.d.comb += [
-            issued.dense.eq(members | job.dense),
-            issued.count.eq(Mux(members, asked.rows, count)),
-            issued.first_row.eq(Mux(members, 0, rank >> lane_bits)),
-            issued.skip.eq(Mux(members, 0, skip)),
-            issued.stride.eq(Mux(members, asked.sectors, form.sectors)),
-            fetch[0].sector.eq(Mux(members, asked.sector, sector)),
-            fetch[0].pitch.eq(Mux(members, asked.sectors, form.sectors)),
-            fetch[0].sectors.eq(Mux(members, asked.sectors, form.sectors)),
-            fetch[0].other.eq(members),
+            values.kept_valid.eq(kept.valid),
+            values.kept.eq(kept.payload),
+            values.kept_taken.eq(kept_taken),
+            issuers[VALUE].kept_valid.eq(kept.valid),
+            issuers[VALUE].kept_count.eq(kept.payload.count),
+            kept.ready.eq(kept_taken),
         ]
 
-        with m.FSM(name="query_walker"):
-            with m.State("IDLE"), m.If(has):
-                m.next = "LOAD"
-            with m.State("LOAD"):
-                m.d.sync += [form.eq(plane), heads.eq(job.live_heads), order.eq(job.order)]
-                m.next = "HEAD"
-            with m.State("HEAD"):
-                m.d.sync += [head.eq(first_set(heads)), rank.eq(job.first_rank), left.eq(job.rows)]
-                m.next = "ADDRESS"
-            with m.State("ADDRESS"):
-                group = Mux(form.paired, head >> 1, head)
-                m.d.sync += sector.eq(job.query_origin + product(job.query_step, group))
-                m.next = "ASK"
-            with m.State("ASK"):
-                m.d.comb += walks.eq(1)
-                with m.If(table.i.ready & ~asks_members):
-                    m.next = "WAIT"
-            with m.State("WAIT"), m.If(grant.valid & grant.ready & ~members):
-                m.d.sync += [rank.eq(rank + count), left.eq(left - count)]
-                m.next = "ASK"
-                with m.If(left == count):
-                    m.d.sync += [heads.eq(heads & (heads - 1)), order.eq(order + 1)]
-                    m.next = "HEAD"
-                    with m.If(~(heads & (heads - 1)).any()):
-                        self._after(m, taken)
-                        m.next = "IDLE"
 
-    def _blocks_of(
-        self, m: Module, *, form: Any, job: Any, head: Value, live: Value, msb_step: Value, lsb: bool, name: str
-    ) -> tuple[list[Any], Value]:
-        """The fetches of a block whose first head is `head`, without those that no live head needs, and how many there
-        are; a cycle later."""
-        layout = self._issue()["fetch"].shape.elem_shape
-        pair = Signal(2, name=f"{name}_pair")
-        m.d.comb += pair.eq(Mux(form.paired, Cat(_at(live, _even(head)), _at(live, _odd(head))), 1))
-        base_head = Mux(form.paired, _even(head), head)
-        dim, key_bits = job.head_dim, job.key_bits if lsb else job.value_bits
-        msb_plane = plane_table(m, dim=dim, bits=key_bits, name=f"{name}_msb_plane")
-        lsb_plane = plane_table(m, dim=dim, bits=Const(0, 3), name=f"{name}_lsb_plane") if lsb else msb_plane
-        fetches = []
-        needed = []
-        for n in range(PASSES_MAX):
-            entry = form.fetch[n]
-            fetch = Signal(layout, name=f"{name}_fetch{n}", reset_less=True)
-            own = base_head | entry.heads[1] & ~entry.heads[0]
-            is_lsb = entry.is_lsb if lsb else Const(0, 1)
-            plane = Mux(is_lsb, Value.cast(lsb_plane), Value.cast(msb_plane))
-            sectors, paired = plane[:4], plane[4]
-            step = Mux(is_lsb, job.lsb_step, msb_step)
-            origin = Mux(is_lsb, job.key_lsb, job.key) if lsb else job.value
-            m.d.sync += [
-                fetch.sector.eq(origin + product(step, Mux(paired, own >> 1, own)) + entry.first),
-                fetch.pitch.eq(sectors),
-                fetch.sectors.eq(entry.sectors),
-                fetch.place.eq(entry.place),
-            ]
-            if lsb:
-                m.d.sync += fetch.other.eq(is_lsb)
-            fetches.append(fetch)
-            needed.append((n < form.passes) & (entry.heads & pair).any())
-        # Move the fetches that are needed to the front.
-        need = Signal(PASSES_MAX, name=f"{name}_need", reset_less=True)
-        m.d.sync += need.eq(Cat(needed))
-        packed = []
-        for place in range(PASSES_MAX):
-            chosen: Value = Value.cast(fetches[-1])
-            for n in reversed(range(place, PASSES_MAX - 1)):
-                before = sum((need[k] for k in range(n)), Const(0, 2))
-                chosen = Mux(need[n] & (before == place), Value.cast(fetches[n]), chosen)
-            target = Signal(layout, name=f"{name}_packed{place}")
-            m.d.comb += Value.cast(target).eq(chosen)
-            packed.append(target)
-        return packed, sum((need[n] for n in range(PASSES_MAX)), Const(0, 2))
-
-    def _walk_keys(self, m: Module, table: BlockTable, issue: SkidBuffer) -> None:
-        """Walks the keys, block by block."""
-        config = self.config
-        taken = Signal(range(2 * self.jobs), name="key_taken")
-        has, job, slot = self._load(m, taken, "key")
-        entry = block_table(
-            m, config, dim=job.head_dim, bits=job.key_bits, joined=job.fetch == KeyFetch.JOINED, name="key_block_entry"
-        )
-        form = Signal.like(entry, name="key_block", reset_less=True)
-        heads = Signal(config.heads_max, name="key_heads", reset_less=True)
-        head = Signal(max(1, ceil_log2(config.heads_max)), name="key_head", reset_less=True)
-        order = Signal(8, name="key_order", reset_less=True)
-        fetches, passes = self._blocks_of(
-            m, form=form, job=job, head=head, live=job.live_heads, msb_step=job.key_step, lsb=True, name="key"
-        )
-        rest = _without(heads, head, form.paired)
-        count = order + 1 + (form.paired & _at(heads, _odd(head)) & ~head[0])
-        issued = issue.i.payload
-        m.d.comb += [
-            table.i.payload.uses.eq(1),
-            table.i.payload.size.eq(self._size(m, job.reach, form.stride, "key")),
-            issue.i.valid.eq(table.o.valid & self.o_key.ready),
-            table.o.ready.eq(issue.i.ready & self.o_key.ready),
-            self.o_key.valid.eq(table.o.valid & issue.i.ready),
-            self.o_key.payload.eq(table.o.payload),
-            issued.slot.eq(slot),
-            issued.entry.eq(table.o.payload.entry),
-            issued.place.eq(table.o.payload.base),
-            issued.stride.eq(form.stride),
-            issued.count.eq(job.reach),
-            issued.dense.eq(job.dense),
-            issued.passes.eq(passes),
-            issued.order.eq(order << 1),
-        ]
-        m.d.comb += [issued.fetch[n].eq(fetch) for n, fetch in enumerate(fetches)]
-        with m.FSM(name="key_walker"):
-            with m.State("IDLE"), m.If(has):
-                m.next = "LOAD"
-            with m.State("LOAD"):
-                m.d.sync += [form.eq(entry), heads.eq(job.live_heads), order.eq(job.order)]
-                m.next = "HEAD"
-            with m.State("HEAD"):
-                m.d.sync += head.eq(first_set(heads))
-                m.next = "ADDRESS"
-            with m.State("ADDRESS"):
-                m.next = "ASK"
-            with m.State("ASK"):
-                m.d.comb += table.i.valid.eq(1)
-                with m.If(table.i.ready):
-                    m.next = "WAIT"
-            with m.State("WAIT"), m.If(table.o.valid & table.o.ready):
-                m.d.sync += [heads.eq(rest), order.eq(count)]
-                m.next = "HEAD"
-                with m.If(~rest.any()):
-                    self._after(m, taken)
-                    m.next = "IDLE"
-
-    def _walk_values(self, m: Module, table: BlockTable, issue: SkidBuffer, kept_taken: Signal) -> None:
-        """Walks the values, block by block; under local pruning makes a block for each row that `i_kept` brings."""
-        config = self.config
-        taken = Signal(range(2 * self.jobs), name="value_taken")
-        has, job, slot = self._load(m, taken, "value")
-        no = Const(0, 1)
-        entry = block_table(m, config, dim=job.head_dim, bits=job.value_bits, joined=no, name="value_block_entry")
-        form = Signal.like(entry, name="value_block", reset_less=True)
-        heads = Signal(config.heads_max, name="value_heads", reset_less=True)
-        head = Signal(max(1, ceil_log2(config.heads_max)), name="value_head", reset_less=True)
-        order = Signal(8, name="value_order", reset_less=True)
-        fetches, passes = self._blocks_of(
-            m, form=form, job=job, head=head, live=job.live_heads, msb_step=job.value_step, lsb=False, name="value"
-        )
-        rest = _without(heads, head, form.paired)
-        both = form.paired & ~head[0] & _at(heads, _odd(head))
-
-        # Blocks of pruned rows.
-        kept = self.i_kept.payload
-        kept_slot = Signal(self.slot_bits, reset_less=True)
-        kept_head = Signal.like(head, name="kept_head", reset_less=True)
-        kept_job = Signal(self.slot, reset_less=True)
-        m.d.sync += Value.cast(kept_job).eq(by_slot(self.slots, kept_slot))
-        kept_entry = block_table(
-            m, config, dim=kept_job.head_dim, bits=kept_job.value_bits, joined=no, name="kept_block_entry"
-        )
-        kept_form = Signal.like(kept_entry, name="kept_block", reset_less=True)
-        kept_fetches, kept_passes = self._blocks_of(
-            m,
-            form=kept_form,
-            job=kept_job,
-            head=kept_head,
-            live=Const(-1, config.heads_max),
-            msb_step=kept_job.value_step,
-            lsb=False,
-            name="kept",
-        )
-        kept_count = Signal(range(config.tokens_max + 1), reset_less=True)
-        m.d.sync += kept_count.eq(Mux(kept_job.keep_values < kept_job.live, kept_job.keep_values, kept_job.live))
-        blocks_left = [Signal(range(config.heads_max + 1), name=f"blocks_left{n}") for n in range(self.jobs)]
-        asks, asks_kept, is_kept = Signal(), Signal(), Signal()
-        walk_waits = Signal(name="value_walk_waits")
-        size = Mux(
-            asks_kept,
-            self._size(m, kept_count, kept_form.stride, "kept"),
-            self._size(m, job.reach, form.stride, "value"),
-        )
-        out_ready = Mux(is_kept, self.o_kept.ready, self.o_value.ready)
-        issued = issue.i.payload
-        grants = table.o.valid & table.o.ready
-        m.d.comb += [
-            table.i.valid.eq(asks | asks_kept),
-            table.i.payload.uses.eq(Mux(asks_kept, 1, Mux(both, job.rows << 1, job.rows))),
-            table.i.payload.size.eq(size),
-            issue.i.valid.eq(table.o.valid & out_ready),
-            table.o.ready.eq(issue.i.ready & out_ready),
-            self.o_kept.valid.eq(table.o.valid & issue.i.ready & is_kept),
-            self.o_kept.payload.eq(table.o.payload.entry),
-            self.o_value.valid.eq(table.o.valid & issue.i.ready & ~is_kept),
-            self.o_value.payload.eq(table.o.payload.entry),
-            issued.slot.eq(Mux(is_kept, kept_slot, slot)),
-            issued.entry.eq(table.o.payload.entry),
-            issued.place.eq(table.o.payload.base),
-            issued.stride.eq(Mux(is_kept, kept_form.stride, form.stride)),
-            issued.count.eq(Mux(is_kept, kept_count, job.reach)),
-            issued.dense.eq(job.dense),
-            issued.kept.eq(is_kept),
-            issued.passes.eq(Mux(is_kept, kept_passes, passes)),
-            issued.order.eq((order << 1) + 3),
-        ]
-        for n in range(PASSES_MAX):
-            fetch = Mux(is_kept, Value.cast(kept_fetches[n]), Value.cast(fetches[n]))
-            m.d.comb += Value.cast(issued.fetch[n]).eq(fetch)
-        with m.If(table.i.valid & table.i.ready):
-            m.d.sync += is_kept.eq(asks_kept)
-
-        prunes = job.flags[Flag.PRUNE_VALUES]
-        own_left = Signal(range(config.heads_max + 1))
-        m.d.comb += own_left.eq(by_slot(blocks_left, slot))
-        with m.FSM(name="value_walker"):
-            with m.State("IDLE"), m.If(has):
-                m.next = "LOAD"
-            with m.State("LOAD"):
-                m.d.sync += [form.eq(entry), heads.eq(job.live_heads), order.eq(job.order)]
-                m.next = "HEAD"
-                with m.If(prunes):
-                    m.next = "PRUNED"
-            with m.State("HEAD"):
-                m.d.sync += head.eq(first_set(heads))
-                m.next = "ADDRESS"
-            with m.State("ADDRESS"):
-                m.next = "ASK"
-            with m.State("ASK"):
-                m.d.comb += asks.eq(~asks_kept)
-                m.d.sync += walk_waits.eq(~asks_kept & ~table.i.ready)
-                with m.If(table.i.ready & ~asks_kept):
-                    m.next = "WAIT"
-            with m.State("WAIT"), m.If(grants & ~is_kept):
-                m.d.sync += [heads.eq(rest), order.eq(order + 1 + both)]
-                m.next = "HEAD"
-                with m.If(~rest.any()):
-                    self._after(m, taken)
-                    m.next = "IDLE"
-            # No later job may take space before all rows of this job have theirs, since these rows come first.
-            with m.State("PRUNED"), m.If(~own_left.any()):
-                self._after(m, taken)
-                m.next = "IDLE"
-
-        # When a job starts its live heads are counted; a cycle later the count goes to `blocks_left`.
-        started, counted = (Signal.like(self.started, name=name) for name in ("started_before", "counted_before"))
-        m.d.sync += [started.eq(self.started), counted.eq(started)]
-        heads_of = [Signal(range(config.heads_max + 1), name=f"heads_of{n}") for n in range(self.jobs)]
-        m.d.sync += [count.eq(count_ones(list(self.slots[n].live_heads))) for n, count in enumerate(heads_of)]
-        for n, left in enumerate(blocks_left):
-            starts = (counted != started) & equals((counted[: self.slot_bits] if self.jobs > 1 else Const(0, 1)), n)
-            with m.If(starts):
-                m.d.sync += left.eq(heads_of[n])
-            with m.Elif(grants & is_kept & equals(kept_slot, n)):
-                m.d.sync += left.eq(left - 1)
-
-        active = Signal(name="kept_active")
-        m.d.comb += self.i_kept.ready.eq(kept_taken)
-        with m.If(kept_taken & kept.last):
-            m.d.sync += active.eq(0)
-        with m.FSM(name="kept_walker"):
-            with m.State("IDLE"), m.If(self.i_kept.valid & ~active):
-                m.d.sync += [kept_slot.eq(kept.slot), kept_head.eq(kept.head), active.eq(1)]
-                m.next = "READ"
-            with m.State("READ"):
-                m.next = "LOAD"
-            with m.State("LOAD"):
-                m.d.sync += kept_form.eq(kept_entry)
-                m.next = "ADDRESS"
-            with m.State("ADDRESS"):
-                m.next = "ASK"
-            with m.State("ASK"):
-                m.d.comb += asks_kept.eq(~walk_waits)
-                with m.If(table.i.ready & asks_kept):
-                    m.next = "WAIT"
-            with m.State("WAIT"), m.If(grants & is_kept):
-                m.next = "IDLE"
-
-    def _size(self, m: Module, rows: Value, stride: Value, name: str) -> Value:
-        """Sectors that a block of `rows` rows takes in each lane, a cycle later."""
-        slices = self.config.slices
-        size = Signal(range(max(self.ring_sectors) + 1), name=f"{name}_size", reset_less=True)
-        m.d.sync += size.eq(product((rows + (slices - 1)) >> ceil_log2(slices), stride))
-        return size
-
-    def _advance(self, stride: Value, ring: int) -> Value:
-        """Ring sectors from one row group of a block to the next."""
-        lanes = self.config.topk_lanes
-        return stride * (lanes if ring == QUERY else lanes // self.config.slices)
-
-    def _issuer(self, m: Module, ring: int, issue: SkidBuffer, kept_taken: Signal | None) -> dict[str, Any]:
-        """Asks for a block group by group; each request is a bid, which is taken when it wins."""
-        config = self.config
-        name = ("query", "key", "value")[ring]
-        block = Signal(self._issue(), name=f"{name}_issue", reset_less=True)
-        valid = Signal(name=f"{name}_issues")
-        step = Signal(range(PASSES_MAX), name=f"{name}_pass", reset_less=True)
-        left = Signal(range(config.tokens_max + 1), name=f"{name}_rows_left", reset_less=True)
-        row = Signal(range(max(2, self.live_rows)), name=f"{name}_live_row", reset_less=True)
-        place = Signal(self.place_bits, name=f"{name}_place", reset_less=True)
-        wins = Signal(name=f"{name}_wins")
-        bid = Signal(self._bid(), name=f"{name}_bid")
-        size = self.ring_sectors[ring]
-        fetch = choose([Value.cast(block.fetch[n]) for n in range(PASSES_MAX)], step)
-        chosen = Signal(self._issue()["fetch"].shape.elem_shape, name=f"{name}_fetch_now")
-        full = Signal(range(config.topk_lanes + 1), name=f"{name}_full")
-        count = Signal(range(config.topk_lanes + 1), name=f"{name}_count_now")
-        last_pass, last = Signal(name=f"{name}_last_pass"), Signal(name=f"{name}_last")
-        target = Signal(self.place_bits + 1, name=f"{name}_target")
-        after = Signal(self.place_bits + 2, name=f"{name}_after")
-        if kept_taken is None:
-            count_now: Value = Mux(left < full, left, full)
-        else:
-            count_now = Mux(block.kept, self.i_kept.payload.count, Mux(left < full, left, full))
-        m.d.comb += [
-            Value.cast(chosen).eq(fetch),
-            full.eq(config.topk_lanes),
-            count.eq(count_now),
-            last_pass.eq(step + 1 == block.passes),
-            last.eq(last_pass & (left == count)),
-            target.eq(place + chosen.place),
-            after.eq(place + self._advance(block.stride, ring)),
-            bid.slot.eq(block.slot),
-            bid.row.eq(row),
-            bid.skip.eq(block.skip),
-            bid.count.eq(count),
-            bid.dense.eq(block.dense),
-            bid.kept.eq(block.kept),
-            bid.entry.eq(block.entry),
-            bid.ring.eq(ring),
-            bid.sector.eq(chosen.sector),
-            bid.pitch.eq(chosen.pitch),
-            bid.sectors.eq(chosen.sectors),
-            bid.place.eq(Mux(target >= size, target - size, target)),
-            bid.stride.eq(block.stride),
-            bid.kind.eq(Mux(chosen.other, *reversed(_CLASSES[ring]))),
-            bid.counts.eq(last_pass),
-            issue.o.ready.eq(~valid | (wins & last)),
-        ]
-        with m.If(wins):
-            m.d.sync += step.eq(Mux(last_pass, 0, step + 1))
-            with m.If(last_pass):
-                m.d.sync += [left.eq(left - count), row.eq(row + 1), place.eq(Mux(after >= size, after - size, after))]
-        with m.If(issue.o.ready):
-            m.d.sync += [
-                valid.eq(issue.o.valid),
-                block.eq(issue.o.payload),
-                step.eq(0),
-                left.eq(issue.o.payload.count),
-                row.eq(issue.o.payload.first_row),
-                place.eq(issue.o.payload.place),
-            ]
-        wants: Value = valid
-        urgent: Value = Const(0, 1)
-        if kept_taken is not None:
-            wants = valid & (~block.kept | self.i_kept.valid)
-            urgent = block.kept
-            m.d.comb += kept_taken.eq(wins & block.kept & last_pass)
-        return {"wants": wants, "urgent": urgent, "order": block.order, "bid": bid, "wins": wins}
-
-    def _again(self, m: Module) -> dict[str, Any]:
-        """Fetches the keys of flat rows, for one row at a time, into the part of the key buffer behind the ring."""
-        config = self.config
-        first_sector = self.ring_sectors[KEY]
-        places = lsb_sectors(config)
-        m.submodules.again = queue = Fifo(shape=self.i_again.payload.shape(), depth=8)
-        wiring.connect(m, wiring.flipped(self.i_again), queue.i)
-        row = Signal(self.i_again.payload.shape(), name="again_row", reset_less=True)
-        job = Signal(self.slot, name="again_job", reset_less=True)
-        m.d.sync += Value.cast(job).eq(by_slot(self.slots, row.header.slot))
-        # Only the LSB plane is fetched, or both planes if the row's first scores were not kept.
-        is_lsb = row.kind == Kind.SECOND
-        entry = block_table(
-            m,
-            config,
-            dim=job.head_dim,
-            bits=Mux(is_lsb, 0, job.key_bits),
-            joined=~is_lsb,
-            name="again_block_entry",
-        )
-        form = Signal.like(entry, name="again_block", reset_less=True)
-        pair = Signal(2, name="again_pair")
-        head = row.header.head
-        m.d.comb += pair.eq(Mux(form.paired, Mux(head[0], 2, 1), 1))
-        layout = self._issue()["fetch"].shape.elem_shape
-        msb_plane = plane_table(m, dim=job.head_dim, bits=job.key_bits, name="again_msb_plane")
-        lsb_plane = plane_table(m, dim=job.head_dim, bits=Const(0, 3), name="again_lsb_plane")
-        fetches = []
-        needs = []
-        for n in range(PASSES_MAX):
-            one = form.fetch[n]
-            fetch = Signal(layout, name=f"again_fetch{n}", reset_less=True)
-            from_lsb = is_lsb | one.is_lsb
-            plane = Mux(from_lsb, Value.cast(lsb_plane), Value.cast(msb_plane))
-            group = Mux(plane[4], head >> 1, head)
-            step = product(Mux(from_lsb, job.lsb_step, job.key_step), group)
-            m.d.sync += [
-                fetch.sector.eq(Mux(from_lsb, job.key_lsb, job.key) + step + one.first),
-                fetch.pitch.eq(plane[:4]),
-                fetch.sectors.eq(one.sectors),
-                fetch.place.eq(one.place),
-                fetch.other.eq(from_lsb),
-            ]
-            fetches.append(fetch)
-            needs.append((n < form.passes) & (one.heads & pair).any())
-        need = Signal(PASSES_MAX, name="again_need", reset_less=True)
-        m.d.sync += need.eq(Cat(needs))
-
-        advance = Signal(range(SECTORS_MAX * config.topk_lanes + 1), name="again_advance", reset_less=True)
-        limit = Signal(range(first_sector + places + 1), name="again_limit", reset_less=True)
-        groups_room = Signal(range(places + 1), name="again_groups_room", reset_less=True)
-        fits = {}
-        for stride in range(1, SECTORS_MAX + 1):
-            group = stride * (config.topk_lanes // config.slices)
-            fits[stride] = places // group
-        left = Signal(range(config.tokens_max + 1), name="again_left", reset_less=True)
-        live_row = Signal(range(max(2, self.live_rows)), name="again_live_row", reset_less=True)
-        place = Signal(self.place_bits, name="again_place", reset_less=True)
-        step_left = Signal(PASSES_MAX, name="again_steps", reset_less=True)
-        issued = Signal(range(self.groups_max + 1), name="again_issued", reset_less=True)
-        read = Signal(range(self.groups_max + 1), name="again_groups_read", reset_less=True)
-        total = Signal(range(self.groups_max + 1), name="again_total", reset_less=True)
-        room = Signal(name="again_room", reset_less=True)
-        wins, fetching = Signal(name="again_wins"), Signal(name="again_fetches")
-        bid = Signal(self._bid(), name="again_bid")
-        lanes = config.topk_lanes
-        count = Signal(range(lanes + 1), name="again_count")
-        pick = Signal(range(PASSES_MAX), name="again_pick")
-        last_pass = Signal(name="again_last_pass")
-        chosen = Signal(layout, name="again_fetch_now")
-        m.d.comb += [
-            pick.eq(Mux(step_left[0], 0, Mux(step_left[1], 1, 2))),
-            Value.cast(chosen).eq(choose([Value.cast(fetch) for fetch in fetches], pick)),
-            last_pass.eq(~(step_left & (step_left - 1)).any()),
-            count.eq(Mux(left < lanes, left, lanes)),
-            bid.slot.eq(row.header.slot),
-            bid.row.eq(live_row),
-            bid.count.eq(count),
-            bid.dense.eq(job.dense),
-            bid.ring.eq(LINEAR),
-            bid.sector.eq(chosen.sector),
-            bid.pitch.eq(chosen.pitch),
-            bid.sectors.eq(chosen.sectors),
-            bid.place.eq(place + chosen.place),
-            bid.stride.eq(form.stride),
-            bid.kind.eq(Mux(chosen.other, *reversed(_CLASSES[KEY]))),
-            bid.counts.eq(last_pass),
-        ]
-        with m.If(self.again_read):
-            m.d.sync += read.eq(read + 1)
-        # `room` is a cycle old: one group is kept free.
-        m.d.sync += room.eq(issued - read + 1 < groups_room)
-        offers, offered = Signal(name="again_offers"), Signal(name="again_offered")
-        segment = self.o_again.payload
-        m.d.comb += [
-            self.o_again.valid.eq(offers),
-            segment.row.eq(row),
-            segment.limit.eq(limit),
-            segment.keys.eq(job.live),
-        ]
-        with m.If(self.o_again.valid & self.o_again.ready):
-            m.d.sync += offers.eq(0)
-        # A row begins when enough of its keys are there to go on without a pause: keys come faster than they are used.
-        begins = (self.again_arrived == total) | (self.again_arrived >= groups_room >> 1)
-        with m.If((fetching_or_waiting := Signal(name="again_comes")) & begins & ~offered):
-            m.d.sync += [offers.eq(1), offered.eq(1)]
-        with m.FSM(name="again_walker") as walker:
-            m.d.comb += fetching_or_waiting.eq(walker.ongoing("FETCH") | walker.ongoing("WAIT"))
-            with m.State("IDLE"), m.If(queue.o.valid):
-                m.d.comb += queue.o.ready.eq(1)
-                m.d.sync += row.eq(queue.o.payload)
-                m.next = "READ"
-            with m.State("READ"):
-                m.next = "LOAD"
-            with m.State("LOAD"):
-                m.d.sync += form.eq(entry)
-                m.next = "ADDRESS"
-            with m.State("ADDRESS"):
-                m.d.sync += [
-                    advance.eq(self._advance(form.stride, KEY)),
-                    self.again_arrived.eq(0),
-                    offered.eq(0),
-                    issued.eq(0),
-                    read.eq(0),
-                    total.eq((job.live + (lanes - 1)) >> ceil_log2(lanes)),
-                    left.eq(job.live),
-                    live_row.eq(0),
-                    place.eq(first_sector),
-                ]
-                with m.Switch(form.stride):
-                    for stride, groups in fits.items():
-                        group = stride * (lanes // config.slices)
-                        with m.Case(stride):
-                            m.d.sync += [groups_room.eq(groups), limit.eq(first_sector + groups * group)]
-                m.next = "BEGIN"
-            with m.State("BEGIN"):
-                m.d.sync += [step_left.eq(need), room.eq(1)]
-                m.next = "FETCH"
-            with m.State("FETCH"):
-                m.d.comb += fetching.eq(room)
-                with m.If(wins):
-                    m.d.sync += [step_left.eq(step_left & (step_left - 1)), room.eq(0)]
-                    with m.If(last_pass):
-                        m.d.sync += [
-                            step_left.eq(need),
-                            issued.eq(issued + 1),
-                            left.eq(left - count),
-                            live_row.eq(live_row + 1),
-                            place.eq(Mux(place + advance == limit, first_sector, place + advance)),
-                        ]
-                        with m.If(left == count):
-                            m.next = "WAIT"
-            with m.State("WAIT"), m.If(self.again_done):
-                m.next = "IDLE"
-        return {"wants": fetching, "urgent": None, "order": None, "bid": bid, "wins": wins}
-
-    def _emit(self, m: Module, tables: list[BlockTable], bids: list[dict[str, Any]], kept_taken: Signal) -> None:
-        """Makes a row group of the bid that wins, and tells each block when one of its row groups has arrived."""
-        config = self.config
-        lanes = config.topk_lanes
-        lane_bits = ceil_log2(lanes)
-        *rings, again = bids
-        takes = Signal()
-        # Whether the bid of one ring comes before that of another; orders are numbers modulo 256.
-        better = {(a, b): (rings[a]["order"] - rings[b]["order"])[7] for a in range(3) for b in range(3) if a != b}
-        value_urgent = rings[VALUE]["wants"] & rings[VALUE]["urgent"]
-        m.d.comb += again["wins"].eq(again["wants"] & takes)
-        for ring in range(3):
-            others = []
-            for other in range(3):
-                if other != ring:
-                    first = better[ring, other] if ring < other else ~better[other, ring]
-                    others.append(~rings[other]["wants"] | first)
-            wins = rings[ring]["wants"] & Cat(others).all()
-            wins = wins | value_urgent if ring == VALUE else wins & ~value_urgent
-            m.d.comb += rings[ring]["wins"].eq(wins & takes & ~again["wants"])
-
-        chosen = Signal(self._bid(), name="chosen_bid")
-        kept = self.i_kept.payload
-        m.d.comb += Value.cast(chosen).eq(
-            Mux(
-                again["wants"],
-                Value.cast(again["bid"]),
-                one_of([ring["wins"] for ring in rings], [Value.cast(ring["bid"]) for ring in rings]),
-            )
-        )
-        any_wins = Cat([bid["wins"] for bid in bids]).any()
-
-        # The bid waits in a register while the live list's memory is read; then the row group goes through a buffer
-        # that cuts the ready path.
-        first_valid = Signal()
-        first = Signal(self._bid(), name="first_bid", reset_less=True)
-        first_kept = Signal.like(kept.ids, name="first_kept", reset_less=True)
-        outgoing = data.StructLayout(
-            {"group": self.o.payload.shape(), "entry": entry_shape(BLOCKS), "kind": 3, "counts": 1}
-        )
-        m.submodules.leaving = second = SkidBuffer(shape=outgoing)
-        m.submodules.live = live = Ram(
-            shape=lanes * self.id_bits, depth=self.jobs << len(Value.cast(self.live_write.row))
-        )
-        m.d.comb += [
-            live.write_enable.eq(self.live_write.enable),
-            live.write_address.eq(self._live_address(self.live_write.slot, self.live_write.row)),
-            live.write_data.eq(Value.cast(self.live_write.ids)),
-            live.read_enable.eq(any_wins),
-            live.read_address.eq(self._live_address(chosen.slot, chosen.row)),
-            takes.eq(~first_valid | second.i.ready),
-        ]
-        with m.If(takes):
-            m.d.sync += [first_valid.eq(any_wins), first.eq(chosen), first_kept.eq(kept.ids)]
-        ids: list[Value] = [live.read_data.word_select(lane, self.id_bits) for lane in range(lanes)]
-        ranks = [Cat(Const(lane, lane_bits), first.row)[: self.id_bits] for lane in range(lanes)]
-        ids = [Mux(first.dense, rank, one) for rank, one in zip(ranks, ids, strict=True)]
-        for level in range(lane_bits):
-            ids = [
-                Mux(first.skip[level], ids[lane + (1 << level)] if lane + (1 << level) < lanes else 0, ids[lane])
-                for lane in range(lanes)
-            ]
-        m.submodules.arrivals = arrivals = Fifo(
-            shape=data.StructLayout({"ring": 2, "entry": entry_shape(BLOCKS), "counts": 1}),
-            depth=(1 << (self.sequence_bits - 1)) + 4,
-        )
-        made, leaving = second.i.payload, second.o.payload
-        group = leaving.group
-        m.d.comb += [
-            second.i.valid.eq(first_valid),
-            made.entry.eq(first.entry),
-            made.kind.eq(first.kind),
-            made.counts.eq(first.counts),
-            second.o.ready.eq(self.o.ready & arrivals.i.ready),
-            self.o.valid.eq(second.o.valid & arrivals.i.ready),
-            self.o.payload.eq(group),
-        ]
-        for name in ("count", "sector", "pitch", "sectors", "ring", "place", "stride"):
-            m.d.comb += made.group[name].eq(first[name])
-        for lane in range(lanes):
-            m.d.comb += made.group.ids[lane].eq(Mux(first.kept, first_kept[lane], ids[lane]))
-        leaves = Signal()
-        amount = Signal(self.group_sectors)
-        m.d.comb += [
-            leaves.eq(self.o.valid & self.o.ready),
-            self.chunk.valid.eq(leaves & ~group.ring.any()),
-            self.chunk.entry.eq(leaving.entry),
-            self.chunk.ids.eq(group.ids),
-            arrivals.i.valid.eq(second.o.valid & self.o.ready),
-            arrivals.i.payload.ring.eq(group.ring),
-            arrivals.i.payload.entry.eq(leaving.entry),
-            arrivals.i.payload.counts.eq(leaving.counts),
-            amount.eq(product(group.count, group.sectors)),
-        ]
-        for kind in range(5):
-            m.d.comb += self.sectors[kind].eq(Mux(leaves & equals(leaving.kind, kind), amount, 0))
-
-        # Row groups complete in order; the block of each is told.
-        told = Signal(self.sequence_bits)
-        tells = Signal()
-        m.d.comb += [tells.eq((told != self.completed) & arrivals.o.valid), arrivals.o.ready.eq(tells)]
-        with m.If(tells):
-            m.d.sync += told.eq(told + 1)
-        arrival = arrivals.o.payload
-        for ring, table in enumerate(tables):
-            m.d.comb += [
-                table.arrives.valid.eq(tells & arrival.counts & equals(arrival.ring, ring)),
-                table.arrives.entry.eq(arrival.entry),
-            ]
-        with m.If(tells & arrival.counts & (arrival.ring == LINEAR)):
-            m.d.sync += self.again_arrived.eq(self.again_arrived + 1)
-
-    def _live_address(self, slot: Value, row: Value) -> Value:
-        """An address in the live list's memory, where the rows of a slot lie together."""
-        return Cat(row, slot) if self.jobs > 1 else Value.cast(row)
-
-
-def _without(heads: Value, head: Value, paired: Value) -> Value:
-    """The set of heads without `head`, and without its partner if heads are paired."""
-    bits = Const(1, len(heads))
-    pair = Const(3, len(heads))
-    taken = Mux(paired, (pair << _even(head))[: len(heads)], (bits << head)[: len(heads)])
-    return (heads & ~taken)[: len(heads)]
-
-
-def _even(head: Value) -> Value:
-    """The first head of the pair that a head is in."""
-    return Cat(Const(0, 1), head[1:])
-
-
-def _odd(head: Value) -> Value:
-    """The second head of the pair that a head is in."""
-    return Cat(Const(1, 1), head[1:])
-
-
-def _at(heads: Value, head: Value) -> Value:
-    return heads.bit_select(head, 1)
+def _joined(source: Any, sink: Any) -> list[Any]:
+    """A stream to another one, whose payload may be of another width."""
+    return [sink.valid.eq(source.valid), sink.payload.eq(source.payload), source.ready.eq(sink.ready)]

@@ -1,11 +1,12 @@
 """Rank-ordered memory of the jobs in flight, with the adders that accumulate probabilities into it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from typing import Any
 
-from amaranth.hdl import Assert, Cat, Const, Module, Mux, Shape, Signal, Value, unsigned
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, Shape, Signal, Value, ValueLike, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -14,7 +15,7 @@ from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.expander import select
 from spatten.hw.lib.ram import Ram
 
-__all__ = ["RankMemory", "index_shape", "one_hot", "rank_probs", "rank_word"]
+__all__ = ["RankMemory", "index_shape", "one_hot", "rank_probs", "rank_word", "store_at"]
 
 
 def index_shape(count: int) -> Shape:
@@ -25,6 +26,13 @@ def index_shape(count: int) -> Shape:
 def one_hot(index: Value, count: int) -> Value:
     """`count` bits, of which bit `index` is set."""
     return (Const(1, count) << index)[:count]
+
+
+def store_at(m: Module, registers: Sequence[Any], index: Value, value: ValueLike) -> None:
+    """registers[index] := value, at the end of the cycle."""
+    for number, register in enumerate(registers):
+        with m.If(one_hot(index, len(registers))[number]):
+            m.d.sync += register.eq(value)
 
 
 def rank_probs(*, prob_bits: int, lanes: int, slots: int) -> data.StructLayout:
@@ -146,25 +154,7 @@ class RankMemory(wiring.Component):
             matches = valid[ahead] & (slot[ahead] == slot[0]) & (number[ahead] == number[0])
             m.d.sync += same[ahead - 1].eq(matches)
 
-        # Stage 2 has the word as the beats two and three ahead leave it. Stage 3 adds, to what the beat one ahead left
-        # if it had the same word. Stage 4 writes.
-        stored = [Signal(self.word, name=f"stored{lane}", reset_less=True) for lane in range(self.prob_lanes)]
-        total = [Signal(self.word, name=f"total{lane}", reset_less=True) for lane in range(self.prob_lanes)]
-        written = [Signal(self.word, name=f"written{lane}", reset_less=True) for lane in range(self.prob_lanes)]
-        same_as_ahead = Signal(reset_less=True)
-        m.d.sync += same_as_ahead.eq(same[0])
-        words = self._stored_words(m, rams, slot[1], number[1])
-        for lane in range(self.prob_lanes):
-            word = data.View(self.word, words[lane * self.word.size : (lane + 1) * self.word.size])
-            base = data.View(self.word, Mux(same_as_ahead, total[lane].as_value(), stored[lane].as_value()))
-            m.d.sync += [
-                stored[lane].eq(
-                    Mux(same[1], total[lane].as_value(), Mux(same[2], written[lane].as_value(), word.as_value()))
-                ),
-                total[lane].sum.eq(base.sum + probs[2][lane]),
-                total[lane].pinned.eq(base.pinned),
-                written[lane].eq(total[lane]),
-            ]
+        total = self._sums(m, self._stored_words(m, rams, slot[1], number[1]), same, probs[2])
 
         row_words = Value.cast(self.write_words)
         beat_words = Cat(word.as_value() for word in total)
@@ -204,6 +194,26 @@ class RankMemory(wiring.Component):
             drained.append(Mux(self.drains[index], row, 0))
         m.d.comb += Value.cast(self.read_words).eq(reduce(or_, drained))
         return m
+
+    def _sums(self, m: Module, words: Value, same: list[Signal], probs: list[Signal]) -> list[Any]:
+        """Stage 2 has the word as the beats two and three ahead leave it. Stage 3 adds, to what the beat one ahead left
+        if it had the same word. Stage 4 writes the sums, which are returned."""
+        read = data.View(data.ArrayLayout(self.word, self.prob_lanes), words)
+        stored = [Signal(self.word, name=f"stored{lane}", reset_less=True) for lane in range(self.prob_lanes)]
+        total = [Signal(self.word, name=f"total{lane}", reset_less=True) for lane in range(self.prob_lanes)]
+        written = [Signal(self.word, name=f"written{lane}", reset_less=True) for lane in range(self.prob_lanes)]
+        same_as_ahead = Signal(reset_less=True)
+        m.d.sync += same_as_ahead.eq(same[0])
+        for lane in range(self.prob_lanes):
+            two_ahead, three_ahead = total[lane].as_value(), written[lane].as_value()
+            base = data.View(self.word, Mux(same_as_ahead, total[lane].as_value(), stored[lane].as_value()))
+            m.d.sync += [
+                stored[lane].eq(Mux(same[1], two_ahead, Mux(same[2], three_ahead, read[lane].as_value()))),
+                total[lane].sum.eq(base.sum + probs[lane]),
+                total[lane].pinned.eq(base.pinned),
+                written[lane].eq(total[lane]),
+            ]
+        return total
 
     def _stored_words(self, m: Module, rams: list[list[Ram]], slot: Value, number: Value) -> Value:
         """The words that stage 1 has read, in stage 2."""
