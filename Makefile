@@ -33,6 +33,16 @@ NEEDS = $(RUN) -m spatten.sim.requirements
 CHANGES := $(foreach change,$(SET),--set '$(subst ','\'',$(change))')
 LIBRARY := $${LIBERTY:+--liberty "$$LIBERTY"}
 
+# import-linter wants `spatten` to be a folder: it must find the link, and not the spatten.py of the checkout
+define LINT_IMPORTS
+import sys
+from importlinter.cli import lint_imports_command
+checkout = sys.argv.pop(1)
+sys.path = [path for path in sys.path if path != checkout]
+lint_imports_command()
+endef
+export LINT_IMPORTS
+
 .PHONY: help verilog test check formal mutate lint digests format demo run fidelity soak synth bench units train clean ready
 
 help: ## List the targets
@@ -73,9 +83,9 @@ soak: ready ## Run N random jobs, or without end with N=0, and stop at the first
 lint: ready ## Check style (ruff), types (mypy) and that no room imports one above it (import-linter)
 	@cache=$$($(RUN) -m spatten.sim.cache); export RUFF_CACHE_DIR="$$cache/ruff" MYPY_CACHE_DIR="$$cache/mypy"; \
 	$(RUN) -m ruff check .; $(RUN) -m ruff format --check .; \
-	mkdir -p "$$cache/types"; ln -sfn "$$PWD" "$$cache/types/spatten"; python=$$(realpath -s "$$VENV/bin/python"); \
+	mkdir -p "$$cache/types"; ln -sfn "$$PWD" "$$cache/types/spatten"; python=$$(realpath -s "$$VENV/bin/python"); checkout=$$PWD; \
 	cd "$$cache/types"; "$$python" -m mypy --config-file spatten/pyproject.toml $(addprefix -p spatten.,$(ROOMS)); \
-	PYTHONPATH=. "$$python" -c 'from importlinter.cli import lint_imports_command as lint; lint()' spatten/pyproject.toml --no-cache
+	PYTHONPATH=. "$$python" -c "$$LINT_IMPORTS" "$$checkout" spatten/pyproject.toml --no-cache
 
 digests: ready ## Compare the Verilog of every named configuration with hw/verilog.sha256
 	$(RUN) -m spatten digests --against hw/verilog.sha256 $(ARGS)

@@ -34,11 +34,7 @@ def main(
     Where they are alike, both show the same in every cycle. Where they are not, they may still do the same by other
     logic.
     """
-    texts = []
-    for path in (first, second):
-        if not path.is_file():
-            raise files.ReadError(f"cannot read {path}: it is no file")
-        texts.append(path.read_text(encoding="utf-8", errors="replace"))
+    texts = [files.read_text(path) for path in (first, second)]
     with Console(stderr=True).status("flattening both, and telling cells apart"):
         found = compare(*texts, top=top)
     cells = " and ".join(f"{count:,}" for count in found.cells)

@@ -53,7 +53,5 @@ def main(
 
 
 def _read(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        raise files.ReadError(f"cannot read {path}: it is no file")
-    lines = (line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    lines = (line.split() for line in files.read_text(path).splitlines())
     return {words[1]: words[0] for words in lines if len(words) == 2}

@@ -19,6 +19,7 @@ __all__ = [
     "WriteError",
     "fill_tables",
     "read_json",
+    "read_text",
     "replacing",
     "require_writable",
     "write_text",
@@ -43,6 +44,13 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ReadError(f"cannot read {path}: {error}; remove it, and it is made anew") from error
+
+
+def read_text(path: Path) -> str:
+    """What a text file holds, whatever is no UTF-8 in it replaced. Raises `ReadError` unless `path` is a file."""
+    if not path.is_file():
+        raise ReadError(f"cannot read {path}: it is no file")
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def require_writable(path: Path) -> None:

@@ -27,8 +27,7 @@ from spatten.host import files
 from spatten.host.driver.device import Device
 from spatten.host.driver.encoding import Report, descriptor
 from spatten.host.driver.errors import DeviceError, DeviceTimeoutError
-from spatten.hw.emit.verilog import convert
-from spatten.hw.spatten import Spatten
+from spatten.sim.machine.device import accelerator_verilog
 from spatten.sim.machine.machine import Machine
 from spatten.sim.machine.transport import SimulatedTransport
 from spatten.sim.measure import cycles as model
@@ -108,8 +107,7 @@ class LayerBench:
         self.config = config
         self.memory = memory
         started = time.monotonic()
-        verilog = convert(Spatten(config=config), name="spatten")
-        self.machine = Machine(verilog, config)
+        self.machine = Machine(accelerator_verilog(config), config)
         self.build_seconds = time.monotonic() - started
         self.machine.set_memory(memory)
         self.device = Device(SimulatedTransport(self.machine))

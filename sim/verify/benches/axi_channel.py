@@ -33,6 +33,7 @@ class AxiChannel:
     direction: str
     """Of the unit's bursts: "reads" or "writes"."""
     channel_bits: int
+    local_bits: int
     address_bits: int
     base: int = 0
     """Page at which the channel's memory begins."""
@@ -82,6 +83,82 @@ class AxiChannel:
             distance = (burst.address - self.address(0)) % (1 << self.address_bits)
             result.append((distance // _SECTOR_BYTES, burst.beats // self.beats))
         return result
+
+    def send(self, locals_: list[int]) -> None:
+        """Have the unit read or write these local sectors."""
+        raise NotImplementedError
+
+    async def drain(self) -> None:
+        """Wait for the end of all that was sent, and check it."""
+        raise NotImplementedError
+
+    async def check_merging(self, *, burst: int, is_most: bool) -> None:
+        """That neighbours behind a stalled burst gather in one burst, and nothing else does.
+
+        `burst` sectors are sure to gather; `is_most`: and never more.
+        """
+        address_channel = {"reads": "ar", "writes": "aw"}[self.direction]
+        source = self.bench.random("pages")
+        last = (1 << self.local_bits) - 1
+        page = source.randrange(1 << self.local_bits - 8) * 256
+        run = min(7, burst)
+        end = page + 128
+        expected: list[tuple[int, int]] = []
+        for begin, count, bursts in (
+            (page + 3, 1, [(page + 3, 1)]),
+            (page + 4, 1 + run, [(page + 4, 1), (page + 5, run)]),
+            # A burst never crosses the end of a page.
+            (end - 1 - run, 2 + run, [(end - 1 - run, 1), (end - run, run), (end, 1)]),
+            (end - 1, 2, [(end - 1, 1), (end, 1)]),
+            (end - 2, 3, [(end - 2, 1), (end - 1, 1), (end, 1)]),
+            # A burst never has more sectors than it may.
+            *(
+                [(page + 10, 2 + burst, [(page + 10, 1), (page + 11, burst), (page + 11 + burst, 1)])]
+                if is_most
+                else []
+            ),
+            (page + 10, 1 + burst, [(page + 10, 1), (page + 11, burst)]),
+            # The first sector is no neighbour of the last.
+            (last - 1, 3, [(last - 1, 1), (last, 1), (0, 1)]),
+        ):
+            self.memory.frozen.add(address_channel)
+            self.send([(begin + n) & last for n in range(count)])
+            await self.bench.step(count + 4)
+            assert self.source.count == sum(sectors for _, sectors in expected) + count, "a sector is not taken"
+            self.memory.frozen.clear()
+            await self.drain()
+            expected += bursts
+            assert self.bursts == expected
+        # Only the sector after a burst's last one joins it, whatever bits others share with that sector.
+        other = [page + 8] + [(page + 8) ^ 1 << bit for bit in range(self.local_bits)]
+        for third in other:
+            self.memory.frozen.add(address_channel)
+            self.send([page + 5, page + 7, third])
+            await self.bench.step(6)
+            self.memory.frozen.clear()
+            await self.drain()
+            expected += (
+                [(page + 5, 1), (page + 7, 2)] if third == page + 8 else [(page + 5, 1), (page + 7, 1), (third, 1)]
+            )
+            assert self.bursts == expected
+        # A sector that waited to begin a burst, and one that begins it as the last burst leaves, are joined like any
+        # other.
+        for waits in (1, 0):
+            for _ in range(8):
+                start = source.randrange(1 << self.local_bits - 7) * 128 + source.randrange(120)
+                self.memory.frozen.add(address_channel)
+                self.send([page + 1, page + 3, *[start] * waits])
+                await self.bench.step(6)
+                self.memory.frozen.clear()
+                self.send([start] * (1 - waits))
+                await self.bench.step()
+                self.memory.frozen.add(address_channel)
+                self.send([start + 1])
+                await self.bench.step(6)
+                self.memory.frozen.clear()
+                await self.drain()
+                expected += [(page + 1, 1), (page + 3, 1), (start, 2)]
+                assert self.bursts == expected
 
 
 def make_locals(source: random.Random, count: int, *, local_bits: int) -> list[int]:

@@ -100,7 +100,7 @@ class Surroundings(AxiChannel):
         beats = [self.memory.read(self.address(local) + n * CHANNEL_BITS // 8) for n in range(BEATS)]
         return sum(beat << n * CHANNEL_BITS for n, beat in enumerate(beats))
 
-    def read(self, locals_: list[int]) -> None:
+    def send(self, locals_: list[int]) -> None:
         self.source.send(locals_)
         self.sink.expect([self.sector(local) for local in locals_])
 
@@ -142,6 +142,7 @@ def surround(dut: HierarchyObject, seed: int, *, idle: float = 0.0, stall: float
         probe=Probe(bench, checker, source, sink),
         direction="reads",
         channel_bits=CHANNEL_BITS,
+        local_bits=LOCAL_BITS,
         address_bits=ADDRESS_BITS,
     )
 
@@ -156,7 +157,7 @@ async def sectors_come_in_order(
     latency = random.Random(seed).choice([1, 2, 7, 30])
     around = surround(dut, seed, idle=idle, stall=stall, ar=pauses[0], r=pauses[1], latency=latency)
     await around.reset()
-    around.read(make_locals(around.bench.random("locals"), SECTORS, local_bits=LOCAL_BITS))
+    around.send(make_locals(around.bench.random("locals"), SECTORS, local_bits=LOCAL_BITS))
     await around.drain()
     assert around.checker.reads.peak_bytes <= 32 * OUTSTANDING
     longest = max(sectors for _, sectors in around.bursts)
@@ -169,7 +170,7 @@ async def it_reads_at_full_rate(dut: HierarchyObject, seed: int) -> None:
     latency = max(1, min(20, OUTSTANDING - 2))
     around = surround(dut, seed, latency=latency)
     await around.reset()
-    around.read([around.bench.random("locals").getrandbits(LOCAL_BITS) for _ in range(SECTORS)])
+    around.send([around.bench.random("locals").getrandbits(LOCAL_BITS) for _ in range(SECTORS)])
     await around.drain()
     first = around.source.cycles[0]
     assert around.probe.presented[0] == first + 1
@@ -188,7 +189,7 @@ async def one_at_a_time_has_the_latency(dut: HierarchyObject, seed: int) -> None
     around = surround(dut, seed, latency=3)
     await around.reset()
     for local in make_locals(around.bench.random("locals"), 20, local_bits=LOCAL_BITS):
-        around.read([local])
+        around.send([local])
         await around.bench.step(BEATS + 8)
     assert around.probe.presented == [cycle + 1 for cycle in around.source.cycles]
     assert around.sink.cycles == [cycle + 4 + BEATS for cycle in around.source.cycles]
@@ -200,60 +201,7 @@ async def one_at_a_time_has_the_latency(dut: HierarchyObject, seed: int) -> None
 async def neighbours_behind_a_stalled_burst_merge(dut: HierarchyObject, seed: int) -> None:
     around = surround(dut, seed)
     await around.reset()
-    source = around.bench.random("pages")
-    last = (1 << LOCAL_BITS) - 1
-    page = source.randrange(1 << LOCAL_BITS - 8) * 256
-    run = min(7, BURST)
-    end = page + 128
-    expected: list[tuple[int, int]] = []
-    for begin, count, bursts in (
-        (page + 3, 1, [(page + 3, 1)]),
-        (page + 4, 1 + run, [(page + 4, 1), (page + 5, run)]),
-        # A burst never crosses the end of a page.
-        (end - 1 - run, 2 + run, [(end - 1 - run, 1), (end - run, run), (end, 1)]),
-        (end - 1, 2, [(end - 1, 1), (end, 1)]),
-        (end - 2, 3, [(end - 2, 1), (end - 1, 1), (end, 1)]),
-        # A burst never has more sectors than it may.
-        (page + 10, 1 + BURST + 1, [(page + 10, 1), (page + 11, BURST), (page + 11 + BURST, 1)]),
-        (page + 10, 1 + BURST, [(page + 10, 1), (page + 11, BURST)]),
-        # The first sector is no neighbour of the last.
-        (last - 1, 3, [(last - 1, 1), (last, 1), (0, 1)]),
-    ):
-        around.memory.frozen.add("ar")
-        around.read([(begin + n) & last for n in range(count)])
-        await around.bench.step(count + 4)
-        assert around.source.count == sum(sectors for _, sectors in expected) + count, "a request is not taken"
-        around.memory.frozen.clear()
-        await around.drain()
-        expected += bursts
-        assert around.bursts == expected
-    # Only the sector after a burst's last one joins it, whatever bits others have in common with that.
-    other = [page + 8] + [(page + 8) ^ 1 << bit for bit in range(LOCAL_BITS)]
-    for third in other:
-        around.memory.frozen.add("ar")
-        around.read([page + 5, page + 7, third])
-        await around.bench.step(6)
-        around.memory.frozen.clear()
-        await around.drain()
-        expected += [(page + 5, 1), (page + 7, 2)] if third == page + 8 else [(page + 5, 1), (page + 7, 1), (third, 1)]
-        assert around.bursts == expected
-    # A sector that waited to begin a burst, and one that begins it as the last burst leaves, are joined like any other.
-    for waits in (1, 0):
-        for _ in range(8):
-            start = source.randrange(1 << LOCAL_BITS - 7) * 128 + source.randrange(120)
-            around.memory.frozen.add("ar")
-            around.read([page + 1, page + 3, *[start] * waits])
-            await around.bench.step(6)
-            around.memory.frozen.clear()
-            around.read([start] * (1 - waits))
-            await around.bench.step()
-            around.memory.frozen.add("ar")
-            around.read([start + 1])
-            await around.bench.step(6)
-            around.memory.frozen.clear()
-            await around.drain()
-            expected += [(page + 1, 1), (page + 3, 1), (start, 2)]
-            assert around.bursts == expected
+    await around.check_merging(burst=BURST, is_most=True)
 
 
 @cocotb.test
@@ -263,7 +211,7 @@ async def no_more_than_allowed_is_outstanding(dut: HierarchyObject, seed: int) -
     await around.reset()
     around.memory.frozen.add("r")
     locals_ = make_locals(around.bench.random("locals"), 2 * OUTSTANDING + 60, local_bits=LOCAL_BITS)
-    around.read(locals_)
+    around.send(locals_)
     await around.bench.step(6 * OUTSTANDING + 100)
     peak = around.checker.reads.peak_bytes // 32
     assert OUTSTANDING - BURST < peak <= OUTSTANDING, f"{peak} sectors were outstanding"
@@ -272,7 +220,7 @@ async def no_more_than_allowed_is_outstanding(dut: HierarchyObject, seed: int) -
     await around.drain()
     # Single sectors use every place.
     around.memory.frozen.add("r")
-    around.read([5 * n % (1 << LOCAL_BITS) for n in range(OUTSTANDING + 20)])
+    around.send([5 * n % (1 << LOCAL_BITS) for n in range(OUTSTANDING + 20)])
     await around.bench.step(OUTSTANDING + 30)
     assert around.checker.reads.open_bytes == 32 * OUTSTANDING
     assert around.sink.count == len(locals_)
@@ -290,7 +238,7 @@ def _some_bad(seed: int) -> Callable[[str, int], int]:
 async def bad_responses_are_reported(dut: HierarchyObject, seed: int) -> None:
     around = surround(dut, seed, stall=0.3, ar=0.4, r=0.3, respond=_some_bad(seed))
     await around.reset()
-    around.read(make_locals(around.bench.random("locals"), 60, local_bits=LOCAL_BITS))
+    around.send(make_locals(around.bench.random("locals"), 60, local_bits=LOCAL_BITS))
     await around.drain()
     seen = [response for _, response in around.checker.reads.errors]
     assert around.probe.errors == {2: seen.count(2), 3: seen.count(3)}
@@ -305,7 +253,7 @@ async def ids_and_rlast_are_not_looked_at(dut: HierarchyObject, seed: int) -> No
     around.bench.agents.remove(around.probe)
     around.bench.agents.remove(around.checker)
     await around.reset()
-    around.read(make_locals(around.bench.random("locals"), 80, local_bits=LOCAL_BITS))
+    around.send(make_locals(around.bench.random("locals"), 80, local_bits=LOCAL_BITS))
     await around.bench.drain()
     assert str(around.bench.signal("idle").value) == "1"
 
@@ -319,7 +267,7 @@ async def stop_drains_and_drops(dut: HierarchyObject, seed: int) -> None:
     answered = 0
     for number in range(PARAMETERS["stops"]):
         around.memory.latency = source.choice([1, 3, 25])
-        around.read(make_locals(around.bench.random(f"locals {number}"), 60, local_bits=LOCAL_BITS))
+        around.send(make_locals(around.bench.random(f"locals {number}"), 60, local_bits=LOCAL_BITS))
         await around.bench.step(source.choice([0, 1, 2, source.randint(0, 40), source.randint(0, 200)]))
         answered += around.sink.count
         await around.stop()
@@ -327,7 +275,7 @@ async def stop_drains_and_drops(dut: HierarchyObject, seed: int) -> None:
         around.go()
         # In half of the rounds all of the next reads come to their end.
         if number % 2:
-            around.read(make_locals(around.bench.random(f"more {number}"), 20, local_bits=LOCAL_BITS))
+            around.send(make_locals(around.bench.random(f"more {number}"), 20, local_bits=LOCAL_BITS))
             await around.drain()
     assert answered > 0
 
@@ -338,7 +286,7 @@ async def stop_waits_for_a_burst_that_is_never_taken(dut: HierarchyObject, seed:
     around = surround(dut, seed, latency=2)
     await around.reset()
     around.memory.frozen.add("ar")
-    around.read([4, 5, 6, 9])
+    around.send([4, 5, 6, 9])
     await around.bench.step(8)
     around.bench.signal("stop").value = 1
     around.probe.stopped = True
@@ -350,7 +298,7 @@ async def stop_waits_for_a_burst_that_is_never_taken(dut: HierarchyObject, seed:
     await around.stop()
     assert around.bursts == [(4, 1)]
     around.go()
-    around.read([7, 8, 9])
+    around.send([7, 8, 9])
     await around.drain()
 
 
@@ -360,11 +308,11 @@ async def reset_empties_it(dut: HierarchyObject, seed: int) -> None:
     around = surround(dut, seed, stall=0.5, ar=0.5, r=0.3)
     await around.reset()
     for number in range(12):
-        around.read(make_locals(around.bench.random(f"locals {number}"), 60, local_bits=LOCAL_BITS))
+        around.send(make_locals(around.bench.random(f"locals {number}"), 60, local_bits=LOCAL_BITS))
         await around.bench.step(7 * number)
         await around.bench.reset(1)
         await around.bench.step(4)
-        around.read(make_locals(around.bench.random(f"more {number}"), 12, local_bits=LOCAL_BITS))
+        around.send(make_locals(around.bench.random(f"more {number}"), 12, local_bits=LOCAL_BITS))
         await around.drain()
         await around.bench.reset(1)
 
@@ -422,15 +370,16 @@ async def a_slave_by_others_agrees(dut: HierarchyObject, share: float, seed: int
         probe=Probe(bench, checker, source, sink),
         direction="reads",
         channel_bits=CHANNEL_BITS,
+        local_bits=LOCAL_BITS,
         address_bits=ADDRESS_BITS,
     )
     await around.reset()
     for number in range(3):
-        around.read(make_locals(bench.random(f"locals {number}"), 60, local_bits=LOCAL_BITS))
+        around.send(make_locals(bench.random(f"locals {number}"), 60, local_bits=LOCAL_BITS))
         await around.drain()
         assert around.probe.errors[2] == words.failures > 0
         assert around.probe.errors[3] == 0
-        around.read(make_locals(bench.random(f"more {number}"), 40, local_bits=LOCAL_BITS))
+        around.send(make_locals(bench.random(f"more {number}"), 40, local_bits=LOCAL_BITS))
         await bench.step(13 * number)
         await around.stop()
         around.go()

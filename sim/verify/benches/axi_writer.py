@@ -115,7 +115,7 @@ class Surroundings(AxiChannel):
     def __post_init__(self) -> None:
         self.sent: list[dict[str, int]] = []
 
-    def write(self, locals_: list[int]) -> None:
+    def send(self, locals_: list[int]) -> None:
         """Send random sectors."""
         rows = [
             {"address": local, "data": self.bench.random(f"data {len(self.sent)}").getrandbits(256)}
@@ -185,6 +185,7 @@ def surround(dut: HierarchyObject, seed: int, *, idle: float = 0.0, **memory: An
         probe=Probe(bench, checker, source),
         direction="writes",
         channel_bits=CHANNEL_BITS,
+        local_bits=LOCAL_BITS,
         address_bits=ADDRESS_BITS,
     )
 
@@ -206,7 +207,7 @@ async def sectors_are_written_in_order(dut: HierarchyObject, idle: float, pauses
     latency = random.Random(seed).choice([1, 2, 7, 30])
     around = surround(dut, seed, idle=idle, latency=latency, **PAUSES[pauses])
     await around.reset()
-    around.write(make_locals(around.bench.random("locals"), SECTORS, local_bits=LOCAL_BITS))
+    around.send(make_locals(around.bench.random("locals"), SECTORS, local_bits=LOCAL_BITS))
     await around.drain()
     assert around.checker.writes.peak_bursts <= OUTSTANDING
     if pauses in ("none", "aw"):
@@ -220,7 +221,7 @@ async def it_writes_at_full_rate(dut: HierarchyObject, seed: int) -> None:
     around = surround(dut, seed, latency=max(1, min(20, OUTSTANDING - 5)))
     await around.reset()
     sectors = max(SECTORS, 300)
-    around.write([around.bench.random(f"local {n}").getrandbits(LOCAL_BITS) for n in range(sectors)])
+    around.send([around.bench.random(f"local {n}").getrandbits(LOCAL_BITS) for n in range(sectors)])
     await around.drain()
     first = around.source.cycles[0]
     assert (around.probe.presented["aw"][0], around.probe.presented["w"][0]) == (first + 1, first + 2)
@@ -237,7 +238,7 @@ async def one_at_a_time_has_the_latency(dut: HierarchyObject, seed: int) -> None
     around = surround(dut, seed, latency=3)
     await around.reset()
     for local in make_locals(around.bench.random("locals"), 20, local_bits=LOCAL_BITS):
-        around.write([local])
+        around.send([local])
         await around.drain()
     assert around.probe.presented["aw"] == [cycle + 1 for cycle in around.source.cycles]
     assert around.probe.word_cycles[::BEATS] == [cycle + 2 for cycle in around.source.cycles]
@@ -248,60 +249,7 @@ async def one_at_a_time_has_the_latency(dut: HierarchyObject, seed: int) -> None
 async def neighbours_behind_a_stalled_burst_merge(dut: HierarchyObject, seed: int) -> None:
     around = surround(dut, seed)
     await around.reset()
-    source = around.bench.random("pages")
-    last = (1 << LOCAL_BITS) - 1
-    page = source.randrange(1 << LOCAL_BITS - 8) * 256
-    run = min(7, BURST)
-    end = page + 128
-    expected = []
-    for begin, count, bursts in (
-        (page + 3, 1, [(page + 3, 1)]),
-        (page + 4, 1 + run, [(page + 4, 1), (page + 5, run)]),
-        # A burst never crosses the end of a page.
-        (end - 1 - run, 2 + run, [(end - 1 - run, 1), (end - run, run), (end, 1)]),
-        (end - 1, 2, [(end - 1, 1), (end, 1)]),
-        (end - 2, 3, [(end - 2, 1), (end - 1, 1), (end, 1)]),
-        # A burst never has more sectors than it may.
-        *([(page + 10, 18, [(page + 10, 1), (page + 11, 16), (page + 27, 1)])] if BURST == 16 else []),
-        (page + 10, 1 + BURST, [(page + 10, 1), (page + 11, BURST)]),
-        # The first sector is no neighbour of the last.
-        (last - 1, 3, [(last - 1, 1), (last, 1), (0, 1)]),
-    ):
-        around.memory.frozen.add("aw")
-        around.write([(begin + n) & last for n in range(count)])
-        await around.bench.step(count + 4)
-        assert around.source.count == len(around.sent), "a sector is not taken"
-        around.memory.frozen.clear()
-        await around.drain()
-        expected += bursts
-        assert around.bursts == expected
-    # Only the sector after a burst's last one joins it, whatever bits others have in common with that.
-    other = [page + 8] + [(page + 8) ^ 1 << bit for bit in range(LOCAL_BITS)]
-    for third in other:
-        around.memory.frozen.add("aw")
-        around.write([page + 5, page + 7, third])
-        await around.bench.step(6)
-        around.memory.frozen.clear()
-        await around.drain()
-        expected += [(page + 5, 1), (page + 7, 2)] if third == page + 8 else [(page + 5, 1), (page + 7, 1), (third, 1)]
-        assert around.bursts == expected
-    # A sector that waited to begin a burst, and one that begins it as the last burst leaves, are joined like any other.
-    for waits in (1, 0):
-        for _ in range(8):
-            start = source.randrange(1 << LOCAL_BITS - 7) * 128 + source.randrange(120)
-            around.memory.frozen.add("aw")
-            around.write([page + 1, page + 3, *[start] * waits])
-            await around.bench.step(6)
-            around.memory.frozen.clear()
-            around.write([start] * (1 - waits))
-            await around.bench.step()
-            around.memory.frozen.add("aw")
-            around.write([start + 1])
-            await around.bench.step(6)
-            around.memory.frozen.clear()
-            await around.drain()
-            expected += [(page + 1, 1), (page + 3, 1), (start, 2)]
-            assert around.bursts == expected
+    await around.check_merging(burst=BURST, is_most=BURST == 16)
 
 
 @cocotb.test
@@ -310,14 +258,14 @@ async def no_more_than_allowed_waits(dut: HierarchyObject, seed: int) -> None:
     around = surround(dut, seed)
     await around.reset()
     around.memory.frozen.add("b")
-    around.write([5 * n % (1 << LOCAL_BITS) for n in range(OUTSTANDING + DEPTH + 20)])
+    around.send([5 * n % (1 << LOCAL_BITS) for n in range(OUTSTANDING + DEPTH + 20)])
     await around.bench.step((OUTSTANDING + DEPTH + 20) * BEATS + 20)
     assert around.checker.writes.open_bursts == OUTSTANDING
     around.memory.frozen.clear()
     await around.drain()
     around.memory.frozen.add("w")
     before = len(around.sent)
-    around.write([3 * n % (1 << LOCAL_BITS) for n in range(DEPTH + 20)])
+    around.send([3 * n % (1 << LOCAL_BITS) for n in range(DEPTH + 20)])
     await around.bench.step(DEPTH + 30)
     bursts = around.checker.writes.open_bursts
     assert around.source.count - before == min(DEPTH + 1, OUTSTANDING + 2)
@@ -335,7 +283,7 @@ def _some_bad(seed: int) -> Callable[[str, int], int]:
 async def bad_responses_are_reported(dut: HierarchyObject, seed: int) -> None:
     around = surround(dut, seed, aw=0.3, b=0.3, respond=_some_bad(seed))
     await around.reset()
-    around.write(make_locals(around.bench.random("locals"), 80, local_bits=LOCAL_BITS))
+    around.send(make_locals(around.bench.random("locals"), 80, local_bits=LOCAL_BITS))
     await around.drain()
     seen = [response for _, response in around.checker.writes.errors]
     assert around.probe.errors == {2: seen.count(2), 3: seen.count(3)}
@@ -350,7 +298,7 @@ async def ids_are_not_looked_at(dut: HierarchyObject, seed: int) -> None:
     around.bench.agents.remove(around.probe)
     around.bench.agents.remove(around.checker)
     await around.reset()
-    around.write(make_locals(around.bench.random("locals"), 80, local_bits=LOCAL_BITS))
+    around.send(make_locals(around.bench.random("locals"), 80, local_bits=LOCAL_BITS))
     acknowledged = around.bench.signal("acknowledged")
     await around.bench.until(lambda: int(str(acknowledged.value), 2) == 80, what="end", limit=8000)
     assert str(around.bench.signal("idle").value) == "1"
@@ -365,7 +313,7 @@ async def stop_finishes_what_was_presented(dut: HierarchyObject, order: str, see
     finished = dropped = 0
     for number in range(PARAMETERS["stops"]):
         around.memory.latency = source.choice([1, 3, 25])
-        around.write(make_locals(around.bench.random(f"locals {number}"), 70, local_bits=LOCAL_BITS))
+        around.send(make_locals(around.bench.random(f"locals {number}"), 70, local_bits=LOCAL_BITS))
         await around.bench.step(source.choice([0, 1, 2, source.randint(0, 40), source.randint(0, 200)]))
         taken = around.source.count
         await around.stop()
@@ -375,7 +323,7 @@ async def stop_finishes_what_was_presented(dut: HierarchyObject, order: str, see
         around.go()
         # In half of the rounds all of the next writes come to their end.
         if number % 2:
-            around.write(make_locals(around.bench.random(f"more {number}"), 20, local_bits=LOCAL_BITS))
+            around.send(make_locals(around.bench.random(f"more {number}"), 20, local_bits=LOCAL_BITS))
             await around.drain()
             around.check(20)
             await around.bench.reset(1)
@@ -391,7 +339,7 @@ async def stop_waits_for_a_slave_that_stands_still(dut: HierarchyObject, channel
     around = surround(dut, seed, latency=2)
     await around.reset()
     around.memory.frozen.add(channel)
-    around.write([4, 5, 6, 9])
+    around.send([4, 5, 6, 9])
     await around.bench.step(6 + 6 * BEATS)
     around.bench.signal("stop").value = 1
     around.probe.stopped = True
@@ -402,7 +350,7 @@ async def stop_waits_for_a_slave_that_stands_still(dut: HierarchyObject, channel
     # With AW stalled only the first burst has been presented; otherwise all have.
     assert around.bursts == [(4, 1)] if channel == "aw" else [(4, 1), (5, 1), (6, 1), (9, 1)]
     around.go()
-    around.write([7, 8, 9])
+    around.send([7, 8, 9])
     await around.drain()
 
 
@@ -412,13 +360,13 @@ async def reset_empties_it(dut: HierarchyObject, seed: int) -> None:
     around = surround(dut, seed, aw=0.5, w=0.4, b=0.3)
     await around.reset()
     for number in range(12):
-        around.write(make_locals(around.bench.random(f"locals {number}"), 60, local_bits=LOCAL_BITS))
+        around.send(make_locals(around.bench.random(f"locals {number}"), 60, local_bits=LOCAL_BITS))
         await around.bench.step(7 * number)
         await around.bench.reset(1)
         around.sent.clear()
         around.memory.data.clear()
         await around.bench.step(4)
-        around.write(make_locals(around.bench.random(f"more {number}"), 12, local_bits=LOCAL_BITS))
+        around.send(make_locals(around.bench.random(f"more {number}"), 12, local_bits=LOCAL_BITS))
         await around.drain()
         await around.bench.reset(1)
         around.sent.clear()
@@ -482,16 +430,17 @@ async def a_slave_by_others_agrees(dut: HierarchyObject, share: float, seed: int
         probe=Probe(bench, checker, source),
         direction="writes",
         channel_bits=CHANNEL_BITS,
+        local_bits=LOCAL_BITS,
         address_bits=ADDRESS_BITS,
     )
     await around.reset()
     for number in range(3):
-        around.write(make_locals(bench.random(f"locals {number}"), 60, local_bits=LOCAL_BITS))
+        around.send(make_locals(bench.random(f"locals {number}"), 60, local_bits=LOCAL_BITS))
         await around.drain()
         seen = [response for _, response in checker.writes.errors]
         assert around.probe.errors == {2: len(seen), 3: 0}
         assert set(seen) == {2}
-        around.write(make_locals(bench.random(f"more {number}"), 40, local_bits=LOCAL_BITS))
+        around.send(make_locals(bench.random(f"more {number}"), 40, local_bits=LOCAL_BITS))
         await bench.step(13 * number)
         await around.stop()
         around.go()

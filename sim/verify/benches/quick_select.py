@@ -13,7 +13,7 @@ from cocotb.handle import HierarchyObject
 from spatten.golden import IntArray
 from spatten.golden.quick_select import passes, select
 from spatten.hw.datapath.quick_select import ROWS_INSIDE, candidate_beat, first_digit, selection
-from spatten.sim.verify.benches.topk_rows import KINDS, every_kind, row_beats
+from spatten.sim.verify.benches.topk_rows import KINDS, every_row, row_beats
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.records import record
 from spatten.sim.verify.stream import Bench, PulseCounter, StreamDriver, StreamMonitor
@@ -91,12 +91,7 @@ def bound(n: int) -> int:
 
 def make_rows(seed: int) -> list[Row]:
     """Every kind of row, at the extreme lengths and random ones, and every extreme k."""
-    source = np.random.default_rng(seed)
-    found = every_kind(source, count=ROWS, n_max=N_MAX, lanes=LANES, width=WIDTH, bins=BINS)
-    rows = [Row(values, k) for values, k in found]
-    for number, row in enumerate(rows):
-        row.header = (number + seed) % (1 << (HEADER or 1))
-    return rows
+    return every_row(Row, seed, count=ROWS, n_max=N_MAX, lanes=LANES, width=WIDTH, bins=BINS, header_bits=HEADER or 1)
 
 
 def make_bench(

@@ -15,7 +15,7 @@ from spatten.golden.topk import keep_mask
 from spatten.hw.datapath.quick_select import ROWS_INSIDE, candidate_beat, first_digit
 from spatten.hw.datapath.topk import element, kept_beat
 from spatten.hw.lib.packer import packed_row
-from spatten.sim.verify.benches.topk_rows import KINDS, beats_of, every_kind, row_beats
+from spatten.sim.verify.benches.topk_rows import KINDS, beats_of, every_row, row_beats
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.records import record
 from spatten.sim.verify.stream import Bench, StreamDriver, StreamMonitor
@@ -83,12 +83,7 @@ class Row:
 
 def make_rows(seed: int) -> list[Row]:
     """Every kind of row, at the extreme lengths and random ones, and every extreme k, also above n."""
-    source = np.random.default_rng(seed)
-    found = every_kind(source, count=ROWS, n_max=N_MAX, lanes=LANES, width=WIDTH, bins=BINS)
-    rows = [Row(values, k) for values, k in found]
-    for number, row in enumerate(rows):
-        row.header = (number + seed) % (1 << (HEADER or 1))
-    return rows
+    return every_row(Row, seed, count=ROWS, n_max=N_MAX, lanes=LANES, width=WIDTH, bins=BINS, header_bits=HEADER or 1)
 
 
 def make_bench(

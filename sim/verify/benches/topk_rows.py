@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
 from spatten.golden import IntArray
+
+RowType = TypeVar("RowType")
 
 
 def uniform(source: np.random.Generator, n: int, width: int) -> IntArray:
@@ -116,6 +119,22 @@ def every_kind(
             rows.append((kinds[int(source.integers(len(kinds)))](source, n, width), k))
     rows += at_edges(source, n_max, lanes, width, bins)
     return [rows[number] for number in source.permutation(len(rows))]
+
+
+def every_row(
+    make: Callable[[IntArray, int, int], RowType],
+    seed: int,
+    *,
+    count: int,
+    n_max: int,
+    lanes: int,
+    width: int,
+    bins: list[tuple[int, int]],
+    header_bits: int,
+) -> list[RowType]:
+    """The rows of `every_kind`, made of their values, k and a header that counts up."""
+    found = every_kind(np.random.default_rng(seed), count=count, n_max=n_max, lanes=lanes, width=width, bins=bins)
+    return [make(values, k, (number + seed) % (1 << header_bits)) for number, (values, k) in enumerate(found)]
 
 
 def row_beats(values: IntArray, k: int, lanes: int, width: int, **header: int) -> list[dict[str, Any]]:
