@@ -13,7 +13,7 @@ from spatten.hw.control.job_control import JobControl, topk_sizes
 from spatten.hw.control.job_layouts import events_layout, job_layout, report_layout
 from spatten.hw.control.job_slots import by_slot, row_layout
 from spatten.hw.control.key_reader import KeyReader
-from spatten.hw.control.plan_layouts import SectorClass, kept_ids
+from spatten.hw.control.plan.plan_layouts import SectorClass, kept_ids
 from spatten.hw.control.planner import Planner
 from spatten.hw.control.query_reader import QueryReader
 from spatten.hw.control.row_control import RowControl

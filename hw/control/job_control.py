@@ -9,18 +9,18 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.format_tables import BANKS
-from spatten.hw.control.head_ageing import HeadAgeing
-from spatten.hw.control.head_port import HeadPort, head_access
-from spatten.hw.control.job_finish import JobFinish
+from spatten.hw.control.job.head_ageing import HeadAgeing
+from spatten.hw.control.job.head_port import HeadPort, head_access
+from spatten.hw.control.job.job_finish import JobFinish
+from spatten.hw.control.job.job_report import JobReport
+from spatten.hw.control.job.job_start import JobStart
+from spatten.hw.control.job.job_steps import StartStep
+from spatten.hw.control.job.kept_choice import topk_sizes
+from spatten.hw.control.job.live_rows import live_write
+from spatten.hw.control.job.row_counts import RowCounts, context_event
 from spatten.hw.control.job_layouts import job_layout, report_layout
-from spatten.hw.control.job_report import JobReport
 from spatten.hw.control.job_slots import slot_event, slot_layout
-from spatten.hw.control.job_start import JobStart
-from spatten.hw.control.job_steps import StartStep
-from spatten.hw.control.kept_choice import topk_sizes
-from spatten.hw.control.live_rows import live_write
 from spatten.hw.control.planner import members_request
-from spatten.hw.control.row_counts import RowCounts, context_event
 from spatten.hw.control.segments import scale_write
 from spatten.hw.control.state import head_state, layouts, state_command
 from spatten.hw.datapath.head_importance import entry_value

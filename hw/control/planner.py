@@ -8,13 +8,13 @@ from amaranth.hdl import Module
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.control.arrival_ledger import ArrivalLedger
-from spatten.hw.control.bid_arbiter import BidArbiter
-from spatten.hw.control.group_emitter import GroupEmitter
-from spatten.hw.control.group_issuer import GroupIssuer
 from spatten.hw.control.job_slots import slot_layout
-from spatten.hw.control.key_walker import KeyWalker
-from spatten.hw.control.plan_layouts import (
+from spatten.hw.control.plan.arrival_ledger import ArrivalLedger
+from spatten.hw.control.plan.bid_arbiter import BidArbiter
+from spatten.hw.control.plan.group_emitter import GroupEmitter
+from spatten.hw.control.plan.group_issuer import GroupIssuer
+from spatten.hw.control.plan.key_walker import KeyWalker
+from spatten.hw.control.plan.plan_layouts import (
     SectorClass,
     again_segment,
     block_event,
@@ -31,9 +31,9 @@ from spatten.hw.control.plan_layouts import (
     sectors_shape,
     uses_max,
 )
-from spatten.hw.control.query_walker import QueryWalker
-from spatten.hw.control.refetch import Refetch
-from spatten.hw.control.value_walker import ValueWalker
+from spatten.hw.control.plan.query_walker import QueryWalker
+from spatten.hw.control.plan.refetch import Refetch
+from spatten.hw.control.plan.value_walker import ValueWalker
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE
 from spatten.hw.memory.block_table import BlockTable, entry_shape
 from spatten.spec.config import Config
@@ -61,8 +61,8 @@ class Planner(wiring.Component):
     Blocks of the key and query rings are used in order. A job's rows may finish out of order only in generation; so
     only value blocks may be used in another order than that of their allocation.
 
-    It is joined of components, each in a file of its own, with streams and structs of `hw.control.plan_layouts` between
-    them:
+    It is joined of components, each in a file of its own in hw/control/plan, with streams and structs of
+    `hw.control.plan.plan_layouts` between them:
 
                  QueryWalker -> GroupIssuer --+
                    KeyWalker -> GroupIssuer --+-> BidArbiter -> GroupEmitter -> ArrivalLedger -> fetch unit

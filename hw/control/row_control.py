@@ -11,7 +11,7 @@ from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import block_table, plane_table
 from spatten.hw.control.job_slots import by_slot, slot_layout
-from spatten.hw.control.plan_layouts import again_segment
+from spatten.hw.control.plan.plan_layouts import again_segment
 from spatten.hw.control.segments import key_segment, query_segment, scale_write
 from spatten.hw.datapath.progressive import Kind, slot_shape
 from spatten.hw.lib.expander import select

@@ -12,7 +12,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.format_tables import BANKS
-from spatten.hw.control.plan_layouts import members_request
+from spatten.hw.control.plan.plan_layouts import members_request
 from spatten.hw.datapath.token_importance import Layouts
 from spatten.hw.lib.expander import select
 from spatten.spec.config import Config

@@ -9,16 +9,22 @@ from amaranth.hdl import Assert, Module, ShapeLike, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.datapath.current_bin import CurrentBin
-from spatten.hw.datapath.digit_counter import DigitCounter
-from spatten.hw.datapath.digit_pass import DigitPass
-from spatten.hw.datapath.equal_values import EqualValues
-from spatten.hw.datapath.first_pass import FirstPass
-from spatten.hw.datapath.pass_control import OnePassControl, PassControl
-from spatten.hw.datapath.pass_result import PassResult
-from spatten.hw.datapath.row_places import RowPlaces
-from spatten.hw.datapath.select_buffers import SelectBuffers
-from spatten.hw.datapath.select_layouts import candidate_beat, default_digit_bits, first_digit, passes_of, selection
+from spatten.hw.datapath.select.current_bin import CurrentBin
+from spatten.hw.datapath.select.digit_counter import DigitCounter
+from spatten.hw.datapath.select.digit_pass import DigitPass
+from spatten.hw.datapath.select.equal_values import EqualValues
+from spatten.hw.datapath.select.first_pass import FirstPass
+from spatten.hw.datapath.select.pass_control import OnePassControl, PassControl
+from spatten.hw.datapath.select.pass_result import PassResult
+from spatten.hw.datapath.select.row_places import RowPlaces
+from spatten.hw.datapath.select.select_buffers import SelectBuffers
+from spatten.hw.datapath.select.select_layouts import (
+    candidate_beat,
+    default_digit_bits,
+    first_digit,
+    passes_of,
+    selection,
+)
 from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.packer import Compactor
 from spatten.hw.lib.parameters import check_integer, check_optional_shape

@@ -6,13 +6,13 @@ from amaranth.hdl import Assert, Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.datapath.context_memory import ContextMemory
-from spatten.hw.datapath.live_masks import LiveMasks
 from spatten.hw.datapath.rank_memory import RankMemory
-from spatten.hw.datapath.token_gather import TokenGather
-from spatten.hw.datapath.token_jobs import TokenJobs
-from spatten.hw.datapath.token_layouts import Layouts
-from spatten.hw.datapath.token_scatter import TokenScatter
+from spatten.hw.datapath.tokens.context_memory import ContextMemory
+from spatten.hw.datapath.tokens.live_masks import LiveMasks
+from spatten.hw.datapath.tokens.token_gather import TokenGather
+from spatten.hw.datapath.tokens.token_jobs import TokenJobs
+from spatten.hw.datapath.tokens.token_layouts import Layouts
+from spatten.hw.datapath.tokens.token_scatter import TokenScatter
 from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.expander import select
 from spatten.hw.lib.parameters import check_integer

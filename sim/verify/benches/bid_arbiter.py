@@ -1,4 +1,4 @@
-"""Testbench of hw/control/bid_arbiter.py; tests/hw/control/test_planner_parts.py runs it."""
+"""Testbench of hw/control/plan/bid_arbiter.py; tests/hw/control/test_planner_parts.py runs it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import cocotb
 from cocotb.handle import HierarchyObject
 
-from spatten.hw.control.bid_arbiter import BidArbiter
+from spatten.hw.control.plan.bid_arbiter import BidArbiter
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.twin import Anything, Twin, Values, compare

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spatten.hw.control.bid_arbiter import BidArbiter
+from spatten.hw.control.plan.bid_arbiter import BidArbiter
 from spatten.sim.verify.runs.twin import twin_run
 from spatten.spec.config import TINY, Config
 

@@ -1,0 +1,244 @@
+"""The end of a job: its importance goes back to the context, and it is settled who stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from spatten.hw.control.job.head_port import head_answer, head_read
+from spatten.hw.control.job.head_reader import HeadReader
+from spatten.hw.control.job.job_outcomes import JobOutcomes, job_outcome
+from spatten.hw.control.job.job_steps import FinishStep
+from spatten.hw.control.job.kept_choice import KeptChoice, topk_sizes
+from spatten.hw.control.job.saved_heads import SavedHeads, saved_heads
+from spatten.hw.control.job_slots import (
+    by_slot,
+    choice_event,
+    row_count,
+    slot_event,
+    slot_layout,
+    slot_shape,
+    store_event,
+    write_entry,
+)
+from spatten.hw.control.state import layouts
+from spatten.hw.datapath.quick_select import candidate_beat
+from spatten.hw.datapath.topk import kept_beat
+from spatten.hw.lib.expander import select
+from spatten.spec.config import Config
+from spatten.spec.job import Flag
+
+__all__ = ["JobFinish"]
+
+
+class JobFinish(wiring.Component):
+    """Ends jobs in order, one at a time, up to the choice of who stays; `JobReport` does the rest.
+
+    After the job's last probability the importance of its tokens goes back to the context, and the tokens that stay are
+    chosen, no fewer than are pinned. The heads that stay are chosen when all rows have been added to the head
+    importance. If the context's state is to be stored, the heads' importance is read, when the state of the job before
+    has been stored.
+
+    This unit goes through the steps (`FinishStep`), and the units inside it go by them: `HeadReader`, `KeptChoice`,
+    `SavedHeads` and `JobOutcomes`.
+
+    Parameters
+    ----------
+    config : Config
+
+    Ports
+    -----
+    slots, started, totals, pinned : in, described at `hw.control.job.job_start.JobStart`
+    prepared : in, `slot_event`: all of this slot's record, total and pinned tokens stand
+    probs, added : in, described at `hw.control.job.row_counts.RowCounts`
+    ageing : in, the head importance for the job that began last is still being cleared, loaded or aged
+    store : in, `store_event`
+    o_scatter, i_scattered, i_candidates, o_kept : to and from `hw.datapath.token_importance.TokenImportance`
+    o_topk, i_topk : to and from the top-k engine
+    reads, o_read, answer : to and from `hw.control.job.head_port.HeadPort`
+    choice : out, `choice_event`
+    saved : out, `saved_heads`, while a job's state is being stored
+    outcomes : out, described at `JobOutcomes`
+
+    Latency: 6 cycles from the last probability to `choice` if nothing is pruned or stored, and the token importance
+    unit takes no time.
+    """
+
+    def __init__(self, *, config: Config) -> None:
+        self.config = config
+        jobs = config.jobs_in_flight
+        payloads = layouts(config)
+        sizes = topk_sizes(config)
+        super().__init__(
+            {
+                "slots": In(data.ArrayLayout(slot_layout(config), jobs)),
+                "started": In(range(2 * jobs)),
+                "totals": In(data.ArrayLayout(row_count(config), jobs)),
+                "pinned": In(data.ArrayLayout(range(config.tokens_max + 1), jobs)),
+                "prepared": In(slot_event(config)),
+                "probs": In(data.ArrayLayout(row_count(config), jobs)),
+                "added": In(data.ArrayLayout(row_count(config), config.contexts)),
+                "ageing": In(1),
+                "store": In(store_event(config)),
+                "o_scatter": Out(stream.Signature(payloads.scatter)),
+                "i_scattered": In(stream.Signature(payloads.scattered)),
+                "i_candidates": In(stream.Signature(payloads.candidates)),
+                "o_kept": Out(stream.Signature(payloads.kept)),
+                "o_topk": Out(stream.Signature(candidate_beat(sizes["width"], sizes["lanes"], sizes["n_max"]))),
+                "i_topk": In(stream.Signature(kept_beat(sizes["width"], sizes["lanes"]))),
+                "reads": Out(1),
+                "o_read": Out(stream.Signature(head_read(config))),
+                "answer": In(head_answer(config)),
+                "choice": Out(choice_event(config)),
+                "saved": Out(saved_heads(config)),
+                "outcomes": Out(data.ArrayLayout(job_outcome(config), jobs)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        jobs = self.config.jobs_in_flight
+        self._step = Signal(FinishStep)
+        self._ended = Signal(range(2 * jobs))
+        """How many jobs have ended, modulo twice the slots."""
+        self._slot = Signal(slot_shape(self.config))
+        self._job = Signal(slot_layout(self.config), reset_less=True)
+        """The record of `slot`, a cycle behind it."""
+        self._keep_tokens = Signal(range(self.config.tokens_max + 1), reset_less=True)
+        """How many tokens stay, if so many are live."""
+        self._probs_done = Signal()
+        """All rows' probabilities have left softmax."""
+        self._heads_added = Signal()
+        """All rows have been added to the head importance."""
+        self._storing = Signal()
+        """The heads of a state have been read, but the state has not been stored yet."""
+        m.d.comb += self._slot.eq(self._ended[: len(self._slot)] if jobs > 1 else 0)
+        m.d.sync += Value.cast(self._job).eq(by_slot(self.slots, self._slot))
+        self._units(m)
+        self._conditions(m)
+        self._sequence(m)
+        return m
+
+    def _units(self, m: Module) -> None:
+        """The units that go by the steps."""
+        config, job = self.config, self._job
+        connect, flipped = wiring.connect, wiring.flipped
+        m.submodules.reader = reader = self._reader = HeadReader(config=config)
+        m.submodules.kept = kept = self._kept = KeptChoice(config=config)
+        m.submodules.saved = saved = self._saved = SavedHeads(config=config)
+        m.submodules.outcomes = outcomes = self._outcomes = JobOutcomes(config=config)
+        for unit in (reader, kept, saved, outcomes):
+            m.d.comb += unit.step.eq(self._step)
+        for unit in (reader, kept, outcomes):
+            m.d.comb += unit.job.eq(job)
+        for unit in (kept, outcomes):
+            m.d.comb += unit.keep_tokens.eq(self._keep_tokens)
+        for unit in (kept, saved):
+            m.d.comb += [unit.answer.eq(self.answer), unit.answered_head.eq(reader.answered_head)]
+        connect(m, reader.o, flipped(self.o_read))
+        connect(m, flipped(self.i_candidates), kept.i_candidates)
+        connect(m, kept.o_kept, flipped(self.o_kept))
+        connect(m, kept.o_topk, flipped(self.o_topk))
+        connect(m, flipped(self.i_topk), kept.i_topk)
+        m.d.comb += [
+            reader.answer_valid.eq(self.answer.valid),
+            self.reads.eq(reader.reads),
+            saved.stores.eq(job.flags[Flag.STORE_STATE]),
+            self.saved.eq(saved.heads),
+            outcomes.slot.eq(self._slot),
+            outcomes.scatter_taken.eq(self.o_scatter.ready),
+            outcomes.saturated_heads.eq(kept.saturated_heads),
+            outcomes.kept_heads.eq(kept.kept_heads),
+            outcomes.saturated_tokens.eq(self.i_scattered.payload.saturated),
+            self.outcomes.eq(outcomes.outcomes),
+            self.o_scatter.payload.slot.eq(self._slot),
+            self.o_scatter.payload.prune.eq(job.flags[Flag.PRUNE_TOKENS]),
+        ]
+
+    def _conditions(self, m: Module) -> None:
+        """What the steps wait for; registers that are computed from `job` are another cycle behind `slot`."""
+        config, slot, job = self.config, self._slot, self._job
+        prepared = [Signal(name=f"prepared{n}") for n in range(config.jobs_in_flight)]
+        with m.If(self.prepared.valid):
+            write_entry(m, prepared, self.prepared.slot, 1)
+        with m.If(self.choice.valid):
+            write_entry(m, prepared, slot, 0)
+        total = Signal(row_count(config))
+        all_probs = Signal()
+        m.d.comb += [
+            total.eq(select(list(self.totals), slot)),
+            all_probs.eq(select(prepared, slot) & (select(list(self.probs), slot) == total)),
+        ]
+        m.d.sync += [
+            self._probs_done.eq(all_probs & (self._step == FinishStep.IDLE)),
+            self._heads_added.eq(select(list(self.added), job.context) == total),
+        ]
+        pinned = Signal(range(config.tokens_max + 1), reset_less=True)
+        m.d.sync += [
+            pinned.eq(select(list(self.pinned), slot)),
+            self._keep_tokens.eq(Mux(job.keep_tokens > pinned, job.keep_tokens, pinned)),
+        ]
+
+    def _sequence(self, m: Module) -> None:
+        """The steps of a job's end."""
+        jobs = self.config.jobs_in_flight
+        step, flags, kept = self._step, self._job.flags, self._kept
+        may_read, may_save, all_done = Signal(), Signal(), Signal()
+        m.d.comb += [
+            may_read.eq(self._heads_added & ~self.ageing),
+            # One state is saved at a time: its heads are read now, its tokens when the job's output is in memory.
+            may_save.eq(may_read & ~self._storing),
+            all_done.eq(self.i_scattered.valid & self._heads_added),
+            self._saved.begins.eq(may_save),
+            self._outcomes.ends.eq(all_done),
+        ]
+        with m.Switch(step):
+            with m.Case(FinishStep.IDLE), m.If((self._ended != self.started) & self._probs_done):
+                m.d.sync += step.eq(FinishStep.SCATTER)
+            with m.Case(FinishStep.SCATTER):
+                m.d.comb += self.o_scatter.valid.eq(1)
+                with m.If(self.o_scatter.ready):
+                    m.d.sync += step.eq(FinishStep.HEADS)
+                    with m.If(flags[Flag.PRUNE_TOKENS]):
+                        m.d.sync += step.eq(FinishStep.TOKENS)
+            with m.Case(FinishStep.TOKENS), m.If(kept.tokens_done):
+                m.d.sync += step.eq(FinishStep.HEADS)
+            with m.Case(FinishStep.HEADS):
+                with m.If(~flags[Flag.PRUNE_HEADS]):
+                    m.d.sync += step.eq(FinishStep.STORE)
+                with m.Elif(may_read):
+                    m.d.sync += step.eq(FinishStep.READ)
+            with m.Case(FinishStep.READ), m.If(self._reader.done):
+                m.d.sync += step.eq(FinishStep.ALIGN)
+            with m.Case(FinishStep.ALIGN):
+                m.d.sync += step.eq(FinishStep.SEND)
+            with m.Case(FinishStep.SEND), m.If(kept.heads_done):
+                m.d.sync += step.eq(FinishStep.CHOOSE)
+            with m.Case(FinishStep.CHOOSE):
+                m.d.sync += step.eq(FinishStep.STORE)
+            with m.Case(FinishStep.STORE):
+                with m.If(~flags[Flag.STORE_STATE]):
+                    m.d.sync += step.eq(FinishStep.END)
+                with m.Elif(may_save):
+                    m.d.sync += step.eq(FinishStep.SAVE)
+            with m.Case(FinishStep.SAVE), m.If(self._reader.done):
+                m.d.sync += [self._storing.eq(1), step.eq(FinishStep.END)]
+            with m.Case(FinishStep.END):
+                m.d.comb += self.i_scattered.ready.eq(self._heads_added)
+                with m.If(all_done):
+                    m.d.comb += self.choice.valid.eq(1)
+                    m.d.sync += step.eq(FinishStep.IDLE)
+        with m.If(self.store.waits), m.If(self.store.done):
+            m.d.sync += self._storing.eq(0)
+        kept_heads = [self._outcomes.outcomes[n].kept_heads for n in range(jobs)]
+        m.d.comb += [
+            self.choice.slot.eq(self._slot),
+            self.choice.context.eq(self._job.context),
+            self.choice.kept_heads.eq(select(kept_heads, self._slot)),
+            self.choice.stores.eq(flags[Flag.STORE_STATE]),
+        ]
+        with m.If(self.choice.valid):
+            m.d.sync += self._ended.eq(Mux(self._ended == 2 * jobs - 1, 0, self._ended + 1))

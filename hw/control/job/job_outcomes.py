@@ -1,0 +1,92 @@
+"""What came of the jobs in flight: how many tokens and which heads stay, and what has saturated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from spatten.hw.control.job.job_steps import FinishStep
+from spatten.hw.control.job_slots import slot_layout, slot_shape, write_entry
+from spatten.spec.config import Config
+from spatten.spec.job import Flag
+
+__all__ = ["JobOutcomes", "job_outcome"]
+
+
+def job_outcome(config: Config) -> data.StructLayout:
+    """How many tokens stay, which heads stay, of how many tokens and of which heads the importance has saturated."""
+    tokens = range(config.tokens_max + 1)
+    heads = unsigned(config.heads_max)
+    return data.StructLayout(
+        {"kept_tokens": tokens, "kept_heads": heads, "saturated_tokens": tokens, "saturated_heads": heads}
+    )
+
+
+class JobOutcomes(wiring.Component):
+    """Notes for each slot what the end of its job finds out, until the job has been reported.
+
+    Who is not pruned stays: all live tokens, all live heads.
+
+    Parameters
+    ----------
+    config : Config
+
+    Ports
+    -----
+    step, slot, job : in, the job that ends, its slot, and how far it is
+    scatter_taken, keep_tokens : in, of step SCATTER: it ends; how many tokens stay at most, if tokens are pruned
+    saturated_heads : in, of step ALIGN; kept_heads : in, of step CHOOSE
+    ends, saturated_tokens : in, of step END: it ends, with so many tokens' importance saturated
+    outcomes : out, array of `job_outcome` by slot, each field from the cycle after its step on
+    """
+
+    def __init__(self, *, config: Config) -> None:
+        self.config = config
+        tokens = range(config.tokens_max + 1)
+        heads = unsigned(config.heads_max)
+        super().__init__(
+            {
+                "step": In(FinishStep),
+                "slot": In(slot_shape(config)),
+                "job": In(slot_layout(config)),
+                "scatter_taken": In(1),
+                "keep_tokens": In(tokens),
+                "saturated_heads": In(heads),
+                "kept_heads": In(heads),
+                "ends": In(1),
+                "saturated_tokens": In(tokens),
+                "outcomes": Out(data.ArrayLayout(job_outcome(config), config.jobs_in_flight)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        job, keep_tokens = self.job, self.keep_tokens
+        registers: dict[str, list[Signal]] = {}
+        for name, shape in job_outcome(self.config).members.items():
+            registers[name] = []
+            for n in range(self.config.jobs_in_flight):
+                register = Signal(shape, name=f"{name}{n}", reset_less=True)
+                m.d.comb += self.outcomes[n][name].eq(register)
+                registers[name].append(register)
+
+        def note(name: str, value: Any) -> None:
+            write_entry(m, registers[name], self.slot, value)
+
+        with m.Switch(self.step):
+            with m.Case(FinishStep.SCATTER):
+                note("kept_tokens", job.live)
+                note("kept_heads", job.live_heads)
+                note("saturated_heads", 0)
+                with m.If(self.scatter_taken), m.If(job.flags[Flag.PRUNE_TOKENS]):
+                    note("kept_tokens", Mux(keep_tokens < job.live, keep_tokens, job.live))
+            with m.Case(FinishStep.ALIGN):
+                note("saturated_heads", self.saturated_heads)
+            with m.Case(FinishStep.CHOOSE):
+                note("kept_heads", self.kept_heads)
+            with m.Case(FinishStep.END), m.If(self.ends):
+                note("saturated_tokens", self.saturated_tokens)
+        return m

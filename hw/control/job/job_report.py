@@ -1,0 +1,169 @@
+"""The report of a job, when its output is in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Signal, Value, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from spatten.hw.control.job.job_outcomes import job_outcome
+from spatten.hw.control.job_layouts import report_layout
+from spatten.hw.control.job_slots import (
+    by_slot,
+    choice_event,
+    row_count,
+    slot_event,
+    slot_layout,
+    slot_shape,
+    store_event,
+    write_entry,
+)
+from spatten.hw.control.state import state_command
+from spatten.hw.lib.expander import select
+from spatten.spec.config import Config
+from spatten.spec.job import Flag
+
+__all__ = ["JobReport"]
+
+
+class JobReport(wiring.Component):
+    """Waits until memory has acknowledged the last byte of a job's output, and reports the job; jobs go in order.
+
+    A job whose context's state is to be stored has that done between the two, and waits for those bytes as well. With
+    its report a job gives its slot up. This overlaps with the choice of who stays after the next job.
+
+    Parameters
+    ----------
+    config : Config
+
+    Ports
+    -----
+    slots, totals : in, described at `hw.control.job.job_start.JobStart`
+    prepared : in, `slot_event`: all of this slot's record and total stand
+    choice : in, `choice_event`; outcomes : in, array of `job_outcome`
+    written, recomputed_rows, saturated_elements : in, described at `hw.control.job.row_counts.RowCounts`
+    beats_in, beats_done : in, counters of `hw.datapath.output_packer.OutputPacker`
+    queued, acknowledged : in, for each channel how many sectors it has been given to write, and how many are in memory
+    o_store : stream of `state_command`, to `hw.control.state.StateStore`
+    stored_heads : out, which heads the context keeps; part of the state
+    store : out, `store_event`
+    o_report : stream of `report_layout`
+    ends : out, a job gives its slot up
+
+    Latency: the report is offered 2 cycles after the last acknowledgement, and no earlier than 5 cycles after the event
+    of the job's last row.
+    """
+
+    def __init__(self, *, config: Config) -> None:
+        self.config = config
+        jobs = config.jobs_in_flight
+        rows = data.ArrayLayout(row_count(config), jobs)
+        super().__init__(
+            {
+                "slots": In(data.ArrayLayout(slot_layout(config), jobs)),
+                "totals": In(rows),
+                "prepared": In(slot_event(config)),
+                "choice": In(choice_event(config)),
+                "outcomes": In(data.ArrayLayout(job_outcome(config), jobs)),
+                "written": In(rows),
+                "recomputed_rows": In(data.ArrayLayout(16, jobs)),
+                "saturated_elements": In(data.ArrayLayout(32, jobs)),
+                "beats_in": In(8),
+                "beats_done": In(8),
+                "queued": In(data.ArrayLayout(16, config.channels)),
+                "acknowledged": In(data.ArrayLayout(16, config.channels)),
+                "o_store": Out(stream.Signature(state_command(config))),
+                "stored_heads": Out(unsigned(config.heads_max)),
+                "store": Out(store_event(config)),
+                "o_report": Out(stream.Signature(report_layout(config))),
+                "ends": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        self._slot = Signal(slot_shape(self.config))
+        self._job = Signal(slot_layout(self.config), reset_less=True)
+        m.d.sync += Value.cast(self._job).eq(by_slot(self.slots, self._slot))
+        self._fields(m)
+        self._sequence(m)
+        return m
+
+    def _of_slot(self, values: Any) -> Value:
+        """The value of the job that is reported next."""
+        return select(list(values), self._slot)
+
+    def _fields(self, m: Module) -> None:
+        """The report, and the command to store the state."""
+        job, report = self._job, self.o_report.payload
+        jobs = range(self.config.jobs_in_flight)
+        kept_heads = self._of_slot([self.outcomes[n].kept_heads for n in jobs])
+        m.d.comb += [
+            report.tag.eq(job.tag),
+            report.live_tokens.eq(job.live),
+            report.kept_tokens.eq(self._of_slot([self.outcomes[n].kept_tokens for n in jobs])),
+            report.live_heads.eq(job.live_heads),
+            report.kept_heads.eq(kept_heads),
+            report.rows.eq(self._of_slot(self.totals)),
+            report.recomputed.eq(self._of_slot(self.recomputed_rows)),
+            report.output_saturated.eq(self._of_slot(self.saturated_elements)),
+            report.tokens_saturated.eq(self._of_slot([self.outcomes[n].saturated_tokens for n in jobs])),
+            report.heads_saturated.eq(self._of_slot([self.outcomes[n].saturated_heads for n in jobs])),
+            self.o_store.payload.context.eq(job.context),
+            self.o_store.payload.sector.eq(job.state),
+        ]
+        m.d.sync += self.stored_heads.eq(kept_heads)
+
+    def _sequence(self, m: Module) -> None:
+        """What a report waits for."""
+        config, slot = self.config, self._slot
+        jobs = config.jobs_in_flight
+        prepared = [Signal(name=f"prepared{n}") for n in range(jobs)]
+        chosen = [Signal(name=f"chosen{n}") for n in range(jobs)]
+        with m.If(self.prepared.valid):
+            write_entry(m, prepared, self.prepared.slot, 1)
+        with m.If(self.choice.valid):
+            write_entry(m, chosen, self.choice.slot, 1)
+        beats = Signal(8, reset_less=True)
+        """How many had entered the packer when the job's last row had."""
+        sectors = Signal(data.ArrayLayout(16, config.channels), reset_less=True)
+        """How many sectors each channel had been given when those beats had left the packer."""
+        in_memory = Signal(config.channels, reset_less=True)
+        passed, stored = Signal(), Signal()
+        m.d.comb += passed.eq(~(self.beats_done - beats)[7])
+        for channel in range(config.channels):
+            m.d.sync += in_memory[channel].eq(~(self.acknowledged[channel] - sectors[channel])[15])
+        all_written = self._of_slot(self.written) == self._of_slot(self.totals)
+        with m.FSM(name="report") as fsm:
+            with m.State("WAIT"), m.If(self._of_slot(prepared) & all_written):
+                m.d.sync += beats.eq(self.beats_in)
+                m.next = "BEATS"
+            with m.State("BEATS"), m.If(passed):
+                m.d.sync += sectors.eq(self.queued)
+                m.next = "COMPARE"
+            with m.State("COMPARE"):
+                m.next = "ACKNOWLEDGED"
+            with m.State("ACKNOWLEDGED"), m.If(in_memory.all() & self._of_slot(chosen)):
+                m.next = "REPORT"
+                with m.If(self._job.flags[Flag.STORE_STATE] & ~stored):
+                    m.next = "STORE"
+            with m.State("STORE"):
+                m.d.comb += self.o_store.valid.eq(1)
+                with m.If(self.o_store.ready):
+                    # The state is in memory when the channels have acknowledged all that they have been given by now.
+                    m.d.sync += [stored.eq(1), sectors.eq(self.queued)]
+                    m.next = "COMPARE"
+            with m.State("REPORT"):
+                m.d.comb += self.o_report.valid.eq(1)
+                m.d.sync += stored.eq(0)
+                with m.If(self.o_report.ready):
+                    m.d.comb += self.ends.eq(1)
+                    write_entry(m, chosen, slot, 0)
+                    write_entry(m, prepared, slot, 0)
+                    if jobs > 1:
+                        m.d.sync += slot.eq(slot + 1)
+                    m.next = "WAIT"
+            m.d.comb += self.store.waits.eq(fsm.ongoing("STORE"))
+        m.d.comb += [self.store.done.eq(self.o_store.ready), self.store.context.eq(self._job.context)]

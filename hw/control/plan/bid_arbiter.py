@@ -1,0 +1,78 @@
+"""Chooses which row group is fetched next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from spatten.hw.control.plan.plan_layouts import group_bid, group_request
+from spatten.hw.lib.logic import one_of
+from spatten.hw.memory.address_generator import KEY, QUERY, VALUE
+from spatten.spec.config import Config
+
+__all__ = ["BidArbiter"]
+
+_RINGS = (QUERY, KEY, VALUE)
+
+
+class BidArbiter(wiring.Component):
+    """Lets one bid win: that for the keys of a flat row, else an urgent one of the value ring, else the first in order.
+
+    Orders are numbers modulo 256, compared by the sign of their difference; so no two bids may be 128 or more apart,
+    that is 64 heads, which the blocks of a ring never are. Of equal orders that of the higher ring wins (queries, keys,
+    values).
+
+    Parameters
+    ----------
+    config : Config
+
+    Ports
+    -----
+    bids : in, array of `group_bid`: of the query, key and value ring; `urgent` counts for values only
+    refetch_bid : in, `group_bid` for the keys of a flat row; it is `urgent` and has an `order` for nobody
+    takes : in, the row group that wins would be taken in this cycle; without it no bid wins
+    wins, refetch_wins : out, which bid wins, at most one; an array for the rings
+    valid, request : out, whether there is one, and its `group_request`
+
+    Combinational.
+    """
+
+    def __init__(self, *, config: Config) -> None:
+        super().__init__(
+            {
+                "bids": In(group_bid(config)).array(len(_RINGS)),
+                "refetch_bid": In(group_bid(config)),
+                "takes": In(1),
+                "wins": Out(1).array(len(_RINGS)),
+                "refetch_wins": Out(1),
+                "valid": Out(1),
+                "request": Out(group_request(config)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        bids, refetch = self.bids, self.refetch_bid
+        value_urgent = bids[VALUE].valid & bids[VALUE].urgent
+        m.d.comb += self.refetch_wins.eq(refetch.valid & self.takes)
+        for ring in _RINGS:
+            others = [~bids[other].valid | self._is_before(ring, other) for other in _RINGS if other != ring]
+            wins = bids[ring].valid & Cat(others).all()
+            wins = wins | value_urgent if ring == VALUE else wins & ~value_urgent
+            m.d.comb += self.wins[ring].eq(wins & self.takes & ~refetch.valid)
+        requests = [Value.cast(bids[ring].request) for ring in _RINGS]
+        winning = one_of([self.wins[ring] for ring in _RINGS], requests)
+        m.d.comb += [
+            Value.cast(self.request).eq(Mux(refetch.valid, Value.cast(refetch.request), winning)),
+            self.valid.eq(Cat([*(self.wins[ring] for ring in _RINGS), self.refetch_wins]).any()),
+        ]
+        return m
+
+    def _is_before(self, ring: int, other: int) -> Value:
+        """Whether the bid of a ring comes before that of another one by their orders."""
+        low, high = min(ring, other), max(ring, other)
+        is_low_first = (self.bids[low].order - self.bids[high].order)[7]
+        return is_low_first if ring == low else ~is_low_first

@@ -1,0 +1,134 @@
+"""What a block of keys or values takes: sectors of its ring, and the fetches that fill it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from spatten.hw.control.format_tables import BLOCK, PASSES_MAX, PLANE, plane_table
+from spatten.hw.control.job_slots import slot_layout
+from spatten.hw.control.plan.plan_layouts import block_size_shape, head_shape, plane_fetch
+from spatten.hw.lib.logic import product
+from spatten.hw.memory.address_generator import KEY
+from spatten.spec.config import Config
+
+__all__ = ["BlockPlan", "even_head", "head_bit", "odd_head"]
+
+
+def even_head(head: Value) -> Value:
+    """The first head of the pair that a head is in."""
+    return Cat(Const(0, 1), head[1:])
+
+
+def odd_head(head: Value) -> Value:
+    """The second head of the pair that a head is in."""
+    return Cat(Const(1, 1), head[1:])
+
+
+def head_bit(heads: Value, head: Value) -> Value:
+    """Whether a head is in a set of heads."""
+    return heads.bit_select(head, 1)
+
+
+class BlockPlan(wiring.Component):
+    """The size of a block of keys or values, and the fetches that fill its rows, without those for no live head.
+
+    Parameters
+    ----------
+    config : Config
+    ring : int
+        KEY or VALUE; only keys have an LSB plane.
+    all_heads : bool
+        Whether all heads count as live.
+
+    Ports
+    -----
+    job : in, the block's job (`slot_layout`)
+    block : in, its format (`BLOCK`)
+    head : in, its head, or any of its two heads if the format pairs heads
+    live_heads : in, the job's live heads; not with `all_heads`
+    rows : in, its rows
+    size : out, sectors of a lane of the ring that it takes
+    passes, fetches : out, how many fetches there are, and an array of `plane_fetch` with these at its front
+
+    The outputs belong to the inputs of the cycle before.
+    """
+
+    def __init__(self, *, config: Config, ring: int, all_heads: bool = False) -> None:
+        self.config = config
+        self.has_lsb = ring == KEY
+        self.all_heads = all_heads
+        ports: dict[str, Any] = {
+            "job": In(slot_layout(config)),
+            "block": In(BLOCK),
+            "head": In(head_shape(config)),
+            "rows": In(range(config.tokens_max + 1)),
+            "size": Out(block_size_shape(config)),
+            "passes": Out(range(PASSES_MAX + 1)),
+            "fetches": Out(data.ArrayLayout(plane_fetch(config), PASSES_MAX)),
+        }
+        if not all_heads:
+            ports["live_heads"] = In(config.heads_max)
+        super().__init__(ports)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        slices = self.config.slices
+        size = Signal(self.size.shape(), reset_less=True)
+        m.d.sync += size.eq(product((self.rows + (slices - 1)) >> ceil_log2(slices), self.block.stride))
+        m.d.comb += self.size.eq(size)
+
+        fetches = self._fetches(m)
+        pair = Signal(2)
+        live = Const(-1, self.config.heads_max) if self.all_heads else self.live_heads
+        both = Cat(head_bit(live, even_head(self.head)), head_bit(live, odd_head(self.head)))
+        m.d.comb += pair.eq(Mux(self.block.paired, both, 1))
+        need = Signal(PASSES_MAX, reset_less=True)
+        m.d.sync += need.eq(
+            Cat((n < self.block.passes) & (self.block.fetch[n].heads & pair).any() for n in range(PASSES_MAX))
+        )
+        # Move the fetches that are needed to the front.
+        for place in range(PASSES_MAX):
+            chosen: Value = Value.cast(fetches[-1])
+            for n in reversed(range(place, PASSES_MAX - 1)):
+                before = sum((need[k] for k in range(n)), Const(0, 2))
+                chosen = Mux(need[n] & (before == place), Value.cast(fetches[n]), chosen)
+            m.d.comb += Value.cast(self.fetches[place]).eq(chosen)
+        m.d.comb += self.passes.eq(sum((need[n] for n in range(PASSES_MAX)), Const(0, 2)))
+        return m
+
+    def _fetches(self, m: Module) -> list[Any]:
+        """The fetches of the format, each in a register."""
+        job, block = self.job, self.block
+        bits = job.key_bits if self.has_lsb else job.value_bits
+        msb_plane = plane_table(m, dim=job.head_dim, bits=bits, name="msb_plane")
+        msb_origin, msb_step = (job.key, job.key_step) if self.has_lsb else (job.value, job.value_step)
+        first_head = Mux(block.paired, even_head(self.head), self.head)
+        if self.has_lsb:
+            lsb_plane = plane_table(m, dim=job.head_dim, bits=Const(0, 3), name="lsb_plane")
+        fetches = []
+        for n in range(PASSES_MAX):
+            entry = block.fetch[n]
+            plane = Signal(PLANE, name=f"plane{n}")
+            fetch = Signal(plane_fetch(self.config), name=f"fetch{n}", reset_less=True)
+            origin, step = msb_origin, msb_step
+            if self.has_lsb:
+                m.d.comb += Value.cast(plane).eq(Mux(entry.is_lsb, Value.cast(lsb_plane), Value.cast(msb_plane)))
+                m.d.sync += fetch.other.eq(entry.is_lsb)
+                origin, step = Mux(entry.is_lsb, job.key_lsb, origin), Mux(entry.is_lsb, job.lsb_step, step)
+            else:
+                m.d.comb += plane.eq(msb_plane)
+            fetched_head = first_head | entry.heads[1] & ~entry.heads[0]
+            row = Mux(plane.paired, fetched_head >> 1, fetched_head)
+            m.d.sync += [
+                fetch.sector.eq(origin + product(step, row) + entry.first),
+                fetch.pitch.eq(plane.sectors),
+                fetch.sectors.eq(entry.sectors),
+                fetch.place.eq(entry.place),
+            ]
+            fetches.append(fetch)
+        return fetches

@@ -1,0 +1,115 @@
+"""Makes row groups of requests: looks up the ids of their rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from spatten.hw.control.plan.plan_layouts import (
+    emitted_group,
+    group_request,
+    id_shape,
+    kept_ids,
+    live_write,
+)
+from spatten.hw.lib.fifo import SkidBuffer
+from spatten.hw.lib.ram import Ram
+from spatten.spec.config import Config
+
+__all__ = ["GroupEmitter"]
+
+
+class GroupEmitter(wiring.Component):
+    """Keeps the live lists of all jobs in flight, and gives each requested row group the ids of its rows.
+
+    The ids are the ranks themselves where a job's live tokens are dense, those of local pruning for a pruned row, and
+    otherwise the row of the live list, without its first `skip` ids.
+
+    Parameters
+    ----------
+    config : Config
+
+    Ports
+    -----
+    live_write : in, `live_write`: a row of a job's live list, before that row is first asked for
+    valid, request : in, a `group_request` has come; only while `takes` is set
+    kept : in, ids of local pruning, of the request that comes in this cycle
+    takes : out, a request may come in this cycle
+    o : stream of `emitted_group`
+
+    Latency: 2 cycles from a request to its group. Throughput: a group per cycle. `o.ready` enters a skid buffer and
+    nothing else.
+    """
+
+    def __init__(self, *, config: Config) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "live_write": In(live_write(config)),
+                "valid": In(1),
+                "request": In(group_request(config)),
+                "kept": In(kept_ids(config)["ids"].shape),
+                "takes": Out(1),
+                "o": Out(stream.Signature(emitted_group(config))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        m.submodules.leaving = leaving = SkidBuffer(shape=emitted_group(config))
+        wiring.connect(m, leaving.o, wiring.flipped(self.o))
+        m.submodules.live = live = Ram(
+            shape=config.topk_lanes * id_shape(config).width,
+            depth=config.jobs_in_flight << len(Value.cast(self.live_write.row)),
+        )
+        # The request waits in a register while the live list's memory is read; then the row group goes through a buffer
+        # that cuts the ready path.
+        waits = Signal()
+        request = Signal(group_request(config), reset_less=True)
+        kept = Signal(self.kept.shape(), reset_less=True)
+        m.d.comb += [
+            live.write_enable.eq(self.live_write.enable),
+            live.write_address.eq(self._live_address(self.live_write.slot, self.live_write.row)),
+            live.write_data.eq(Value.cast(self.live_write.ids)),
+            live.read_enable.eq(self.valid),
+            live.read_address.eq(self._live_address(self.request.slot, self.request.row)),
+            self.takes.eq(~waits | leaving.i.ready),
+        ]
+        with m.If(self.takes):
+            m.d.sync += [waits.eq(self.valid), request.eq(self.request), kept.eq(self.kept)]
+        emitted = leaving.i.payload
+        m.d.comb += [
+            leaving.i.valid.eq(waits),
+            emitted.entry.eq(request.entry),
+            emitted.sector_class.eq(request.sector_class),
+            emitted.counts.eq(request.counts),
+        ]
+        for name in ("count", "sector", "pitch", "sectors", "ring", "place", "stride"):
+            m.d.comb += emitted.group[name].eq(request[name])
+        for lane, list_id in enumerate(self._list_ids(request, live.read_data)):
+            m.d.comb += emitted.group.ids[lane].eq(Mux(request.kept, kept[lane], list_id))
+        return m
+
+    def _list_ids(self, request: Any, live_row: Value) -> list[Value]:
+        """The ids of a request that `live_row` or its ranks have, in front the first one after those to be skipped."""
+        lanes = self.config.topk_lanes
+        lane_bits = ceil_log2(lanes)
+        id_bits = id_shape(self.config).width
+        ids: list[Value] = [live_row.word_select(lane, id_bits) for lane in range(lanes)]
+        ranks = [Cat(Const(lane, lane_bits), request.row)[:id_bits] for lane in range(lanes)]
+        ids = [Mux(request.dense, rank, live_id) for rank, live_id in zip(ranks, ids, strict=True)]
+        for level in range(lane_bits):
+            ids = [
+                Mux(request.skip[level], ids[lane + (1 << level)] if lane + (1 << level) < lanes else 0, ids[lane])
+                for lane in range(lanes)
+            ]
+        return ids
+
+    def _live_address(self, slot: Value, row: Value) -> Value:
+        """An address in the live lists' memory, where the rows of a slot lie together."""
+        return Cat(row, slot) if self.config.jobs_in_flight > 1 else Value.cast(row)

@@ -1,0 +1,1 @@
+"""The parts of the quick-select (hw/datapath/quick_select.py)."""

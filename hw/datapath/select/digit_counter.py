@@ -1,0 +1,116 @@
+"""Counts the elements of a row by digits: in which bin the wanted element lies, and its rank in that bin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from spatten.hw.datapath.select.select_layouts import rank_shape
+
+__all__ = ["DigitCounter", "constant_of_bin", "thermometer"]
+
+
+class DigitCounter(wiring.Component):
+    """Finds in which of `bins` ascending bins a row's wanted element lies, that is the one with `rank` others above it.
+
+    One counter per boundary between two bins holds the rank less the elements at or above that boundary. It is
+    negative where the wanted element is among these elements: the signs alone tell the bin, without a comparator, and
+    the counter at that bin's upper boundary is the element's rank within it. A row with fewer elements than rank + 1
+    ends in bin 0.
+
+    Parameters
+    ----------
+    bins : int
+        At least 2.
+    lanes : int
+        Elements of a beat.
+    n_max : int
+        Elements of a row.
+
+    Ports
+    -----
+    valid, first, last : in, a beat of a row
+    rank : in, at least 0; looked at with `first`
+    reaches : in, for each boundary (that below bin 1 first) one bit per lane, set if there is an element at or above it
+    done : out, for one cycle, when `bin` and `bin_rank` are those of a row; these hold until the next row's first beat
+    bin : out, one bit per bin, one of them set
+    bin_rank : out, signed, elements of that bin above the wanted one
+
+    Latency: 2 cycles from the row's last beat to `done`. Throughput: one beat per cycle, rows back to back.
+    """
+
+    def __init__(self, *, bins: int, lanes: int, n_max: int) -> None:
+        self.bins = bins
+        self.lanes = lanes
+        self.n_max = n_max
+        self.rank_shape = rank_shape(n_max)
+        super().__init__(
+            {
+                "valid": In(1),
+                "first": In(1),
+                "last": In(1),
+                "rank": In(self.rank_shape),
+                "reaches": In(data.ArrayLayout(unsigned(lanes), bins - 1)),
+                "done": Out(1),
+                "bin": Out(bins),
+                "bin_rank": Out(self.rank_shape),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        valid = Signal()
+        first = Signal(reset_less=True)
+        last = Signal(reset_less=True)
+        rank = Signal(self.rank_shape, reset_less=True)
+        top_rank = Signal(self.rank_shape, reset_less=True)
+        m.d.sync += [
+            valid.eq(self.valid),
+            first.eq(self.first),
+            last.eq(self.last),
+            rank.eq(self.rank),
+            self.done.eq(valid & last),
+        ]
+        with m.If(valid & first):
+            m.d.sync += top_rank.eq(rank)
+        ranks = []
+        for boundary in range(1, self.bins):
+            above = Signal(range(self.lanes + 1), name=f"above{boundary}", reset_less=True)
+            rank_below = Signal(self.rank_shape, name=f"rank{boundary}", reset_less=True)
+            m.d.sync += above.eq(sum(self.reaches[boundary - 1], Const(0, 0)))
+            with m.If(valid):
+                m.d.sync += rank_below.eq(Mux(first, rank, rank_below) - above)
+            ranks.append(rank_below)
+
+        reached = [Const(1, 1), *(rank_below[-1] for rank_below in ranks), Const(0, 1)]
+        m.d.comb += self.bin.eq(Cat(reached[n] & ~reached[n + 1] for n in range(self.bins)))
+        upper = [*ranks, top_rank]
+        chosen: Value = Const(0, len(top_rank))
+        for n in range(self.bins):
+            chosen = chosen | Mux(self.bin[n], upper[n].as_unsigned(), 0)
+        m.d.comb += self.bin_rank.eq(chosen.as_signed())
+        return m
+
+
+def thermometer(bits: list[Value]) -> list[Value]:
+    """For n = 1 to 2**len(bits) - 1 whether the number with these bits, lowest first, is at least n."""
+    if not bits:
+        return []
+    *lower_bits, top = bits
+    lower = thermometer(lower_bits)
+    return [*(top | bit for bit in lower), top, *(top & bit for bit in lower)]
+
+
+def constant_of_bin(one_hot: Value, constants: list[int], width: int) -> Value:
+    """The constant, cut to `width` bits, at the place of the bit that is set."""
+    columns: list[Value] = []
+    for bit in range(width):
+        places = [n for n, constant in enumerate(constants) if constant >> bit & 1]
+        if len(places) in (0, len(constants)):
+            columns.append(Const(1 if places else 0, 1))
+        else:
+            columns.append(Cat(one_hot[n] for n in places).any())
+    return Cat(columns)

@@ -1,0 +1,64 @@
+"""Whether all values of a pass that lie in the bin are equal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from spatten.hw.datapath.select.digit_pass import binned_beat
+
+__all__ = ["EqualValues"]
+
+
+class EqualValues(wiring.Component):
+    """Collects, bit by bit, whether a value of the bin has a one there, and whether one has a zero.
+
+    Parameters
+    ----------
+    width, lanes : int
+        As in `QuickSelect`.
+
+    Ports
+    -----
+    i : stream of `binned_beat`, in, always ready: the beats of a pass
+    are_equal : out, all values of the bin are equal: no bit has both
+    value : out, that value
+
+    Latency: 1 cycle from a pass's last beat to `value`, 2 to `are_equal`; both hold until the next pass. Throughput:
+    one beat per cycle.
+    """
+
+    def __init__(self, *, width: int, lanes: int) -> None:
+        self.width = width
+        self.lanes = lanes
+        super().__init__(
+            {
+                "i": In(stream.Signature(binned_beat(width, lanes), always_ready=True)),
+                "are_equal": Out(1),
+                "value": Out(width),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        beat = self.i.payload
+        ones = Signal(self.width, reset_less=True)
+        zeros = Signal(self.width, reset_less=True)
+        beat_ones = Const(0, self.width)
+        beat_zeros = Const(0, self.width)
+        for lane in range(self.lanes):
+            value = beat.values[lane]
+            beat_ones = beat_ones | Mux(beat.in_bin[lane], value, 0)
+            beat_zeros = beat_zeros | Mux(beat.in_bin[lane], ~value, 0)
+        with m.If(self.i.valid):
+            m.d.sync += [
+                ones.eq(beat_ones | Mux(beat.first, 0, ones)),
+                zeros.eq(beat_zeros | Mux(beat.first, 0, zeros)),
+            ]
+        are_equal = Signal(reset_less=True)
+        m.d.sync += are_equal.eq((ones ^ zeros).all())
+        m.d.comb += [self.are_equal.eq(are_equal), self.value.eq(ones)]
+        return m

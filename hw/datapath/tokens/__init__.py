@@ -1,0 +1,1 @@
+"""The parts of the token importance unit (hw/datapath/token_importance.py)."""
