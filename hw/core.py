@@ -4,108 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
-from spatten.hw.control.job_control import JobControl, topk_sizes
+from spatten.hw import instances
 from spatten.hw.control.job_layouts import events_layout, job_layout, report_layout
-from spatten.hw.control.job_slots import by_slot, row_layout
-from spatten.hw.control.key_reader import KeyReader
-from spatten.hw.control.plan.plan_layouts import SectorClass, kept_ids
-from spatten.hw.control.planner import Planner
-from spatten.hw.control.query_reader import QueryReader
-from spatten.hw.control.row_control import RowControl
-from spatten.hw.control.sector_reader import SectorReader
-from spatten.hw.control.segments import key_header
-from spatten.hw.control.state import StateLoad, StateStore
-from spatten.hw.control.value_reader import ValueReader
-from spatten.hw.datapath.converter import Converter
-from spatten.hw.datapath.head_importance import HeadImportance
-from spatten.hw.datapath.output_packer import OutputPacker
-from spatten.hw.datapath.progressive import Kind, Progressive, row_header
-from spatten.hw.datapath.pv import PvArray
-from spatten.hw.datapath.qk import QkArray
-from spatten.hw.datapath.quick_select import candidate_beat
-from spatten.hw.datapath.softmax import Softmax
-from spatten.hw.datapath.token_importance import TokenImportance
-from spatten.hw.datapath.topk import TopK
-from spatten.hw.lib.arbiter import RoundRobin
-from spatten.hw.lib.expander import select
-from spatten.hw.lib.fifo import Fifo
+from spatten.hw.control.plan.plan_layouts import SectorClass
+from spatten.hw.datapath.progressive import Kind
+from spatten.hw.lib.connections import by_member, pass_on
 from spatten.hw.lib.logic import equals
-from spatten.hw.lib.packer import Compactor
-from spatten.hw.lib.ram import Ram
-from spatten.hw.memory.address_generator import BANKS, KEY, QUERY, VALUE
+from spatten.hw.memory.address_generator import BANKS, KEY, QUERY, VALUE, goes_to
 from spatten.hw.memory.axi import sector_write
-from spatten.hw.memory.fetch import Fetch
-from spatten.hw.memory.ring_buffer import RingBuffer
 from spatten.spec.config import Config
-from spatten.spec.constants import KEPT_SLOTS, OUTSTANDING
-from spatten.spec.row_format import key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
+from spatten.spec.constants import KEPT_SLOTS
 
-__all__ = ["Core", "Widen"]
-
-
-class Widen(wiring.Component):
-    """Joins beats of `lanes` probabilities into beats of `wide`, for a top-k engine that has more lanes than softmax.
-
-    Parameters
-    ----------
-    width, lanes, wide, n_max : int
-        Bits of a probability; lanes of an input and of an output beat, powers of two; most probabilities of a row.
-    header : shape-like
-        What travels with a row.
-
-    Ports
-    -----
-    i : stream of `probs`, `count`, `last`, `k`, `header`
-    o : stream of `hw.datapath.quick_select.candidate_beat`
-
-    Latency: 1 cycle from the last input beat that an output beat needs. Throughput: an input beat per cycle.
-    """
-
-    def __init__(self, *, width: int, lanes: int, wide: int, n_max: int, header: Any) -> None:
-        self.lanes = lanes
-        self.wide = wide
-        super().__init__(
-            {
-                "i": In(stream.Signature(candidate_beat(width, lanes, n_max, header))),
-                "o": Out(stream.Signature(candidate_beat(width, wide, n_max, header))),
-            }
-        )
-
-    def elaborate(self, platform: Any) -> Module:
-        m = Module()
-        parts = self.wide // self.lanes
-        part = Signal(range(max(2, parts)))
-        given, held = self.i.payload, self.o.payload
-        beat = Signal.like(held, name="beat", reset_less=True)
-        m.d.comb += [Value.cast(held).eq(Value.cast(beat)), self.i.ready.eq(~self.o.valid | self.o.ready)]
-        with m.If(self.i.ready):
-            m.d.sync += self.o.valid.eq(0)
-            with m.If(self.i.valid):
-                ends = given.last | (part == parts - 1)
-                m.d.sync += [
-                    self.o.valid.eq(ends),
-                    part.eq(Mux(ends, 0, part + 1)),
-                    beat.count.eq(Mux(equals(part, 0), 0, beat.count) + given.count),
-                    beat.last.eq(given.last),
-                    beat.k.eq(given.k),
-                    Value.cast(beat.header).eq(Value.cast(given.header)),
-                ]
-                for lane in range(self.wide):
-                    with m.If(equals(part, lane // self.lanes)):
-                        m.d.sync += beat.values[lane].eq(given.values[lane % self.lanes])
-        return m
+__all__ = ["Core"]
 
 
 class Core(wiring.Component):
     """Runs attention layers: jobs in, reports out, sectors from and to the memory channels.
 
-    docs/architecture.md follows a query through the core. This class only wires the units together, with a few gates
-    and queues between them.
+    docs/architecture.md follows a query through the core. This class only wires the units of `hw.instances` together.
 
     Parameters
     ----------
@@ -142,136 +62,66 @@ class Core(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        config = self.config
         self._units(m)
         self._jobs(m)
-        self._memory(m)
+        self._states(m)
+        self._fetches(m)
+        self._windows(m)
         self._scores(m)
+        self._flat_rows(m)
         self._probabilities(m)
-        self._values(m)
-        self._output(m)
+        self._outputs(m)
         self._watch(m)
-        assert config.channels
         return m
 
     def _units(self, m: Module) -> None:
         config = self.config
-        lanes, wide = config.softmax_lanes, config.topk_lanes
-        row = row_layout(config)
-        m.submodules.jobs = self.jobs = JobControl(config=config)
-        m.submodules.planner = self.planner = Planner(config=config)
-        m.submodules.sector_reader = self.sector_reader = SectorReader(config=config)
-        m.submodules.state_load = self.load = StateLoad(config=config)
-        m.submodules.state_store = self.store = StateStore(config=config)
-        m.submodules.row_control = self.row_control = RowControl(config=config)
-        m.submodules.query_reader = self.query_reader = QueryReader(config=config)
-        m.submodules.fetch = self.fetch = Fetch(
-            channels=config.channels,
-            rows=wide,
-            lanes=config.slices,
-            id_bits=self.planner.id_bits,
-            sector_bits=config.sector_bits,
-            ring_sectors=self.planner.ring_sectors,
-            linear_sectors=lsb_sectors(config),
-            sequence_bits=self.planner.sequence_bits,
-            outstanding=OUTSTANDING,
-        )
-        m.submodules.qk = self.qk = QkArray(
-            multipliers=config.qk_multipliers,
-            lanes=lanes,
-            slice_width=config.slice_width,
-            operand_bits=config.operand_bits,
-            head_dim_max=config.head_dim_max,
-            header=key_header(config),
-            spare=6,
-        )
-        m.submodules.key_reader = self.key_reader = KeyReader(config=config, places=self.qk.places - 2)
-        m.submodules.progressive = self.progressive = Progressive(
-            lanes=lanes, score_bits=config.score_bits, row_max=config.tokens_max, slots=KEPT_SLOTS, header=row
-        )
-        m.submodules.softmax = self.softmax = Softmax(
-            lanes=lanes,
-            score_bits=config.score_bits,
-            prob_bits=config.prob_bits,
-            row_max=config.tokens_max,
-            header=row_header(KEPT_SLOTS, row),
-        )
-        m.submodules.widen = self.widen = Widen(
-            width=config.prob_bits, lanes=lanes, wide=wide, n_max=config.tokens_max, header=row
-        )
-        m.submodules.value_topk = self.value_topk = TopK(
-            width=config.prob_bits, lanes=wide, n_max=config.tokens_max, header=row
-        )
-        kept = data.StructLayout({"prob": config.prob_bits, "id": unsigned(self.planner.id_bits)})
-        m.submodules.compactor = self.compactor = Compactor(shape=kept, lanes=wide, header=row)
-        m.submodules.pv = self.pv = PvArray(
-            multipliers=config.pv_multipliers,
-            lanes=lanes,
-            slice_width=config.slice_width,
-            operand_bits=config.operand_bits,
-            prob_bits=config.prob_bits,
-            head_dim_max=config.head_dim_max,
-            header=row,
-        )
-        m.submodules.value_reader = self.value_reader = ValueReader(config=config, places=self.pv.latency + 1)
-        m.submodules.tokens = self.tokens = TokenImportance(
-            tokens=config.tokens_max,
-            prob_bits=config.prob_bits,
-            importance_bits=config.token_importance_bits,
-            prob_lanes=lanes,
-            lanes=wide,
-            contexts=config.contexts,
-            slots=config.jobs_in_flight,
-        )
-        m.submodules.heads = self.heads = HeadImportance(
-            lanes=config.slice_width,
-            operand_bits=config.operand_bits,
-            head_dim_max=config.head_dim_max,
-            heads=config.heads_max,
-            slots=config.contexts,
-            bits=config.head_importance_bits,
-        )
-        m.submodules.token_topk = self.token_topk = TopK(**topk_sizes(config))
-        m.submodules.packer = self.packer = OutputPacker(
-            lanes=config.slice_width,
-            operand_bits=config.operand_bits,
-            head_dim_max=config.head_dim_max,
-            channels=config.channels,
-            rows=config.tokens_max,
-            heads=config.heads_max,
-            address_bits=config.local_sector_bits,
-        )
-        query_header = data.StructLayout({"is_bitmap": 1, "query": self.query_reader.header})
-        rings = (
-            ("query_ring", 1, query_ring_sectors(config), 0, query_header),
-            ("key_ring", config.slices, key_ring_sectors(config), lsb_sectors(config), self.key_reader.header),
-            ("value_ring", config.slices, value_ring_sectors(config), 0, self.value_reader.header),
-        )
-        self.rings = []
-        for name, ring_lanes, sectors, linear, header in rings:
-            ring = RingBuffer(lanes=ring_lanes, sectors=sectors, banks=BANKS, linear=linear, header=header)
-            m.submodules[name] = ring
-            self.rings.append(ring)
-
-    # -- Jobs ---------------------------------------------------------------------------------------------------------
+        m.submodules.job_control = self.jobs = instances.job_control(config)
+        m.submodules.planner = self.planner = instances.planner(config)
+        m.submodules.sector_reader = self.sector_reader = instances.sector_reader(config)
+        m.submodules.saved_states = self.states = instances.saved_states(config)
+        m.submodules.row_control = self.row_control = instances.row_control(config)
+        m.submodules.query_reader = self.query_reader = instances.query_reader(config)
+        m.submodules.fetch = self.fetch = instances.fetch(config)
+        m.submodules.query_ring = self.query_ring = instances.query_ring(config)
+        m.submodules.key_ring = self.key_ring = instances.key_ring(config)
+        m.submodules.value_ring = self.value_ring = instances.value_ring(config)
+        m.submodules.key_reader = self.key_reader = instances.key_reader(config)
+        m.submodules.key_converter = self.key_converter = instances.key_converter(config)
+        m.submodules.qk = self.qk = instances.qk(config)
+        m.submodules.progressive = self.progressive = instances.progressive(config)
+        m.submodules.softmax = self.softmax = instances.softmax(config)
+        m.submodules.prob_router = self.prob_router = instances.prob_router(config)
+        m.submodules.widen = self.widen = instances.widen(config)
+        m.submodules.value_topk = self.value_topk = instances.value_topk(config)
+        m.submodules.local_values = self.local_values = instances.local_values(config)
+        m.submodules.value_reader = self.value_reader = instances.value_reader(config)
+        m.submodules.value_converter = self.value_converter = instances.value_converter(config)
+        m.submodules.pv = self.pv = instances.pv(config)
+        m.submodules.output_router = self.output_router = instances.output_router(config)
+        m.submodules.output_packer = self.packer = instances.output_packer(config)
+        m.submodules.write_merger = self.write_merger = instances.write_merger(config)
+        m.submodules.token_importance = self.tokens = instances.token_importance(config)
+        m.submodules.head_importance = self.heads = instances.head_importance(config)
+        m.submodules.token_topk = self.token_topk = instances.token_topk(config)
 
     def _jobs(self, m: Module) -> None:
-        jobs, planner, tokens = self.jobs, self.planner, self.tokens
+        """Jobs, their records, and what decides who is live and who stays."""
+        jobs, tokens, heads, topk = self.jobs, self.tokens, self.heads, self.token_topk
         connect = wiring.connect
         connect(m, wiring.flipped(self.i_job), jobs.i_job)
         connect(m, jobs.o_report, wiring.flipped(self.o_report))
+        for unit in (self.planner, self.row_control, self.value_reader, self.output_router):
+            m.d.comb += unit.slots.eq(jobs.slots)
         m.d.comb += [
             self.nothing_live.eq(jobs.nothing_live),
             self.busy.eq(jobs.busy),
-            planner.slots.eq(jobs.slots),
-            planner.started.eq(jobs.started),
-            planner.live_write.eq(jobs.live_write),
-            self.row_control.slots.eq(jobs.slots),
+            self.planner.started.eq(jobs.started),
+            self.planner.live_write.eq(jobs.live_write),
             self.row_control.started.eq(jobs.started),
             self.row_control.scale.eq(jobs.scale),
-            self.value_reader.slots.eq(jobs.slots),
+            *by_member(jobs.heads_done, heads.done),
         ]
-        self._states(m)
         connect(m, jobs.o_gather, tokens.i_gather)
         connect(m, jobs.o_lines, tokens.i_members)
         connect(m, tokens.o_live, jobs.i_live)
@@ -280,415 +130,190 @@ class Core(wiring.Component):
         connect(m, tokens.o_candidates, jobs.i_candidates)
         connect(m, jobs.o_kept, tokens.i_kept)
         connect(m, tokens.o_scattered, jobs.i_scattered)
-        connect(m, jobs.o_access, self.heads.i_access)
-        connect(m, self.heads.o_access, jobs.i_access)
-        connect(m, jobs.o_topk, self.token_topk.i)
-        connect(m, self.token_topk.o, jobs.i_topk)
-        m.d.comb += [
-            jobs.heads_done.valid.eq(self.heads.done.valid),
-            jobs.heads_done.slot.eq(self.heads.done.slot),
-        ]
+        connect(m, jobs.o_access, heads.i_access)
+        connect(m, heads.o_access, jobs.i_access)
+        connect(m, jobs.o_topk, topk.i)
+        connect(m, topk.o, jobs.i_topk)
 
     def _states(self, m: Module) -> None:
-        """Connects the sector reader, for bitmaps and saved states, and the units that load and store states."""
-        config = self.config
-        jobs, planner, reader, load, store = self.jobs, self.planner, self.sector_reader, self.load, self.store
+        """Bitmaps and saved states from memory, and saved states to memory."""
+        jobs, states, reader, planner = self.jobs, self.states, self.sector_reader, self.planner
         connect = wiring.connect
         connect(m, jobs.o_rows, reader.i)
         connect(m, reader.o_request, planner.i_members)
         connect(m, planner.o_members, reader.i_block)
-        connect(m, jobs.o_load, load.i)
-        connect(m, load.o_request, jobs.load_rows)
-        connect(m, jobs.o_store, store.i)
+        connect(m, reader.o, states.i_rows)
+        connect(m, states.o_bitmaps, jobs.i_rows)
+        connect(m, jobs.o_load, states.i_load)
+        connect(m, states.o_request, jobs.load_rows)
+        connect(m, jobs.o_store, states.i_store)
+        connect(m, states.o_access, self.tokens.i_access)
+        connect(m, self.tokens.o_access, states.i_access)
+        connect(m, states.o, self.write_merger.i_state)
         m.d.comb += [
             reader.arrived.eq(planner.arrived_query),
-            load.i_rows.valid.eq(reader.o.valid & jobs.o_load.valid),
-            load.i_rows.payload.eq(reader.o.payload),
-            jobs.i_rows.valid.eq(reader.o.valid & ~jobs.o_load.valid),
-            jobs.i_rows.payload.eq(reader.o.payload),
-            reader.o.ready.eq(Mux(jobs.o_load.valid, load.i_rows.ready, jobs.i_rows.ready)),
-            jobs.i_loaded.eq(load.heads),
-            store.heads.eq(jobs.store_heads),
-        ]
-        # `load` only writes and `store` only reads, so all answers are for `store`.
-        shape = self.tokens.i_access.payload.shape()
-        m.submodules.state_access = access = RoundRobin(shape=shape, inputs=2)
-        for number, source in enumerate((load.o_access, store.o_access)):
-            m.d.comb += [
-                access.i[number].valid.eq(source.valid),
-                Value.cast(access.i[number].payload).eq(Value.cast(source.payload)),
-                source.ready.eq(access.i[number].ready),
-            ]
-        m.d.comb += [
-            self.tokens.i_access.valid.eq(access.o.valid),
-            Value.cast(self.tokens.i_access.payload).eq(Value.cast(access.o.payload)),
-            access.o.ready.eq(self.tokens.i_access.ready),
-            store.i_access.valid.eq(self.tokens.o_access.valid),
-            Value.cast(store.i_access.payload).eq(Value.cast(self.tokens.o_access.payload)),
-            self.tokens.o_access.ready.eq(store.i_access.ready),
+            jobs.i_loaded.eq(states.loaded),
+            states.stored.eq(jobs.store_heads),
         ]
 
-        # A sector of a state goes to its channel when no output does; once it is offered, it stays until it is taken.
-        bits = ceil_log2(config.channels)
-        given = store.o.payload
-        takes = []
-        for channel in range(config.channels):
-            output, port = self.packer.o[channel], self.o_write[channel]
-            wants = store.o.valid & (equals(given.sector[:bits], channel) if bits else Const(1))
-            uses = Signal(name=f"state_uses{channel}")
-            holds = Signal(name=f"state_holds{channel}")
-            sent = Signal(16, name=f"state_sent{channel}")
-            m.d.comb += [
-                uses.eq(wants & (holds | ~output.valid)),
-                port.valid.eq(output.valid | wants),
-                port.payload.address.eq(Mux(uses, given.sector >> bits, output.payload.address)),
-                port.payload.data.eq(Mux(uses, given.data, output.payload.data)),
-                output.ready.eq(port.ready & ~uses),
-                jobs.queued[channel].eq(self.packer.queued[channel] + sent),
-            ]
-            m.d.sync += holds.eq(uses & ~port.ready)
-            with m.If(uses & port.ready):
-                m.d.sync += sent.eq(sent + 1)
-            takes.append(uses & port.ready)
-        m.d.comb += store.o.ready.eq(Cat(takes).any())
-
-    # -- Memory to rings ----------------------------------------------------------------------------------------------
-
-    def _memory(self, m: Module) -> None:
+    def _fetches(self, m: Module) -> None:
+        """Sectors from memory into the rings."""
         planner, fetch = self.planner, self.fetch
-        query_ring, key_ring, value_ring = self.rings
         wiring.connect(m, planner.o, fetch.i)
         m.d.comb += planner.completed.eq(fetch.completed)
         for channel in range(self.config.channels):
             wiring.connect(m, fetch.o_address[channel], wiring.flipped(self.o_address[channel]))
             wiring.connect(m, wiring.flipped(self.i_data[channel]), fetch.i_data[channel])
-        for index, ring in enumerate(self.rings):
-            m.d.comb += [
-                ring.i_allocate.valid.eq(planner.o_allocate[index].valid),
-                ring.i_allocate.payload.eq(planner.o_allocate[index].payload),
-                planner.o_allocate[index].ready.eq(ring.i_allocate.ready),
-                planner.i_block[index].valid.eq(ring.o_block.valid),
-                planner.i_block[index].payload.eq(ring.o_block.payload),
-                ring.o_block.ready.eq(planner.i_block[index].ready),
-                ring.i_free.valid.eq(planner.o_free[index].valid),
-                ring.i_free.payload.eq(planner.o_free[index].payload),
-                planner.o_free[index].ready.eq(ring.i_free.ready),
-            ]
-            for lane in range(ring.lanes):
-                for bank in range(BANKS):
+        for code, ring in ((QUERY, self.query_ring), (KEY, self.key_ring), (VALUE, self.value_ring)):
+            # The planner has one width for the places of all rings.
+            pass_on(m, planner.o_allocate[code], ring.i_allocate)
+            pass_on(m, ring.o_block, planner.i_block[code])
+            pass_on(m, planner.o_free[code], ring.i_free)
+            for lane, ports in enumerate(ring.write):
+                for bank, port in enumerate(ports):
                     write = fetch.write[lane * BANKS + bank]
-                    port = ring.write[lane][bank]
-                    if index == QUERY:
-                        is_mine = ~write.ring.any()
-                    elif index == KEY:
-                        is_mine = write.ring[0]  # KEY, the ring, and LINEAR, the part behind it
-                    else:
-                        is_mine = write.ring == VALUE
-                    m.d.comb += [
-                        port.enable.eq(write.enable & is_mine),
-                        port.address.eq(write.word),
-                        port.data.eq(write.data),
-                    ]
+                    enable = write.enable & goes_to(write.ring, code)
+                    m.d.comb += by_member(port, write, enable=enable, address=write.word)
 
-        # The query ring has two readers; queries go first.
-        rows = self.sector_reader
-        reader = self.query_reader
-        from_reader = reader.o_read
+    def _windows(self, m: Module) -> None:
+        """Windows of the rings, as their readers ask for them, to the converters and the arrays."""
+        planner, query_ring = self.planner, self.query_ring
+        queries, rows, keys, values = self.query_reader, self.sector_reader, self.key_reader, self.value_reader
+        connect = wiring.connect
+        connect(m, queries.o_read, query_ring.i_query)
+        connect(m, query_ring.o_query, queries.i_window)
+        connect(m, rows.o_read, query_ring.i_rows)
+        connect(m, query_ring.o_rows, rows.i_window)
+        connect(m, rows.used, query_ring.i_rows_used)
+        connect(m, keys.o_read, self.key_ring.i_read)
+        connect(m, values.o_read, self.value_ring.i_read)
         m.d.comb += [
-            query_ring.i_read.valid.eq(from_reader.valid | rows.o_read.valid),
-            query_ring.i_read.payload.sector.eq(
-                Mux(from_reader.valid, from_reader.payload.sector, rows.o_read.payload.sector)
-            ),
-            query_ring.i_read.payload.sectors.eq(
-                Mux(from_reader.valid, from_reader.payload.sectors, rows.o_read.payload.sectors)
-            ),
-            query_ring.i_read.payload.header.is_bitmap.eq(~from_reader.valid),
-            query_ring.i_read.payload.header.query.eq(from_reader.payload.header),
-            rows.o_read.ready.eq(~from_reader.valid),
-            planner.uses[QUERY].valid.eq(reader.used.valid | rows.used.valid),
-            planner.uses[QUERY].entry.eq(Mux(reader.used.valid, reader.used.entry, rows.used.payload)),
-            rows.used.ready.eq(~reader.used.valid),
+            query_ring.query_used.eq(queries.used),
+            planner.uses[QUERY].eq(query_ring.used),
+            planner.uses[KEY].eq(keys.used),
+            planner.uses[VALUE].eq(values.used),
         ]
-        window = query_ring.o_read
-        is_bitmap = window.payload.header.is_bitmap
-        for target, enable in ((reader.i_window, ~is_bitmap), (rows.i_window, is_bitmap)):
-            m.d.comb += [
-                target.valid.eq(window.valid & enable),
-                Value.cast(target.payload.words).eq(Value.cast(window.payload.words)),
-                target.payload.first.eq(window.payload.first),
-            ]
-        m.d.comb += reader.i_window.payload.header.eq(window.payload.header.query)
-
-        # Keys to the Q x K array.
-        key_reader = self.key_reader
-        header = key_reader.header.members
-        beat_header = data.StructLayout({name: header[name] for name in ("count", "group", "dim", "last", "row")})
-        m.submodules.key_converter = converter = self._converter("key", beat_header)
+        window, converter = self.key_ring.o_read, self.key_converter
+        tags = window.payload.header
         m.d.comb += [
-            Value.cast(key_ring.i_read.payload).eq(Value.cast(key_reader.o_read.payload)),
-            key_ring.i_read.valid.eq(key_reader.o_read.valid),
-        ]
-        keys = key_ring.o_read
-        m.d.comb += [
-            converter.i.valid.eq(keys.valid),
-            Value.cast(converter.i.payload.words).eq(Value.cast(keys.payload.words)),
-            converter.i.payload.first.eq(keys.payload.first),
-            converter.i.payload.part.eq(keys.payload.header.part),
-        ]
-        for name in beat_header.members:
-            source, target = keys.payload.header[name], converter.i.payload.header[name]
-            m.d.comb += Value.cast(target).eq(Value.cast(source))
-        made = converter.o.payload
-        beat = self.qk.i_key.payload
-        m.d.comb += [
+            converter.i.valid.eq(window.valid),
+            *by_member(converter.i.payload, window.payload, part=tags.part, header=tags),
             self.qk.i_key.valid.eq(converter.o.valid),
-            Value.cast(beat.keys).eq(Value.cast(made.operands)),
-            beat.count.eq(made.header.count),
-            beat.group.eq(made.header.group),
-            beat.dim.eq(made.header.dim),
-            beat.last.eq(made.header.last),
-            Value.cast(beat.header).eq(Value.cast(made.header.row)),
+            *by_member(
+                self.qk.i_key.payload,
+                converter.o.payload.header,
+                keys=converter.o.payload.operands,
+                header=converter.o.payload.header.row,
+            ),
         ]
-        # Values to the prob x V array.
-        value_reader = self.value_reader
-        m.submodules.value_converter = value_converter = self._converter("value", 1)
+        window, converter = self.value_ring.o_read, self.value_converter
         m.d.comb += [
-            Value.cast(value_ring.i_read.payload).eq(Value.cast(value_reader.o_read.payload)),
-            value_ring.i_read.valid.eq(value_reader.o_read.valid),
+            converter.i.valid.eq(window.valid),
+            *by_member(converter.i.payload, window.payload, part=window.payload.header, header=0),
+            self.pv.i_value.valid.eq(converter.o.valid),
+            self.pv.i_value.payload.values.eq(converter.o.payload.operands),
         ]
-        values = value_ring.o_read
-        m.d.comb += [
-            value_converter.i.valid.eq(values.valid),
-            Value.cast(value_converter.i.payload.words).eq(Value.cast(values.payload.words)),
-            value_converter.i.payload.first.eq(values.payload.first),
-            value_converter.i.payload.part.eq(values.payload.header),
-            self.pv.i_value.valid.eq(value_converter.o.valid),
-            Value.cast(self.pv.i_value.payload.values).eq(Value.cast(value_converter.o.payload.operands)),
-        ]
-
-    def _converter(self, tensor: str, header: Any) -> Converter:
-        config = self.config
-        return Converter(
-            tensor=tensor,
-            slices=config.slices,
-            slice_width=config.slice_width,
-            lanes=config.softmax_lanes,
-            operand_bits=config.operand_bits,
-            banks=BANKS,
-            header=header,
-        )
-
-    # -- Rows to scores -----------------------------------------------------------------------------------------------
 
     def _scores(self, m: Module) -> None:
-        planner, control = self.planner, self.row_control
-        query_reader, key_reader = self.query_reader, self.key_reader
-        qk, progressive, softmax = self.qk, self.progressive, self.softmax
+        """Blocks to segments of rows, these to reads, and what the Q x K array makes of them to softmax."""
+        planner, control, qk = self.planner, self.row_control, self.qk
+        queries, keys = self.query_reader, self.key_reader
         connect = wiring.connect
         connect(m, planner.o_query, control.i_query)
         connect(m, planner.o_key, control.i_key)
         connect(m, planner.o_value, control.i_value)
         connect(m, planner.o_again, control.i_again)
-        connect(m, control.o_query, query_reader.i)
-        connect(m, control.o_key, key_reader.i)
-        connect(m, query_reader.o, qk.i_query)
-        connect(m, query_reader.o_row, key_reader.i_row)
+        connect(m, control.o_query, queries.i)
+        connect(m, control.o_key, keys.i)
+        connect(m, queries.o, qk.i_query)
+        connect(m, queries.o_row, keys.i_row)
         m.d.comb += [
-            query_reader.arrived.eq(planner.arrived_query),
-            query_reader.chunk.eq(planner.chunk),
-            key_reader.arrived.eq(planner.arrived_key),
-            key_reader.again_arrived.eq(planner.again_arrived),
-            key_reader.left.eq(qk.o.valid & qk.o.ready),
-            planner.uses[KEY].eq(key_reader.used),
-            planner.again_read.eq(key_reader.again_read),
-            planner.again_done.eq(key_reader.again_done),
+            queries.arrived.eq(planner.arrived_query),
+            queries.chunk.eq(planner.chunk),
+            keys.arrived.eq(planner.arrived_key),
+            keys.again_arrived.eq(planner.again_arrived),
+            keys.left.eq(qk.o.valid & qk.o.ready),
+            planner.again_read.eq(keys.again_read),
+            planner.again_done.eq(keys.again_done),
         ]
-        beat, row = progressive.i.payload, qk.o.payload.header
-        m.d.comb += [
-            progressive.i.valid.eq(qk.o.valid),
-            qk.o.ready.eq(progressive.i.ready),
-            Value.cast(beat.scores).eq(Value.cast(qk.o.payload.scores)),
-            beat.count.eq(qk.o.payload.count),
-            beat.last.eq(qk.o.payload.last),
-            beat.kind.eq(row.kind),
-            beat.slot.eq(row.kept_slot),
-            beat.mantissa.eq(row.mantissa),
-            beat.shift.eq(row.shift),
-            beat.flat_limit.eq(row.flat_limit),
-            Value.cast(beat.header).eq(Value.cast(row.row)),
-        ]
-        connect(m, progressive.o, softmax.i)
-        connect(m, softmax.o_decision, progressive.i_decision)
-        connect(m, progressive.o_again, planner.i_again)
-        decision = softmax.o_decision
-        decided = decision.valid & decision.ready
-        unkept = equals(decision.payload.header.kind, Kind.FIRST_UNKEPT) & ~decision.payload.flat
-        slot_bit = Const(1, KEPT_SLOTS)
-        again = progressive.o_again
+        row = qk.o.payload.header
+        pass_on(
+            m,
+            qk.o,
+            self.progressive.i,
+            kind=row.kind,
+            slot=row.kept_slot,
+            mantissa=row.mantissa,
+            shift=row.shift,
+            flat_limit=row.flat_limit,
+            header=row.row,
+        )
+        connect(m, self.progressive.o, self.softmax.i)
+
+    def _flat_rows(self, m: Module) -> None:
+        """What softmax decides of a first pass: a flat row is computed again, and a place for kept scores is free."""
+        progressive, decision, again = self.progressive, self.softmax.o_decision, self.progressive.o_again
+        wiring.connect(m, decision, progressive.i_decision)
+        wiring.connect(m, again, self.planner.i_again)
+        is_unkept = equals(decision.payload.header.kind, Kind.FIRST_UNKEPT) & ~decision.payload.flat
+        first_slot = Const(1, KEPT_SLOTS)
         m.d.comb += [
             progressive.o_free.ready.eq(1),
-            control.freed.eq(
-                Mux(progressive.o_free.valid, slot_bit << progressive.o_free.payload, 0)
-                | Mux(decided & unkept, slot_bit << decision.payload.header.slot, 0)
-                | key_reader.again_slot
+            self.row_control.freed.eq(
+                Mux(progressive.o_free.valid, first_slot << progressive.o_free.payload, 0)
+                | Mux(decision.valid & decision.ready & is_unkept, first_slot << decision.payload.header.slot, 0)
+                | self.key_reader.again_slot
             ),
             self.jobs.recomputed.valid.eq(again.valid & again.ready),
             self.jobs.recomputed.slot.eq(again.payload.header.slot),
         ]
 
-    # -- Probabilities ------------------------------------------------------------------------------------------------
-
     def _probabilities(self, m: Module) -> None:
-        config = self.config
-        softmax, tokens, widen = self.softmax, self.tokens, self.widen
-        beat = softmax.o.payload
-        row = beat.header.header
-        fires = Signal(name="probs_fire")
-        to_values, to_widen = self.value_reader.i, widen.i
-        slots = self.jobs.slots
-        keep = Signal(range(config.tokens_max + 1), name="keep_values")
+        """Probabilities to their values, those of locally pruned rows by way of the top-k engine."""
+        jobs, router, tokens, local = self.jobs, self.prob_router, self.tokens, self.local_values
+        connect = wiring.connect
+        connect(m, self.softmax.o, router.i)
+        connect(m, router.o_all, self.value_reader.i)
+        connect(m, router.o_topk, self.widen.i)
+        connect(m, self.widen.o, self.value_topk.i)
+        connect(m, self.value_topk.o, local.i)
+        connect(m, local.o_ids, self.planner.i_kept)
+        connect(m, local.o_kept, self.value_reader.i_kept)
         m.d.comb += [
-            keep.eq(select([slots[n].keep_values for n in range(config.jobs_in_flight)], row.slot)),
-            softmax.o.ready.eq(Mux(row.prune, to_widen.ready, to_values.ready)),
-            fires.eq(softmax.o.valid & softmax.o.ready),
-            to_values.valid.eq(softmax.o.valid & ~row.prune),
-            Value.cast(to_values.payload.probs).eq(Value.cast(beat.probs)),
-            to_values.payload.count.eq(beat.count),
-            to_values.payload.last.eq(beat.last),
-            to_values.payload.row.eq(row),
-            to_widen.valid.eq(softmax.o.valid & row.prune),
-            Value.cast(to_widen.payload.values).eq(Value.cast(beat.probs)),
-            to_widen.payload.count.eq(beat.count),
-            to_widen.payload.last.eq(beat.last),
-            to_widen.payload.k.eq(keep),
-            to_widen.payload.header.eq(row),
-            tokens.i_probs.valid.eq(fires),
-            Value.cast(tokens.i_probs.payload.probs).eq(Value.cast(beat.probs)),
-            tokens.i_probs.payload.count.eq(Mux(row.accumulate, beat.count, 0)),
-            tokens.i_probs.payload.last.eq(beat.last),
-            tokens.i_probs.payload.slot.eq(row.slot),
-            self.jobs.probs_done.valid.eq(fires & beat.last),
-            self.jobs.probs_done.slot.eq(row.slot),
+            tokens.i_probs.valid.eq(router.o_importance.valid),
+            tokens.i_probs.payload.eq(router.o_importance.payload),
+            jobs.probs_done.eq(router.probs_done),
+            local.live_write.eq(jobs.live_write),
         ]
-        wiring.connect(m, widen.o, self.value_topk.i)
-        self._local_values(m)
-
-    def _local_values(self, m: Module) -> None:
-        """Packs what top-k keeps of a row: token ids go to the planner, probabilities to the value reader."""
-        config = self.config
-        wide, bits = config.topk_lanes, self.planner.id_bits
-        jobs, planner, topk, compactor = self.jobs, self.planner, self.value_topk, self.compactor
-        live_rows = planner.live_rows
-        write = jobs.live_write
-        m.submodules.live_ids = live = Ram(shape=wide * bits, depth=config.jobs_in_flight << len(write.row))
-        line = Signal(range(max(2, live_rows)), name="topk_line")
-        row = topk.o.payload.header
-        valid = Signal(name="ids_valid")
-        beat = Signal.like(topk.o.payload, name="ids_beat", reset_less=True)
-        beat_line = Signal.like(line, name="ids_line", reset_less=True)
-        dense = Signal(name="ids_dense", reset_less=True)
-        takes = Signal(name="ids_take")
-
-        def address(slot: Value, at: Value) -> Value:
-            return Cat(at, slot) if config.jobs_in_flight > 1 else Value.cast(at)
-
-        m.d.comb += [
-            live.write_enable.eq(write.enable),
-            live.write_address.eq(address(write.slot, write.row)),
-            live.write_data.eq(Value.cast(write.ids)),
-            live.read_enable.eq(topk.o.valid & topk.o.ready),
-            live.read_address.eq(address(row.slot, line)),
-            takes.eq(~valid | compactor.i.ready),
-            topk.o.ready.eq(takes),
-        ]
-        with m.If(takes):
-            m.d.sync += [
-                valid.eq(topk.o.valid),
-                Value.cast(beat).eq(Value.cast(topk.o.payload)),
-                beat_line.eq(line),
-                dense.eq(select([jobs.slots[n].dense for n in range(config.jobs_in_flight)], row.slot)),
-            ]
-        with m.If(topk.o.valid & topk.o.ready):
-            m.d.sync += line.eq(Mux(topk.o.payload.last, 0, line + 1))
-        given = compactor.i.payload
-        m.d.comb += [
-            compactor.i.valid.eq(valid),
-            given.mask.eq(beat.mask),
-            given.last.eq(beat.last),
-            given.header.eq(beat.header),
-        ]
-        for lane in range(wide):
-            rank = Cat(Const(lane, ceil_log2(wide)), beat_line)[:bits]
+        for slot in range(self.config.jobs_in_flight):
             m.d.comb += [
-                given.lanes[lane].prob.eq(beat.values[lane]),
-                given.lanes[lane].id.eq(Mux(dense, rank, live.read_data.word_select(lane, bits))),
+                router.keep_values[slot].eq(jobs.slots[slot].keep_values),
+                local.dense[slot].eq(jobs.slots[slot].dense),
             ]
 
-        m.submodules.kept_ids = ids = Fifo(shape=kept_ids(config), depth=2 * live_rows)
-        wiring.connect(m, ids.o, planner.i_kept)
-        packed, to_values = compactor.o, self.value_reader.i_kept
-        m.d.comb += [
-            packed.ready.eq(ids.i.ready & to_values.ready),
-            ids.i.valid.eq(packed.valid & to_values.ready),
-            ids.i.payload.count.eq(packed.payload.count),
-            ids.i.payload.last.eq(packed.payload.last),
-            ids.i.payload.slot.eq(packed.payload.header.slot),
-            ids.i.payload.head.eq(packed.payload.header.head),
-            to_values.valid.eq(packed.valid & ids.i.ready),
-            to_values.payload.count.eq(packed.payload.count),
-            to_values.payload.last.eq(packed.payload.last),
-            to_values.payload.row.eq(packed.payload.header),
-        ]
-        for lane in range(wide):
-            m.d.comb += [
-                ids.i.payload.ids[lane].eq(packed.payload.lanes[lane].id),
-                to_values.payload.probs[lane].eq(packed.payload.lanes[lane].prob),
-            ]
-
-    # -- Values to outputs --------------------------------------------------------------------------------------------
-
-    def _values(self, m: Module) -> None:
-        planner, reader, pv = self.planner, self.value_reader, self.pv
-        wiring.connect(m, planner.o_kept, reader.i_block)
-        wiring.connect(m, reader.o_prob, pv.i_prob)
+    def _outputs(self, m: Module) -> None:
+        """Values to outputs, and outputs to memory."""
+        jobs, planner, reader, pv = self.jobs, self.planner, self.value_reader, self.pv
+        router, packer, merger = self.output_router, self.packer, self.write_merger
+        connect = wiring.connect
+        connect(m, planner.o_kept, reader.i_block)
+        connect(m, reader.o_prob, pv.i_prob)
+        connect(m, pv.o, router.i)
+        connect(m, router.o_placed, packer.i)
+        connect(m, router.o_weighted, self.heads.i)
+        for channel in range(self.config.channels):
+            connect(m, packer.o[channel], merger.i_output[channel])
+            connect(m, merger.o[channel], wiring.flipped(self.o_write[channel]))
         m.d.comb += [
             reader.arrived.eq(planner.arrived_value),
             reader.bases.eq(planner.value_bases),
             reader.left.eq(pv.o.valid & pv.o.ready),
-            planner.uses[VALUE].eq(reader.used),
-        ]
-
-    def _output(self, m: Module) -> None:
-        jobs, pv, heads, packer = self.jobs, self.pv, self.heads, self.packer
-        beat = pv.o.payload
-        row = beat.header
-        job = Signal.like(jobs.slots[0], name="output_job")
-        placed, weighted = packer.i.payload, heads.i.payload
-        m.d.comb += [
-            Value.cast(job).eq(by_slot(jobs.slots, row.slot)),
-            pv.o.ready.eq(packer.i.ready & heads.i.ready),
-            packer.i.valid.eq(pv.o.valid & heads.i.ready),
-            heads.i.valid.eq(pv.o.valid & packer.i.ready),
-            Value.cast(placed.lanes).eq(Value.cast(beat.lanes)),
-            placed.part.eq(beat.part),
-            placed.dim.eq(beat.dim),
-            placed.row.eq(row.row),
-            placed.head.eq(row.head),
-            placed.heads.eq(job.heads),
-            placed.base.eq(job.output),
-            Value.cast(weighted.lanes).eq(Value.cast(beat.lanes)),
-            weighted.last.eq(beat.last),
-            weighted.slot.eq(job.context),
-            weighted.head.eq(row.head),
-            weighted.multiplier.eq(Mux(row.accumulate, job.multiplier, 0)),
-        ]
-        written = pv.o.valid & pv.o.ready
-        m.d.comb += [
-            jobs.row_written.valid.eq(written & beat.last),
-            jobs.row_written.slot.eq(row.slot),
-            jobs.saturated.eq(Mux(written, beat.saturated, 0)),
+            jobs.row_written.eq(router.row_written),
+            jobs.saturated.eq(router.saturated),
             jobs.beats_in.eq(packer.beats_in),
             jobs.beats_done.eq(packer.beats_done),
+            merger.output_queued.eq(packer.queued),
+            jobs.queued.eq(merger.queued),
             jobs.acknowledged.eq(self.acknowledged),
         ]
 

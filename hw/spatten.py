@@ -8,12 +8,10 @@ from amaranth.hdl import Cat, ClockDomain, DomainRenamer, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from spatten.hw import instances
 from spatten.hw.core import Core
 from spatten.hw.front.axi_lite import AxiLite
-from spatten.hw.front.registers import Registers
 from spatten.hw.memory.axi import axi4
-from spatten.hw.memory.axi_reader import AxiReader
-from spatten.hw.memory.axi_writer import AxiWriter
 from spatten.spec.config import Config
 from spatten.spec.constants import AXI_ADDRESS_BITS
 from spatten.spec.register_map import ADDRESS_BITS, ErrorCode
@@ -49,7 +47,7 @@ class Spatten(wiring.Component):
     def __init__(self, *, config: Config) -> None:
         self.config = config
         self._core = Core(config=config)
-        self._registers = Registers(config=config)
+        self._registers = instances.registers(config)
         self._bus = AxiLite(address_bits=ADDRESS_BITS)
         self._memory = axi4(AXI_ADDRESS_BITS, config.channel_bits)
         ports: dict[str, Any] = {"clk": In(1), "rst": In(1), "irq": Out(1)}
@@ -66,36 +64,31 @@ class Spatten(wiring.Component):
         m = Module()
         config = self.config
         # There is one clock. The core has a reset of its own, since a failure resets it.
-        everything = ClockDomain("sync")
+        all_domain = ClockDomain("sync")
         core_domain = ClockDomain("core")
-        everything.clk, everything.rst = self.clk, self.rst
+        all_domain.clk, all_domain.rst = self.clk, self.rst
         core_domain.clk = self.clk
-        m.domains += [everything, core_domain]
+        m.domains += [all_domain, core_domain]
         m.submodules.registers = registers = self._registers
         core = self._core
         m.submodules.core = DomainRenamer({"sync": "core"})(core)
         m.d.comb += [core_domain.rst.eq(self.rst | registers.core_reset), self.irq.eq(registers.irq)]
         for name, member in self._bus.members.items():
-            port, own = getattr(self, f"s_axi_{name}"), getattr(registers.s_axi, name)
-            m.d.comb += own.eq(port) if member.flow == Out else port.eq(own)
+            port, inner = getattr(self, f"s_axi_{name}"), getattr(registers.s_axi, name)
+            m.d.comb += inner.eq(port) if member.flow == Out else port.eq(inner)
         wiring.connect(m, registers.o_job, core.i_job)
         wiring.connect(m, core.o_report, registers.i_report)
 
         activities, idle, errors = [core.activity], [], []
         for channel in range(config.channels):
-            sizes = {
-                "address_bits": AXI_ADDRESS_BITS,
-                "local_bits": config.local_sector_bits,
-                "channel_bits": config.channel_bits,
-            }
-            m.submodules[f"reader{channel}"] = reader = AxiReader(**sizes)
-            m.submodules[f"writer{channel}"] = writer = AxiWriter(**sizes)
+            m.submodules[f"reader{channel}"] = reader = instances.axi_reader(config)
+            m.submodules[f"writer{channel}"] = writer = instances.axi_writer(config)
             for unit in (reader, writer):
                 m.d.comb += [unit.base.eq(registers.base[channel]), unit.stop.eq(registers.stop)]
                 activities.append(unit.activity)
                 for name, member in unit.axi.signature.members.items():
-                    port, own = getattr(self, f"{channel_prefix(channel)}_{name}"), getattr(unit.axi, name)
-                    m.d.comb += port.eq(own) if member.flow == Out else own.eq(port)
+                    port, inner = getattr(self, f"{channel_prefix(channel)}_{name}"), getattr(unit.axi, name)
+                    m.d.comb += port.eq(inner) if member.flow == Out else inner.eq(port)
             wiring.connect(m, core.o_address[channel], reader.i)
             wiring.connect(m, reader.o, core.i_data[channel])
             wiring.connect(m, core.o_write[channel], writer.i)
@@ -104,13 +97,13 @@ class Spatten(wiring.Component):
             errors += [(channel, 0, reader.error), (channel, 1, writer.error)]
 
         error = registers.channel_error
-        m.d.comb += error.valid.eq(Cat(one.valid for _, _, one in errors).any())
-        for channel, is_write, one in reversed(errors):
-            with m.If(one.valid):
+        m.d.comb += error.valid.eq(Cat(failure.valid for _, _, failure in errors).any())
+        for channel, is_write, failure in reversed(errors):
+            with m.If(failure.valid):
                 m.d.comb += [
                     error.channel.eq(channel),
                     error.is_write.eq(is_write),
-                    error.is_decode.eq(one.is_decode),
+                    error.is_decode.eq(failure.is_decode),
                 ]
         m.d.comb += [
             registers.channels_idle.eq(Cat(idle)),

@@ -148,8 +148,10 @@ class Converter(wiring.Component):
         self.tensor = tensor
         self.slices = slices
         self.slice_width = slice_width
+        self.lanes = lanes
         self.operand_bits = operand_bits
         self.banks = banks
+        self.header = header
         self.keys = min(lanes // slices, slice_width // HEAD_DIMS[0])
         packed = packed_beat(slices, banks, header)
         operands = operand_beat(slices, slice_width, operand_bits, header)

@@ -134,6 +134,7 @@ class HeadImportance(wiring.Component):
         self.slots = slots
         self.bits = bits
         self.shift = operand_bits - 1 + ceil_log2(head_dim_max)
+        self.levels_per_stage = levels_per_stage
         self._tree = AdderTree(shape=unsigned(operand_bits), inputs=lanes, levels_per_stage=levels_per_stage)
         self._multiplier = Multiplier(a_shape=unsigned(self.shift + 1), b_shape=unsigned(_ADDEND_BITS), stages=2)
         super().__init__(

@@ -133,6 +133,7 @@ class Progressive(wiring.Component):
         self.score_bits = score_bits
         self.row_max = row_max
         self.slots = slots
+        self.header = header
         row = row_header(slots, header)
         super().__init__(
             {

@@ -234,6 +234,8 @@ class PvArray(wiring.Component):
         self.prob_bits = prob_bits
         self.head_dim_max = head_dim_max
         self.header = header
+        self.multiplier_stages = multiplier_stages
+        self.levels_per_stage = levels_per_stage
         self.dims = tuple(dim for dim in HEAD_DIMS if dim <= head_dim_max)
         self.parts = max(1, head_dim_max // slice_width)
         self._columns = [

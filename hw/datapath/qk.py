@@ -223,6 +223,8 @@ class QkArray(wiring.Component):
         self.head_dim_max = head_dim_max
         self.header = header
         self.spare = spare
+        self.multiplier_stages = multiplier_stages
+        self.levels_per_stage = levels_per_stage
         self.slices = multipliers // slice_width
         self.head_dims = tuple(dim for dim in HEAD_DIMS if dim <= head_dim_max)
         self.score_bits = 2 * operand_bits + exact_log2(head_dim_max)

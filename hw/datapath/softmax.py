@@ -163,6 +163,7 @@ class Softmax(wiring.Component):
         self.prob_bits = prob_bits
         self.row_max = row_max
         self.header = header
+        self.multiplier_stages = multiplier_stages
         super().__init__(
             {
                 "i": In(stream.Signature(scaled_scores(lanes, score_bits, header))),

@@ -11,10 +11,9 @@ from amaranth.lib.wiring import In, Out
 from spatten.hw.datapath.quick_select import QuickSelect, candidate_beat
 from spatten.hw.lib.assertions import check_stream
 from spatten.hw.lib.fifo import Fifo
-from spatten.hw.lib.packer import Compactor, packed_row
 from spatten.hw.lib.parameters import check_optional_shape
 
-__all__ = ["PackedTopK", "TopK", "element", "kept_beat"]
+__all__ = ["TopK", "kept_beat"]
 
 
 def kept_beat(width: int, lanes: int, header: ShapeLike | None = None) -> data.StructLayout:
@@ -25,11 +24,6 @@ def kept_beat(width: int, lanes: int, header: ShapeLike | None = None) -> data.S
     values = data.ArrayLayout(unsigned(width), lanes)
     extra = {} if header is None else {"header": header}
     return data.StructLayout({"values": values, "mask": lanes, "count": range(lanes + 1), "last": 1, **extra})
-
-
-def element(width: int, n_max: int) -> data.StructLayout:
-    """A survivor: its `value`, and its `index` in the row."""
-    return data.StructLayout({"value": unsigned(width), "index": range(max(2, n_max))})
 
 
 class TopK(wiring.Component):
@@ -74,12 +68,12 @@ class TopK(wiring.Component):
         digit_bits: int | None = None,
         header: ShapeLike | None = None,
     ) -> None:
-        self._select = QuickSelect(width=width, lanes=lanes, n_max=n_max, digit_bits=digit_bits)
+        self.select = QuickSelect(width=width, lanes=lanes, n_max=n_max, digit_bits=digit_bits)
         check_optional_shape("header", header)
         self.width = width
         self.lanes = lanes
         self.n_max = n_max
-        self.digit_bits = self._select.digit_bits
+        self.digit_bits = self.select.digit_bits
         self.header = header
         super().__init__(
             {
@@ -93,7 +87,7 @@ class TopK(wiring.Component):
         m = Module()
         check_stream(m, platform, self.i, "i")
         lanes, width = self.lanes, self.width
-        m.submodules.select = select = self._select
+        m.submodules.select = select = self.select
         # While a row waits for its result and then passes the filter, up to two more rows may enter.
         layout = kept_beat(width, lanes, self.header)
         m.submodules.copy = copy = Fifo(shape=layout, depth=2 * select.beats_max + 8)
@@ -172,77 +166,6 @@ class TopK(wiring.Component):
                 left.eq(Mux(before[lanes] < room, room - before[lanes], 0)),
                 beats[3].mask.eq(larger[1] | Cat(equal[1][lane] & (before[lane] < room) for lane in range(lanes))),
             ]
-        return m
-
-
-class PackedTopK(wiring.Component):
-    """The k largest values of a row, in their original order, as full rows of values and indices.
-
-    A `TopK` with a `Compactor` behind it. k is as in `TopK`: with k >= n all n values come.
-
-    Parameters
-    ----------
-    width, lanes, n_max, digit_bits, header :
-        As in `QuickSelect`.
-
-    Ports
-    -----
-    i : stream of `candidate_beat(width, lanes, n_max, header)`, in, with the rules of `QuickSelect`
-    o : stream of `packed_row(element(width, n_max), lanes, header)`, out: ceil(min(k, n) / lanes) rows, all with
-        `lanes` elements but the last, indices ascending
-
-    Latency: that of `TopK`, and `Compactor.delay` cycles from the beat on its output with which an output row is
-    complete. Throughput: that of `TopK`, less at most one cycle per row.
-
-    Source: SpAtten (HPCA 2021) section V-B.
-    """
-
-    def __init__(
-        self,
-        *,
-        width: int,
-        lanes: int,
-        n_max: int,
-        digit_bits: int | None = None,
-        header: ShapeLike | None = None,
-    ) -> None:
-        self._topk = TopK(width=width, lanes=lanes, n_max=n_max, digit_bits=digit_bits, header=header)
-        self._compactor = Compactor(shape=element(width, n_max), lanes=lanes, header=header)
-        self.width = width
-        self.lanes = lanes
-        self.n_max = n_max
-        self.digit_bits = self._topk.digit_bits
-        self.header = header
-        super().__init__(
-            {
-                "i": In(stream.Signature(candidate_beat(width, lanes, n_max, header))),
-                "o": Out(stream.Signature(packed_row(element(width, n_max), lanes, header))),
-            }
-        )
-
-    def elaborate(self, platform: Any) -> Module:
-        m = Module()
-        m.submodules.topk = topk = self._topk
-        m.submodules.compactor = compactor = self._compactor
-        wiring.connect(m, wiring.flipped(self.i), topk.i)
-        wiring.connect(m, compactor.o, wiring.flipped(self.o))
-        # Index of the beat's first value; beyond the row's last beat it need not fit.
-        first_index = Signal(range(max(2, self.n_max)))
-        m.d.comb += [
-            compactor.i.valid.eq(topk.o.valid),
-            topk.o.ready.eq(compactor.i.ready),
-            compactor.i.payload.mask.eq(topk.o.payload.mask),
-            compactor.i.payload.last.eq(topk.o.payload.last),
-        ]
-        if self.header is not None:
-            m.d.comb += Value.cast(compactor.i.payload.header).eq(Value.cast(topk.o.payload.header))
-        for lane in range(self.lanes):
-            m.d.comb += [
-                compactor.i.payload.lanes[lane].value.eq(topk.o.payload.values[lane]),
-                compactor.i.payload.lanes[lane].index.eq(first_index + lane),
-            ]
-        with m.If(topk.o.valid & topk.o.ready):
-            m.d.sync += first_index.eq(Mux(topk.o.payload.last, 0, first_index + self.lanes))
         return m
 
 

@@ -203,9 +203,9 @@ class Compactor(wiring.Component):
 
     def __init__(self, *, shape: ShapeLike, lanes: int, header: ShapeLike | None = None) -> None:
         # Up to 16 lanes, three stages of elimination and one of rotation reach 1 GHz at 45 nm.
-        self._packer = Packer(shape=shape, lanes=lanes, layers_per_stage=4, header=header)
+        self.packer = Packer(shape=shape, lanes=lanes, layers_per_stage=4, header=header)
         extra = {} if header is None else {"header": header}
-        self._eliminator = ZeroEliminator(
+        self.eliminator = ZeroEliminator(
             shape=shape,
             lanes=lanes,
             stages=min(3, ZeroEliminator.steps(lanes)),
@@ -214,7 +214,7 @@ class Compactor(wiring.Component):
         self.shape = shape
         self.lanes = lanes
         self.header = header
-        self.delay = self._eliminator.stages + self._packer.delay
+        self.delay = self.eliminator.stages + self.packer.delay
         super().__init__(
             {
                 "i": In(stream.Signature(masked_beat(shape, lanes, header))),
@@ -224,8 +224,8 @@ class Compactor(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.eliminator = eliminator = self._eliminator
-        m.submodules.packer = packer = self._packer
+        m.submodules.eliminator = eliminator = self.eliminator
+        m.submodules.packer = packer = self.packer
         m.d.comb += [
             eliminator.i.valid.eq(self.i.valid),
             self.i.ready.eq(eliminator.i.ready),

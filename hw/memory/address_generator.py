@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.lib.assertions import check_stream
 from spatten.hw.lib.fifo import Fifo, SkidBuffer
-from spatten.hw.lib.logic import product
+from spatten.hw.lib.logic import equals, product
 from spatten.hw.lib.parameters import check_integer, check_power_of_two
 from spatten.hw.lib.shared import Shared
 from spatten.spec.row_format import BANKS, SECTORS_MAX
@@ -21,6 +21,7 @@ __all__ = [
     "SECTORS_MAX",
     "VALUE",
     "AddressGenerator",
+    "goes_to",
     "pending",
     "request",
     "row_group",
@@ -28,6 +29,14 @@ __all__ = [
 
 QUERY, KEY, VALUE, LINEAR = range(4)
 """The ring buffers, and the part of the key buffer beyond its ring, where places do not wrap."""
+
+
+def goes_to(code: Value, ring: int) -> Value:
+    """Whether a sector for `code`, one of the four above, is written into the buffer of `ring`, one of the first three:
+    the key buffer has both its ring and the part beyond."""
+    if ring == KEY:
+        return code[0]  # KEY and LINEAR are the odd ones
+    return equals(code, ring)
 
 
 def row_group(*, rows: int, id_bits: int, sector_bits: int, place_bits: int) -> data.StructLayout:

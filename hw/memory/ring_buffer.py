@@ -94,6 +94,7 @@ class RingBuffer(wiring.Component):
         self.sectors = sectors
         self.banks = banks
         self.linear = linear
+        self.header = header
         self.words = (sectors + linear) // banks
         write = wiring.Signature(
             {"enable": Out(1), "address": Out(range(self.words)), "data": Out(SECTOR_BITS)},

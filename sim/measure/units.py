@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from amaranth.hdl import UnusedElaboratable
-from amaranth.lib import wiring
 
 from spatten.host import files
+from spatten.hw.emit.hierarchy import parameters_of
 from spatten.hw.emit.verilog import convert
 from spatten.hw.units import UNITS
 from spatten.sim.measure.synth import Facts, SynthesisError, ecp5, read_library, structure, synthesise
@@ -64,22 +64,9 @@ def find_run(unit: str, config: Config) -> dict[str, Any] | None:
     for name, function in vars(runs).items():
         if name == "measurement_run" or name.endswith("_measurement_run"):
             run: dict[str, Any] = function(config)
-            if kept_parameters(run["component"]) == kept_parameters(component):
+            if parameters_of(run["component"]) == parameters_of(component):
                 return run
     return None
-
-
-def kept_parameters(component: wiring.Component) -> dict[str, Any]:
-    """The parameters that a component keeps as attributes, without those of what travels through it unread; whether a
-    parameter was left at its default makes no difference."""
-    kept = {
-        name: value
-        for name, value in vars(component).items()
-        if not name.startswith("_")
-        and name not in ("header", "identity")
-        and isinstance(value, (int, str, tuple, Config))
-    }
-    return {"class": type(component).__qualname__, **kept}
 
 
 def measured_records(unit: str, config: Config) -> list[dict[str, Any]] | None:

@@ -271,15 +271,26 @@ class StreamMonitor(_StreamAgent):
     """Takes rows from the circuit's stream `name`: one per cycle, but not ready for a share `stall` of the time.
 
     Checks every row against `expect`, that valid and payload hold while stalled, and that no bit is X. `patient`: be
-    ready only after a valid was seen, so that a valid which waits for ready never comes. `cycles` holds the cycle in
+    ready only after a valid was seen, so that a valid which waits for ready never comes. `steady`: once it is ready it
+    stays so until a row is taken, as a FIFO does. `cycles` holds the cycle in
     which each row was taken, `starved` the cycles in which it was ready and no row was there.
     """
 
-    def __init__(self, bench: Bench, name: str, shape: ShapeLike, *, stall: float = 0.0, patient: bool = False) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        name: str,
+        shape: ShapeLike,
+        *,
+        stall: float = 0.0,
+        patient: bool = False,
+        steady: bool = False,
+    ) -> None:
         _check_share("stall", stall)
         super().__init__(bench, name, shape)
         self._gate = _Gate(bench.random(f"monitor {name}"), stall)
         self._patient = patient
+        self._steady = steady
         self._stopped = False
         self._is_ready = False
         self._stalled: int | None = None
@@ -325,7 +336,8 @@ class StreamMonitor(_StreamAgent):
         self.starved.clear()
 
     def drive(self) -> None:
-        self._is_ready = not self._stopped and self._gate() and (self._stalled is not None or not self._patient)
+        if not (self._steady and self._is_ready):
+            self._is_ready = not self._stopped and self._gate() and (self._stalled is not None or not self._patient)
         self._drive(self._ready, int(self._is_ready))
 
     def sample(self, cycle: int) -> None:
@@ -347,6 +359,7 @@ class StreamMonitor(_StreamAgent):
             self._stalled = bits
             return
         self._stalled = None
+        self._is_ready = not self._steady
         row = self.count
         self._received.append(bits)
         self.cycles.append(cycle)

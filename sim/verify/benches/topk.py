@@ -1,4 +1,4 @@
-"""Testbench of hw/datapath/topk.py, with packed output or not; tests/hw/datapath/test_topk.py runs it."""
+"""Testbench of hw/datapath/topk.py; tests/hw/datapath/test_topk.py runs it."""
 
 from __future__ import annotations
 
@@ -10,32 +10,28 @@ import numpy as np
 from cocotb.handle import HierarchyObject
 
 from spatten.golden import IntArray
-from spatten.golden.packer import pack_rows
 from spatten.golden.topk import keep_mask
 from spatten.hw.datapath.quick_select import ROWS_INSIDE, candidate_beat, first_digit
-from spatten.hw.datapath.topk import element, kept_beat
-from spatten.hw.lib.packer import packed_row
+from spatten.hw.datapath.topk import kept_beat
 from spatten.sim.verify.benches.topk_rows import KINDS, beats_of, every_row, row_beats
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.records import record
 from spatten.sim.verify.stream import Bench, StreamDriver, StreamMonitor
 
 PARAMETERS = parameters()
-PACKED: bool = PARAMETERS["packed"]
 WIDTH: int = PARAMETERS["width"]
 LANES: int = PARAMETERS["lanes"]
 N_MAX: int = PARAMETERS["n_max"]
 PASSES_MAX: int = PARAMETERS["passes_max"]
 FILTER_STAGES: int = PARAMETERS["filter_stages"]
-COMPACTION: int = PARAMETERS["compaction"]
 HEADER: int | None = PARAMETERS["header"]
 SEEDS: list[int] = PARAMETERS["seeds"]
 BINS = first_digit(WIDTH, PARAMETERS["digit_bits"])
 ROWS: int = PARAMETERS["rows"]
 """Rows of each kind."""
 MEASURES: bool = PARAMETERS["measures"]
-OUTPUT = packed_row(element(WIDTH, N_MAX), LANES, HEADER) if PACKED else kept_beat(WIDTH, LANES, HEADER)
-LIMIT = 500 + 2 * PASSES_MAX * (-(-N_MAX // LANES) + COMPACTION + 5)
+OUTPUT = kept_beat(WIDTH, LANES, HEADER)
+LIMIT = 500 + 2 * PASSES_MAX * (-(-N_MAX // LANES) + 12)
 
 
 @dataclass
@@ -50,21 +46,6 @@ class Row:
     def wanted(self) -> list[dict[str, Any]]:
         beats, live = beats_of(self.values, LANES, WIDTH)
         keep = keep_mask(self.values, min(self.k, len(self.values)))
-        if PACKED:
-            index = np.flatnonzero(keep)
-            # Index 0 of value 0 is a survivor too, so indices are packed one higher.
-            full = -(-len(index) // LANES) * LANES
-            rows = np.pad(index + 1, (0, full - len(index))).reshape(-1, LANES)
-            packed, counts = pack_rows(rows, np.count_nonzero(rows, axis=1))
-            return [
-                {
-                    "lanes": [{"value": int(self.values[i - 1]) if i else 0, "index": max(0, int(i) - 1)} for i in row],
-                    "count": int(count),
-                    "last": int(n == len(counts) - 1),
-                    **self._header(),
-                }
-                for n, (row, count) in enumerate(zip(packed, counts, strict=True))
-            ]
         masks = np.pad(keep, (0, beats.size - len(keep))).reshape(beats.shape)
         return [
             {
@@ -121,18 +102,11 @@ async def row_leaves_without_bubbles(dut: HierarchyObject, seed: int) -> None:
     for row in make_rows(seed):
         first = sink.count
         send(source, sink, [row])
-        await bench.drain(limit=LIMIT, tail=COMPACTION + 4)
-        beats, rows = len(row.sent()), len(row.wanted())
-        if not PACKED:
-            assert sink.cycles[-1] - sink.cycles[first] == beats - 1 == rows - 1
+        await bench.drain(limit=LIMIT, tail=4)
+        beats = len(row.sent())
+        assert sink.cycles[-1] - sink.cycles[first] == beats - 1
         if PASSES_MAX == 1:
-            latency = beats + 6 + FILTER_STAGES
-            if not PACKED:
-                assert sink.cycles[first] - source.cycles[-1] == latency
-            else:
-                # The last row completes with the last beat; if that beat completes two rows, it is the second.
-                last = sink.cycles[-1] - source.cycles[-1] - (latency + beats - 1 + COMPACTION)
-                assert last in ((0, 1) if rows > 1 else (0,))
+            assert sink.cycles[first] - source.cycles[-1] == beats + 6 + FILTER_STAGES
 
 
 @cocotb.test(skip=MEASURES or PASSES_MAX > 1 or N_MAX < 4 * LANES)
@@ -145,8 +119,7 @@ async def full_rate_is_sustained(dut: HierarchyObject, seed: int) -> None:
     send(source, sink, rows)
     await bench.drain(limit=LIMIT)
     beats = sum(len(row.sent()) for row in rows)
-    # A packed row can cost a cycle more, where its last beat completes two output rows.
-    assert beats <= source.cycles[-1] - source.cycles[0] + 1 <= beats + PACKED * len(rows)
+    assert source.cycles[-1] - source.cycles[0] + 1 == beats
 
 
 @cocotb.test(skip=MEASURES)
@@ -169,7 +142,7 @@ async def stalled_output_holds_rows_inside(dut: HierarchyObject, seed: int) -> N
     rows = [Row(KINDS["uniform"](generator, N_MAX, WIDTH), (N_MAX + 1) // 2) for _ in range(2 * ROWS_INSIDE)]
     send(source, sink, rows)
     await bench.step(ROWS_INSIDE * LIMIT)
-    assert 2 <= source.count // len(rows[0].sent()) <= ROWS_INSIDE + 1 + PACKED
+    assert 2 <= source.count // len(rows[0].sent()) <= ROWS_INSIDE + 1
     sink.start()
     await bench.drain(limit=LIMIT)
 
@@ -204,7 +177,7 @@ async def measure(dut: HierarchyObject) -> None:
         for name in ("uniform", "softmax-like", "importance-like"):
             first = sink.count
             rows = [Row(KINDS[name](generator, n, WIDTH), n // 2) for _ in range(20)]
-            details = {"n": n, "k": n // 2, "lanes": LANES, "width": WIDTH, "distribution": name, "packed": PACKED}
+            details = {"n": n, "k": n // 2, "lanes": LANES, "width": WIDTH, "distribution": name}
             send(source, sink, rows)
             await bench.drain(limit=LIMIT)
             lasts = np.cumsum([len(row.wanted()) for row in rows]) + first - 1

@@ -1,4 +1,4 @@
-"""Testbench of `Widen` in hw/core.py; tests/hw/test_core.py runs it."""
+"""Testbench of hw/datapath/widen.py; tests/hw/datapath/test_widen.py runs it."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ PARAMETERS = parameters()
 LANES: int = PARAMETERS["lanes"]
 STAGES: int = PARAMETERS["stages"]
 SEEDS: list[int] = PARAMETERS["seeds"]
+HEADER: int | None = PARAMETERS["header"]
 SHAPE: ShapeLike = (
     data.StructLayout(PARAMETERS["shape"]) if isinstance(PARAMETERS["shape"], dict) else PARAMETERS["shape"]
 )
@@ -44,13 +45,18 @@ def make_rows(seed: int) -> Rows:
     compacted, counts = eliminate_zeros(lanes, masks)
     assert len(np.unique(counts)) > LANES // 2, "the rows hardly differ"
     element = Payload(SHAPE)
+    headers = [{} if HEADER is None else {"header": int(source.integers(1 << HEADER))} for _ in masks]
     sent = [
-        {"lanes": [element.unpack(int(bits)) for bits in row], "mask": sum(1 << int(n) for n in np.flatnonzero(mask))}
-        for row, mask in zip(lanes, masks, strict=True)
+        {
+            "lanes": [element.unpack(int(bits)) for bits in row],
+            "mask": sum(1 << int(n) for n in np.flatnonzero(mask)),
+            **header,
+        }
+        for row, mask, header in zip(lanes, masks, headers, strict=True)
     ]
     wanted = [
-        {"lanes": [element.unpack(int(bits)) for bits in row], "count": int(count)}
-        for row, count in zip(compacted, counts, strict=True)
+        {"lanes": [element.unpack(int(bits)) for bits in row], "count": int(count), **header}
+        for row, count, header in zip(compacted, counts, headers, strict=True)
     ]
     return sent, wanted
 
@@ -59,8 +65,8 @@ def make_bench(
     dut: HierarchyObject, seed: int, idle: float = 0.0, stall: float = 0.0, patient: bool = False
 ) -> tuple[Bench, StreamDriver, StreamMonitor]:
     bench = Bench(dut, seed=seed)
-    source = StreamDriver(bench, "i", masked_row(SHAPE, LANES), idle=idle)
-    sink = StreamMonitor(bench, "o", compacted_row(SHAPE, LANES), stall=stall, patient=patient)
+    source = StreamDriver(bench, "i", masked_row(SHAPE, LANES, HEADER), idle=idle)
+    sink = StreamMonitor(bench, "o", compacted_row(SHAPE, LANES, HEADER), stall=stall, patient=patient)
     return bench, source, sink
 
 

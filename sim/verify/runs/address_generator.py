@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from spatten.hw import instances
 from spatten.hw.memory.address_generator import AddressGenerator
+from spatten.sim.verify.runs.instance import sizes
 from spatten.spec.config import Config
-from spatten.spec.row_format import key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"channels": 2, "rows": 2, "lanes": 2, "id_bits": 4, "sector_bits": 10, "ring_sectors": (32, 36, 64)},
@@ -24,15 +25,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 def size(config: Config) -> dict[str, Any]:
     """Parameters of the unit in a configuration."""
-    return {
-        "channels": config.channels,
-        "rows": config.topk_lanes,
-        "lanes": config.slices,
-        "id_bits": (config.tokens_max - 1).bit_length(),
-        "sector_bits": config.sector_bits,
-        "ring_sectors": (query_ring_sectors(config), key_ring_sectors(config), value_ring_sectors(config)),
-        "linear_sectors": lsb_sectors(config),
-    }
+    return sizes(instances.address_generator(config))
 
 
 def mutation_run() -> dict[str, Any]:
@@ -48,7 +41,7 @@ def measurement_run(config: Config) -> dict[str, Any]:
     """The unit at a configuration's size."""
     parameters = size(config)
     return {
-        "component": AddressGenerator(**parameters),
+        "component": instances.address_generator(config),
         "test_module": "spatten.sim.verify.benches.address_generator",
         "parameters": {"size": parameters, "seeds": [1], "groups": 60},
     }

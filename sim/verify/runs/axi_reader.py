@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from spatten.hw import instances
 from spatten.hw.memory.axi_reader import AxiReader
 from spatten.sim.verify.cosim import seeds
+from spatten.sim.verify.runs.instance import instance_run, sizes
 from spatten.spec.config import Config
 
 SIZES: dict[str, dict[str, int]] = {
@@ -33,5 +35,5 @@ def mutation_run() -> dict[str, Any]:
 
 def measurement_run(config: Config) -> dict[str, Any]:
     """The reader of one of a configuration's channels."""
-    size = {"local_bits": config.local_sector_bits, "channel_bits": config.channel_bits}
-    return run_arguments({"address_bits": 40, "outstanding": 128, **size})
+    unit = instances.axi_reader(config)
+    return instance_run(unit, run_arguments(sizes(unit)))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from spatten.hw import instances
 from spatten.hw.datapath.converter import Converter
 from spatten.sim.verify.cosim import seeds
+from spatten.sim.verify.runs.instance import instance_run, sizes
 from spatten.spec.config import HEAD_DIMS, Config
-from spatten.spec.row_format import BANKS
 
 HEADER_BITS = 9
 
@@ -20,12 +21,13 @@ def run_arguments(
     lanes: int,
     operand_bits: int,
     banks: int = 4,
+    header: int = HEADER_BITS,
     head_dims: tuple[int, ...] = HEAD_DIMS,
     every_first: bool = True,
     count: int = 1,
 ) -> dict[str, Any]:
     """Arguments of `cosimulate`."""
-    sizes = {
+    size = {
         "tensor": tensor,
         "slices": slices,
         "slice_width": slice_width,
@@ -34,12 +36,12 @@ def run_arguments(
         "banks": banks,
     }
     return {
-        "component": Converter(header=HEADER_BITS, **sizes),  # type: ignore[arg-type]
+        "component": Converter(header=header, **size),  # type: ignore[arg-type]
         "test_module": "spatten.sim.verify.benches.converter",
         "parameters": {
-            **sizes,
+            **size,
             "head_dims": list(head_dims),
-            "header_bits": HEADER_BITS,
+            "header_bits": header,
             "every_first": every_first,
             "seeds": seeds(count),
         },
@@ -48,15 +50,11 @@ def run_arguments(
 
 
 def converter_sizes(config: Config, tensor: str) -> dict[str, Any]:
-    return {
-        "tensor": tensor,
-        "slices": config.slices,
-        "slice_width": config.slice_width,
-        "lanes": config.softmax_lanes,
-        "operand_bits": config.operand_bits,
-        "banks": BANKS,
-        "head_dims": config.head_dims,
-    }
+    return {**sizes(_instance(config, tensor)), "head_dims": config.head_dims}
+
+
+def _instance(config: Config, tensor: str) -> Converter:
+    return instances.key_converter(config) if tensor == "key" else instances.value_converter(config)
 
 
 def mutation_run() -> dict[str, Any]:
@@ -66,9 +64,11 @@ def mutation_run() -> dict[str, Any]:
 
 def measurement_run(config: Config) -> dict[str, Any]:
     """The run that measures the key converter of `config`."""
-    return run_arguments(**converter_sizes(config, "key"), every_first=False)
+    run = run_arguments(**converter_sizes(config, "key"), every_first=False)
+    return instance_run(_instance(config, "key"), run)
 
 
 def value_measurement_run(config: Config) -> dict[str, Any]:
     """The run that measures the value converter of `config`."""
-    return run_arguments(**converter_sizes(config, "value"), every_first=False)
+    run = run_arguments(**converter_sizes(config, "value"), every_first=False)
+    return instance_run(_instance(config, "value"), run)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from spatten.hw import instances
 from spatten.hw.lib.expander import Expander
 from spatten.sim.verify.cosim import seeds
+from spatten.sim.verify.runs.instance import instance_run, sizes
 from spatten.spec.config import Config
 
 
@@ -24,5 +26,7 @@ def mutation_run() -> dict[str, Any]:
 
 
 def measurement_run(config: Config) -> dict[str, Any]:
-    """The unit at a configuration's size: token importance and a kept bit in every lane."""
-    return run_arguments(config.topk_lanes, config.token_importance_bits + 1, 1)
+    """That of the token importance unit."""
+    expander = instances.expander(config)
+    size = sizes(expander)
+    return instance_run(expander, run_arguments(size["lanes"], size["shape"], 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from spatten.hw import instances
 from spatten.hw.memory.fetch import Fetch
 from spatten.sim.verify.runs.address_generator import SIZES as GENERATORS
 from spatten.sim.verify.runs.address_generator import size as generator_size
@@ -33,12 +34,13 @@ def crossbar_mutation_run() -> dict[str, Any]:
 
 def measurement_run(config: Config) -> dict[str, Any]:
     """The unit at a configuration's size."""
-    parameters = generator_size(config)
+    unit = instances.fetch(config)
+    crossbar = {"outstanding": unit.crossbar.outstanding, "depth": unit.crossbar.depth}
     return {
-        "component": Fetch(**parameters),
+        "component": unit,
         "test_module": "spatten.sim.verify.benches.fetch",
         "parameters": {
-            "size": parameters,
+            "size": {**generator_size(config), **crossbar},
             "seeds": [1, 2],
             "groups": 40,
             "completion": COMPLETION["paper" if config.channels == 16 else "one channel"],

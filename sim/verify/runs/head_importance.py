@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from spatten.hw import instances
 from spatten.hw.datapath.head_importance import HeadImportance
 from spatten.sim.verify.cosim import seeds
+from spatten.sim.verify.runs.instance import instance_run, sizes
 from spatten.spec.config import Config
 
 Size = dict[str, int]
@@ -23,8 +25,8 @@ def size(lanes: int, operand_bits: int, head_dim_max: int, heads: int, slots: in
 
 
 def size_of(config: Config) -> Size:
-    dims = (config.buffer_dim, config.operand_bits, config.head_dim_max)
-    return size(*dims, config.heads_max, config.contexts, config.head_importance_bits)
+    """The unit of a whole machine."""
+    return sizes(instances.head_importance(config))
 
 
 SMALL = size(16, 5, 32, 3, 2, 18)
@@ -47,4 +49,5 @@ def mutation_run() -> dict[str, Any]:
 
 def measurement_run(config: Config) -> dict[str, Any]:
     """The run that measures latency and rate at the size of `config`."""
-    return {**run_arguments(size_of(config), 300, 1), "simulator": "verilator"}
+    run = instance_run(instances.head_importance(config), run_arguments(size_of(config), 300, 1))
+    return {**run, "simulator": "verilator"}

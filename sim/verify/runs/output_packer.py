@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from spatten.hw import instances
 from spatten.hw.datapath.output_packer import OutputPacker
 from spatten.sim.verify.cosim import seeds
+from spatten.sim.verify.runs.instance import instance_run, sizes
 from spatten.spec.config import Config
 
 
@@ -32,8 +34,8 @@ def size(
 
 
 def size_of(config: Config) -> dict[str, int]:
-    dims = (config.slice_width, config.operand_bits, config.head_dim_max, config.channels)
-    return size(*dims, config.tokens_max, config.heads_max, config.local_sector_bits, 4)
+    """The unit of a whole machine."""
+    return sizes(instances.output_packer(config))
 
 
 SMALL = size(16, 5, 32, 2, 5, 3, 7, 2)
@@ -55,4 +57,5 @@ def mutation_run() -> dict[str, Any]:
 
 def measurement_run(config: Config) -> dict[str, Any]:
     """The run that measures latency and rate at the size of `config`."""
-    return {**run_arguments(size_of(config), 200, 1), "simulator": "verilator"}
+    run = instance_run(instances.output_packer(config), run_arguments(size_of(config), 200, 1))
+    return {**run, "simulator": "verilator"}

@@ -7,8 +7,10 @@ from typing import Any
 from amaranth.hdl import ShapeLike
 from amaranth.lib import data
 
+from spatten.hw import instances
 from spatten.hw.lib.packer import Compactor, Packer
 from spatten.sim.verify.cosim import seeds
+from spatten.sim.verify.runs.instance import instance_run, sizes
 from spatten.spec.config import Config
 
 
@@ -48,6 +50,6 @@ def mutation_run() -> dict[str, Any]:
 
 
 def measurement_run(config: Config) -> dict[str, Any]:
-    importance = max(config.token_importance_bits, config.head_importance_bits)
-    index = max(1, (max(config.tokens_max, config.heads_max) - 1).bit_length())
-    return run_arguments(config.topk_lanes, {"importance": importance, "index": index}, 2, None, measures=True)
+    """The packer of local pruning."""
+    packer = instances.packer(config)
+    return instance_run(packer, run_arguments(**sizes(packer), measures=True))

@@ -6,9 +6,11 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from spatten.hw import instances
 from spatten.hw.datapath.progressive import Progressive, pass_beat, row_header, slot_shape
 from spatten.hw.datapath.softmax import Softmax, prob_beat
 from spatten.sim.verify.cosim import seeds
+from spatten.sim.verify.runs.instance import instance_run, sizes
 from spatten.spec.config import Config
 
 
@@ -47,13 +49,10 @@ SMALL = {"lanes": 2, "operand_bits": 8, "head_dim": 16, "prob_bits": 12, "row_ma
 def unit_of(config: Config) -> dict[str, Any]:
     """The unit of a whole machine."""
     return {
-        "lanes": config.softmax_lanes,
+        **sizes(instances.progressive(config)),
         "operand_bits": config.operand_bits,
         "head_dim": config.head_dim_max,
         "prob_bits": config.prob_bits,
-        "row_max": config.tokens_max,
-        "slots": 4,
-        "header": 32,
     }
 
 
@@ -83,4 +82,5 @@ def mutation_run() -> dict[str, Any]:
 
 def measurement_run(config: Config) -> dict[str, Any]:
     """The unit of a whole machine."""
-    return run_arguments(unit_of(config), joined=False, rows=40, count=1)
+    run = run_arguments(unit_of(config), joined=False, rows=40, count=1)
+    return instance_run(instances.progressive(config), run)

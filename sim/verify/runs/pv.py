@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from spatten.hw import instances
 from spatten.hw.datapath.pv import PvArray
 from spatten.sim.verify.cosim import seeds
+from spatten.sim.verify.runs.instance import instance_run, sizes
 from spatten.spec.config import Config
 
 Size = dict[str, int]
@@ -26,8 +28,8 @@ def size(
 
 
 def size_of(config: Config) -> Size:
-    array = (config.pv_multipliers, config.softmax_lanes, config.buffer_dim)
-    return size(*array, config.operand_bits, config.prob_bits, config.head_dim_max, 60)
+    """The array of a whole machine."""
+    return sizes(instances.pv(config))
 
 
 SMALL = size(32, 2, 16, 4, 8, 32, 3)
@@ -58,7 +60,7 @@ def mutation_run() -> dict[str, Any]:
 def measurement_run(config: Config) -> dict[str, Any]:
     """The run that measures latency and rate at the size of `config`."""
     return {
-        **run_arguments(size_of(config), 60, config.tokens_max, 1),
+        **instance_run(instances.pv(config), run_arguments(size_of(config), 60, config.tokens_max, 1)),
         "simulator": "verilator",
         "timeout_seconds": 600,
     }

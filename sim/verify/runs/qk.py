@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from spatten.hw import instances
 from spatten.hw.datapath.qk import QkArray
 from spatten.sim.verify.cosim import seeds
+from spatten.sim.verify.runs.instance import instance_run, sizes
 from spatten.spec.config import Config
 
 MIXED_ARRAY = {
@@ -22,15 +24,7 @@ SHORT = {"levels_per_stage": 3}
 
 def array_of(config: Config, **changes: Any) -> dict[str, Any]:
     """Parameters of the array in a machine of this configuration."""
-    return {
-        "multipliers": config.qk_multipliers,
-        "lanes": config.softmax_lanes,
-        "slice_width": max(config.qk_multipliers // config.softmax_lanes, config.buffer_dim),
-        "operand_bits": config.operand_bits,
-        "head_dim_max": config.head_dim_max,
-        "header": 12,
-        **changes,
-    }
+    return {**sizes(instances.qk(config)), **changes}
 
 
 def run_arguments(array: dict[str, Any], *, rows: int = 120, reset_step: int = 2) -> dict[str, Any]:
@@ -60,4 +54,4 @@ def mutation_run() -> dict[str, Any]:
 
 def measurement_run(config: Config) -> dict[str, Any]:
     """The array of a whole machine."""
-    return run_arguments(array_of(config), rows=60, reset_step=5)
+    return instance_run(instances.qk(config), run_arguments(array_of(config), rows=60, reset_step=5))

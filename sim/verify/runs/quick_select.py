@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from spatten.hw import instances
 from spatten.hw.datapath.quick_select import QuickSelect
 from spatten.hw.lib.packer import Compactor
 from spatten.sim.verify.cosim import seeds
+from spatten.sim.verify.runs.instance import instance_run, sizes
 from spatten.spec.config import Config
 
 
@@ -59,14 +61,15 @@ def row_lengths(n_max: int) -> tuple[int, ...]:
 
 def measurement_run(config: Config) -> dict[str, Any]:
     """The engine for tokens and heads."""
-    width = max(config.token_importance_bits, config.head_importance_bits) + 1
-    n_max = max(config.tokens_max, config.heads_max)
-    return run_arguments(width, config.topk_lanes, n_max, lengths=row_lengths(n_max), measured_rows=25, checks=False)
+    return _measurement_run(instances.quick_select(config), 25)
 
 
 def value_measurement_run(config: Config) -> dict[str, Any]:
     """The engine for local V pruning."""
-    n_max = config.tokens_max
-    return run_arguments(
-        config.prob_bits, config.topk_lanes, n_max, lengths=row_lengths(n_max), measured_rows=5, checks=False
-    )
+    return _measurement_run(instances.value_topk(config).select, 5)
+
+
+def _measurement_run(engine: QuickSelect, rows: int) -> dict[str, Any]:
+    lengths = row_lengths(engine.n_max)
+    run = run_arguments(**sizes(engine), lengths=lengths, measured_rows=rows, checks=False)
+    return instance_run(engine, run)

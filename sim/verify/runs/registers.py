@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from spatten.hw import instances
 from spatten.hw.front.registers import Registers
 from spatten.sim.verify.cosim import seeds
 from spatten.sim.verify.job_descriptors import possible_reasons
+from spatten.sim.verify.runs.instance import instance_run
 from spatten.spec.config import TINY, Config
 
 
@@ -34,4 +36,4 @@ def mutation_run() -> dict[str, Any]:
 
 def measurement_run(config: Config) -> dict[str, Any]:
     """The front end of a whole machine."""
-    return run_arguments(config, rounds=4)
+    return instance_run(instances.registers(config), run_arguments(config, rounds=4))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from spatten.hw import instances
 from spatten.hw.datapath.softmax import Softmax
 from spatten.sim.verify.cosim import seeds
+from spatten.sim.verify.runs.instance import instance_run, sizes
 from spatten.spec.config import Config
 
 SMALL = {"lanes": 2, "score_bits": 13, "prob_bits": 12, "row_max": 7, "header": 3}
@@ -13,13 +15,7 @@ SMALL = {"lanes": 2, "score_bits": 13, "prob_bits": 12, "row_max": 7, "header": 
 
 def unit_of(config: Config) -> dict[str, Any]:
     """The softmax unit of a whole machine."""
-    return {
-        "lanes": config.softmax_lanes,
-        "score_bits": config.score_bits,
-        "prob_bits": config.prob_bits,
-        "row_max": config.tokens_max,
-        "header": 32,
-    }
+    return sizes(instances.softmax(config))
 
 
 def run_arguments(size: dict[str, Any], *, rows: int, count: int) -> dict[str, Any]:
@@ -47,4 +43,4 @@ def mutation_run() -> dict[str, Any]:
 
 def measurement_run(config: Config) -> dict[str, Any]:
     """The unit of a whole machine."""
-    return run_arguments(unit_of(config), rows=50, count=1)
+    return instance_run(instances.softmax(config), run_arguments(unit_of(config), rows=50, count=1))

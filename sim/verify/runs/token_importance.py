@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from spatten.hw import instances
 from spatten.hw.datapath.token_importance import TokenImportance
 from spatten.sim.verify.cosim import seeds
+from spatten.sim.verify.runs.instance import instance_run
 from spatten.spec.config import TINY, Config
 
 
@@ -60,4 +62,5 @@ def mutation_run() -> dict[str, Any]:
 
 def measurement_run(config: Config) -> dict[str, Any]:
     """The unit at a configuration's size."""
-    return run_arguments(config, config.jobs_in_flight, jobs=6, resets=1)
+    run = run_arguments(config, config.jobs_in_flight, jobs=6, resets=1)
+    return instance_run(instances.token_importance(config), run)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from spatten.hw import instances
 from spatten.hw.datapath.quick_select import QuickSelect
-from spatten.hw.datapath.topk import PackedTopK, TopK
-from spatten.hw.lib.packer import Compactor
+from spatten.hw.datapath.topk import TopK
 from spatten.sim.verify.cosim import seeds
+from spatten.sim.verify.runs.instance import instance_run, sizes
 from spatten.spec.config import Config
 
 
 def run_arguments(
-    packed: bool,
     width: int,
     lanes: int,
     n_max: int,
@@ -23,20 +23,18 @@ def run_arguments(
     seed_count: int = 1,
     measures: bool = False,
 ) -> dict[str, Any]:
-    sizes: dict[str, Any] = {"width": width, "lanes": lanes, "n_max": n_max, "digit_bits": digit_bits}
-    component = PackedTopK(**sizes, header=header) if packed else TopK(**sizes, header=header)
+    size: dict[str, Any] = {"width": width, "lanes": lanes, "n_max": n_max, "digit_bits": digit_bits}
+    component = TopK(**size, header=header)
     return {
         "component": component,
         "test_module": "spatten.sim.verify.benches.topk",
         "parameters": {
-            "packed": packed,
             "width": width,
             "lanes": lanes,
             "n_max": n_max,
             "digit_bits": component.digit_bits,
-            "passes_max": QuickSelect(**sizes).passes_max,
+            "passes_max": QuickSelect(**size).passes_max,
             "filter_stages": TopK.FILTER_STAGES,
-            "compaction": Compactor(shape=width, lanes=lanes).delay,
             "header": header,
             "seeds": seeds(seed_count),
             "rows": rows,
@@ -48,15 +46,16 @@ def run_arguments(
 
 
 def mutation_run() -> dict[str, Any]:
-    return run_arguments(False, 4, 2, 15, 2, 2, rows=1)
+    return run_arguments(4, 2, 15, 2, 2, rows=1)
 
 
 def measurement_run(config: Config) -> dict[str, Any]:
     """The engine for tokens and heads."""
-    width = max(config.token_importance_bits, config.head_importance_bits) + 1
-    return run_arguments(False, width, config.topk_lanes, max(config.tokens_max, config.heads_max), measures=True)
+    engine = instances.token_topk(config)
+    return instance_run(engine, run_arguments(**sizes(engine), measures=True))
 
 
 def value_measurement_run(config: Config) -> dict[str, Any]:
     """The engine for local V pruning."""
-    return run_arguments(True, config.prob_bits, config.topk_lanes, config.tokens_max, measures=True)
+    engine = instances.value_topk(config)
+    return instance_run(engine, run_arguments(**sizes(engine), measures=True))

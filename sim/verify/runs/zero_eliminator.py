@@ -7,18 +7,28 @@ from typing import Any
 from amaranth.hdl import ShapeLike
 from amaranth.lib import data
 
+from spatten.hw import instances
 from spatten.hw.lib.zero_eliminator import ZeroEliminator
 from spatten.sim.verify.cosim import seeds
+from spatten.sim.verify.runs.instance import instance_run, sizes
 from spatten.spec.config import Config
 
 
-def run_arguments(lanes: int, shape: Any, stages: int | None, count: int = 2) -> dict[str, Any]:
+def run_arguments(
+    lanes: int, shape: Any, stages: int | None, count: int = 2, header: int | None = None
+) -> dict[str, Any]:
     element: ShapeLike = data.StructLayout(shape) if isinstance(shape, dict) else shape
-    component = ZeroEliminator(shape=element, lanes=lanes, stages=stages)
+    component = ZeroEliminator(shape=element, lanes=lanes, stages=stages, header=header)
     return {
         "component": component,
         "test_module": "spatten.sim.verify.benches.zero_eliminator",
-        "parameters": {"lanes": lanes, "shape": shape, "stages": component.stages, "seeds": seeds(count)},
+        "parameters": {
+            "lanes": lanes,
+            "shape": shape,
+            "stages": component.stages,
+            "header": header,
+            "seeds": seeds(count),
+        },
         "seed": seeds()[0],
     }
 
@@ -29,9 +39,6 @@ def mutation_run() -> dict[str, Any]:
 
 
 def measurement_run(config: Config) -> dict[str, Any]:
-    """The eliminator of the top-k engines, with as many stages as `hw/units.py` gives it."""
-    widths = {
-        "importance": max(config.token_importance_bits, config.head_importance_bits),
-        "index": max(1, (max(config.tokens_max, config.heads_max) - 1).bit_length()),
-    }
-    return run_arguments(config.topk_lanes, widths, min(3, ZeroEliminator.steps(config.topk_lanes)))
+    """The eliminator of local pruning."""
+    eliminator = instances.zero_eliminator(config)
+    return instance_run(eliminator, run_arguments(**sizes(eliminator)))

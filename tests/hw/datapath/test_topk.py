@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from spatten.golden import GoldenError
 from spatten.golden.topk import check_k, keep_mask, threshold, topk
 from spatten.hw.datapath.quick_select import QuickSelect, candidate_beat
-from spatten.hw.datapath.topk import PackedTopK, TopK, element, kept_beat
+from spatten.hw.datapath.topk import TopK, kept_beat
 from spatten.hw.emit.verilog import convert
-from spatten.hw.lib.packer import packed_row
 from spatten.sim.verify.build import lint
 from spatten.sim.verify.cosim import cosimulate
 from spatten.sim.verify.runs.topk import run_arguments
@@ -96,13 +95,13 @@ def test_numpy_integers_are_integers() -> None:
     assert topk(np.arange(5), np.int64(2)).tolist() == [3, 4]
 
 
-SIZES = [(True, 6, 3, 20, 3, 3), (False, 7, 3, 20, 2, None)]
-"""(packed, width, lanes, n_max, digit bits, header): one pass, and several with compaction."""
-MORE_SIZES = [(False, 6, 4, 24, 3, 3), (True, 9, 4, 30, 2, None), (True, 4, 1, 7, 1, 2), (False, 2, 5, 11, 1, None)]
+SIZES = [(6, 3, 20, 3, 3), (7, 3, 20, 2, None)]
+"""(width, lanes, n_max, digit bits, header): one pass, and several with compaction."""
+MORE_SIZES = [(6, 4, 24, 3, 3), (9, 4, 30, 2, None), (4, 1, 7, 1, 2), (2, 5, 11, 1, None)]
 
 
 def _tests(size: Any) -> int:
-    _, width, lanes, n_max, digit_bits, _ = size
+    width, lanes, n_max, digit_bits, _ = size
     passes = QuickSelect(width=width, lanes=lanes, n_max=n_max, digit_bits=digit_bits).passes_max
     return 8 + (passes == 1 and n_max >= 4 * lanes)
 
@@ -121,17 +120,16 @@ def test_other_sizes_of_the_engine_match_golden(size: Any) -> None:
 @pytest.mark.slow
 def test_engine_matches_golden_in_verilator() -> None:
     """With the digits of the engine for local V pruning."""
-    size = (True, 12, 2, 60, None, 9)
+    size = (12, 2, 60, None, 9)
     assert len(cosimulate(**run_arguments(*size))) == _tests(size)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [SIZES[1], (True, 4, 3, 7, 1, 2), (True, 4, 1, 7, 1, None), (True, 2, 1, 1, 1, None)])
+@pytest.mark.parametrize("size", [SIZES[1], (4, 3, 7, 1, 2), (4, 1, 7, 1, None), (2, 1, 1, 1, None)])
 def test_verilog_of_the_engine_is_lint_clean(size: Any) -> None:
     lint(convert(run_arguments(*size)["component"]))
 
 
-@pytest.mark.parametrize("engine", [TopK, PackedTopK])
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
@@ -142,11 +140,9 @@ def test_verilog_of_the_engine_is_lint_clean(size: Any) -> None:
         ({"header": "x"}, TypeError, "header must be an Amaranth shape or None, not 'x'"),
     ],
 )
-def test_parameters_of_the_engine_are_validated(
-    engine: Any, arguments: dict[str, Any], error: type[Exception], text: str
-) -> None:
+def test_parameters_of_the_engine_are_validated(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error) as caught:
-        engine(**{"width": 8, "lanes": 4, "n_max": 16, **arguments})
+        TopK(**{"width": 8, "lanes": 4, "n_max": 16, **arguments})
     assert str(caught.value) == text
 
 
@@ -154,4 +150,3 @@ def test_ports_of_the_engine_have_the_declared_shapes() -> None:
     engine = TopK(width=7, lanes=3, n_max=10, header=5)
     assert engine.i.payload.shape() == candidate_beat(7, 3, 10, 5)
     assert engine.o.payload.shape() == kept_beat(7, 3, 5)
-    assert PackedTopK(width=7, lanes=3, n_max=10).o.payload.shape() == packed_row(element(7, 10), 3)

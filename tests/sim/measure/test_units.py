@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from spatten.cli import units as command
+from spatten.hw.emit.hierarchy import parameters_of
 from spatten.hw.units import UNITS
 from spatten.sim.measure import units
 from spatten.sim.measure.synth import SynthesisError
@@ -75,7 +76,7 @@ def test_every_simulated_unit_has_a_measurement_at_its_size(unit: str) -> None:
     for config in (PAPER, ULX3S):
         run = units.find_run(unit, config)
         assert run is not None, config.name
-        assert units.kept_parameters(run["component"]) == units.kept_parameters(UNITS[unit].make(config))
+        assert parameters_of(run["component"]) == parameters_of(UNITS[unit].make(config))
 
 
 def test_control_is_only_synthesised() -> None:
@@ -83,12 +84,12 @@ def test_control_is_only_synthesised() -> None:
 
 
 def test_a_run_of_another_size_is_not_taken() -> None:
-    made = [units.kept_parameters(UNITS["expander"].make(config)) for config in (PAPER, EIGHTH)]
+    made = [parameters_of(UNITS["expander"].make(config)) for config in (PAPER, EIGHTH)]
     assert made[0]["class"] == "Expander"
     assert made[0] != made[1]
     run = units.find_run("expander", TINY)
     assert run is not None
-    assert units.kept_parameters(run["component"]) not in made
+    assert parameters_of(run["component"]) not in made
 
 
 @pytest.mark.slow
@@ -171,10 +172,10 @@ def test_tables_of_known_figures() -> None:
     assert blocks[4] == f"| fetcher | {fetcher} | - | 2.65 |", "three are missing"
     assert blocks[-1] == "| all |  | - | 18.71 |"
     blocks = units.blocks_table(rows()).splitlines()
-    assert blocks[2] == "| Q x K | `key_buffer`, `qk` | 0.04 | 7.12 |"
+    assert blocks[2] == "| Q x K | `key_ring`, `qk` | 0.04 | 7.12 |"
     assert blocks[4] == f"| fetcher | {fetcher} | 0.36 | 2.65 |", "of 3 + 16 instances"
     assert blocks[5] == "| softmax | `softmax` | 0.02 | 0.79 |"
-    assert blocks[-1] == "| all |  | 1.06 | 18.71 |"
+    assert blocks[-1] == "| all |  | 1.16 | 18.71 |"
     assert units.area_table([first]).splitlines()[3] == "| `address_generator` | - | - | - | - |"
     assert units.topk_table([first]).splitlines()[2] == "| uniform | 100.2 | 120 | 120 |"
     rates = units.rates_table([first]).splitlines()
