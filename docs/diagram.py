@@ -74,16 +74,7 @@ def draw(source: dict[str, Any]) -> str:
         style = {"fill": source["rooms"][band["room"]], "rx": 6}
         picture.append(_svg.rect(_attributes(x=MARGIN, y=y, width=columns * STEP_X, height=size, **style)))
         end = MARGIN + columns * STEP_X - 8
-        picture.append(
-            _text(
-                end,
-                y + (14 if band.get("rows", 1) == 1 else size - 8),
-                band["title"],
-                font_size=11,
-                text_anchor="end",
-                fill="#555",
-            )
-        )
+        picture.append(_text(end, y + 14, band["title"], font_size=11, text_anchor="end", fill="#555"))
     for arrow in source["arrow"]:
         start, end = (boxes[file]["at"] for file in arrow["path"])
         picture.append(_arrow(start, end))
