@@ -56,7 +56,7 @@ class Layouts:
                 "age_shift": AGE_BITS,
                 "lines": range(lines + 1),
                 "generates": 1,
-                "own": range(tokens),
+                "generating_token": range(tokens),
             }
         )
         self.members = data.StructLayout({"live": unsigned(lanes), "pinned": unsigned(lanes)})

@@ -1,4 +1,4 @@
-"""Makes rank rows of id lines: the live tokens, in order, as rows of a slot and of the live list."""
+"""Packs the live tokens of id lines into rank rows, those of a slot and of the live list."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from spatten.hw.lib.fifo import Fifo
 from spatten.hw.lib.packer import Packer
 from spatten.hw.lib.zero_eliminator import ZeroEliminator
 
-__all__ = ["LiveRows"]
+__all__ = ["RankPacker"]
 
 ELIMINATOR_STAGES = 3
 """Registers of the zero eliminator: 0.63 ns a stage at 16 lanes in 45 nm."""
@@ -23,7 +23,7 @@ LINE_REGISTERS = 3
 """Registers between the memory of the contexts and this component."""
 
 
-class LiveRows(wiring.Component):
+class RankPacker(wiring.Component):
     """Compacts id lines and joins them to rows of T live tokens. Nothing stalls.
 
     A row leaves on `words` in the cycle in which it is complete, and waits in a queue for the live list's taker.
