@@ -261,7 +261,6 @@ class TokenImportance(wiring.Component):
         wiring.connect(m, wiring.flipped(self.i_kept), rows.i_kept)
         wiring.connect(m, rows.o_rows, expander.i_rows)
         wiring.connect(m, masks.o, expander.i_masks)
-        wiring.connect(m, expander.o, writer.i)
         wiring.connect(m, writer.memory, contexts.scatter)
         m.d.comb += [
             jobs.scatter_slot.eq(control.slot),
@@ -287,6 +286,9 @@ class TokenImportance(wiring.Component):
             masks.enable.eq(control.writes),
             masks.slot.eq(control.slot),
             masks.job_lines.eq(control.job.lines),
+            expander.o.ready.eq(1),
+            writer.i.valid.eq(expander.o.valid),
+            writer.i.payload.eq(expander.o.payload),
             writer.begins.eq(control.begins),
             writer.lines.eq(control.lines),
             writer.active.eq(control.writes),

@@ -9,7 +9,7 @@ from amaranth.utils import ceil_log2
 
 from spatten.hw.datapath.rank_memory import one_hot
 from spatten.hw.datapath.tokens.context_memory import gather_port, host_port
-from spatten.hw.datapath.tokens.token_layouts import Layouts
+from spatten.hw.datapath.tokens.token_layouts import Layouts, unstalled
 from spatten.hw.lib.expander import select
 
 __all__ = ["ContextReader"]
@@ -40,7 +40,7 @@ class ContextReader(wiring.Component):
     is_gathering : in, from the cycle after `begins` on until the gather's end: nothing further is taken
     command : out, `Layouts.gather`, the command that was taken last
     context : out, that of the gather or access in work
-    o : stream of `Layouts.id_line`, out, always ready: the lines as they are stored, with who is live; `pinned`
+    o : `unstalled` stream of `Layouts.id_line`, out: the lines as they are stored, with who is live; `pinned`
         matters for live tokens only
     memory : out, `gather_port` of a `ContextMemory`
     host : out, `host_port` of a `ContextMemory`
@@ -63,7 +63,7 @@ class ContextReader(wiring.Component):
                 "is_gathering": In(1),
                 "command": Out(layouts.gather),
                 "context": Out(layouts.context),
-                "o": Out(stream.Signature(layouts.id_line, always_ready=True)),
+                "o": Out(unstalled(layouts.id_line)),
                 "memory": Out(gather_port(layouts)),
                 "host": Out(host_port(layouts)),
             }

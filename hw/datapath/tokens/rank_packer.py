@@ -7,7 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from spatten.hw.datapath.tokens.token_layouts import Layouts
+from spatten.hw.datapath.tokens.token_layouts import Layouts, unstalled
 from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.fifo import Fifo
 from spatten.hw.lib.packer import Packer
@@ -36,7 +36,7 @@ class RankPacker(wiring.Component):
     Ports
     -----
     begins : in, a gather begins, whose lines come in later cycles: its first row has the number 0
-    i : stream of `Layouts.id_line`, in, always ready: all tokens that are `pinned` are live
+    i : `unstalled` stream of `Layouts.id_line`, in: all tokens that are `pinned` are live
     row_valid, row_number, row_words, row_last : out, a row for the slot, `Layouts.words`, zeros behind the last token
     o_live : stream of `Layouts.live`, out, the live list, as in `TokenImportance`
     has_room : out, so few rows wait that further lines may be read. After it has fallen there is still room for the
@@ -52,7 +52,7 @@ class RankPacker(wiring.Component):
         super().__init__(
             {
                 "begins": In(1),
-                "i": In(stream.Signature(layouts.id_line, always_ready=True)),
+                "i": In(unstalled(layouts.id_line)),
                 "row_valid": Out(1),
                 "row_number": Out(layouts.line),
                 "row_words": Out(layouts.words),
