@@ -50,6 +50,7 @@ class Commands(Twin):
         self.next_command: Fields | None = None
         self.access: Fields | None = None
         self.members: Fields | None = None
+        self.context = self.lines = self.lines_read = self.asked_line = 0
         self.kept_lines = [source.randrange(LAYOUTS.lines + 1) for _ in range(LAYOUTS.contexts)]
         self.taken_contexts: set[int] = set()
         self.taken_slots: set[int] = set()

@@ -30,7 +30,8 @@ class Scatters(Twin):
     goals = {"cleared": 20, "halved up to thrice": 50, "halved more often": 20, "unchanged": 50, "next to next": 200}
 
     def reset(self) -> None:
-        self.lines_left = 0
+        self.job: dict[str, Any] = {}
+        self.lines = self.lines_left = 0
         self.begun = False
         self.active = False
         self.state: dict[str, Any] | None = None

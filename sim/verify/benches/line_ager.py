@@ -32,6 +32,8 @@ class Gathers(Twin):
         self.lines: list[tuple[int, dict[str, Any]]] = []
         """The lines of the gather, and the cycle in which each came."""
         self.has_begun = False
+        self.clear = False
+        self.age_shift = 0
         self.lines_left = 0
         self.quiet = 0
         self.history: deque[dict[str, Any] | None] = deque([None] * LATENCY, LATENCY)

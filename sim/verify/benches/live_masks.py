@@ -32,6 +32,7 @@ class Scatters(Twin):
         self.shown: dict[str, Any] | None = None
         """The line on `o`."""
         self.has_begun = False
+        self.slot = self.lines = self.job_lines = 0
 
     def inputs(self) -> Values:
         source = self.source

@@ -69,8 +69,7 @@ class Jobs(Twin):
         source = self.source
         free = [n for n, slot in enumerate(self.slots) if slot.phase == "free"]
         if self._in("fills") is None and free and source.random() < 0.3:
-            slot = self.slots[source.choice(free)]
-            slot.__init__()  # type: ignore[misc]
+            slot = self.slots[source.choice(free)] = Slot()
             slot.phase = "fills"
             rows = source.choice([1, source.randint(1, TOKENS // T)])
             slot.rows_left = list(range(rows))

@@ -49,6 +49,10 @@ class Gathers(Twin):
         """Rows of the live list that wait, and from when on they can be taken."""
         self.has_room = False
         self.lines_left = 0
+        self.usual = 0
+        self.variety = 0.0
+        self.tokens: list[Row] = []
+        self.row_total = 0
         self.quiet = 0
         self.takes = 0.9
 
@@ -138,7 +142,7 @@ class Gathers(Twin):
             self.lines_left = self.source.randint(1, LAYOUTS.lines)
             self.usual = self.source.choice([0, (1 << LANES) - 1, (1 << LANES) - 1, 1])
             self.variety = self.source.choice([0, 0.2, 0.5, 1])
-            self.tokens: list[Row] = []
+            self.tokens = []
             self.row_total = 0
 
 

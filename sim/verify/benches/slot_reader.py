@@ -37,6 +37,10 @@ class Scatters(Twin):
 
     def reset(self) -> None:
         self.phase = "idle"
+        """idle, begins, offers or writes."""
+        self.slot: list[Words] = []
+        self.slot_number = self.last_count = self.answers_left = 0
+        self.prunes = False
         self.to_read: list[int] = []
         self.output: int | None = None
         """The row in the memory's output; what it shows there may stay after the row has gone."""
