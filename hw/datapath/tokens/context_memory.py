@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Assert, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.rank_memory import one_hot, store_at
 from spatten.hw.datapath.tokens.token_layouts import Layouts
+from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.expander import select
 from spatten.hw.lib.ram import Ram
 
@@ -144,4 +145,8 @@ class ContextMemory(wiring.Component):
             gather.kept_lines.eq(select(kept_lines, gather.asked_context)),
             host.busy.eq(scatter.write),
         ]
+        if asserts(platform):
+            meets = scatter.active & gather.enable & (scatter.context == gather.context)
+            m.d.sync += Assert(~meets, "a gather reads the context of a scatter\n")
+            m.d.sync += Assert(~(host.write & host.busy), "the host writes beside a scatter\n")
         return m

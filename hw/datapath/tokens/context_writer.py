@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Assert, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.tokens.context_memory import scatter_port
 from spatten.hw.datapath.tokens.token_layouts import Layouts, age_by_high_bits, age_by_low_bits, unstalled
+from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.zero_eliminator import masked_row
 
 __all__ = ["ContextWriter", "final_token"]
@@ -105,4 +106,6 @@ class ContextWriter(wiring.Component):
             memory.ends.eq(self.ends),
             memory.kept_lines.eq(self.job.lines),
         ]
+        if asserts(platform):
+            m.d.sync += Assert(~self.i.valid | self.active, "a line comes while no scatter writes\n")
         return m

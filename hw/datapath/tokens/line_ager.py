@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Assert, Module, Mux, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.tokens.token_layouts import AGE_BITS, Layouts, age_by_high_bits, age_by_low_bits, unstalled
+from spatten.hw.lib.assertions import asserts
 
 __all__ = ["LineAger"]
 
@@ -85,4 +86,9 @@ class LineAger(wiring.Component):
         with m.If(counted):
             m.d.sync += [live_total.eq(live_total + live_count), pinned_total.eq(pinned_total + pinned_count)]
         m.d.comb += [self.live_total.eq(live_total), self.pinned_total.eq(pinned_total)]
+        if asserts(platform):
+            is_empty = ~(self.i.valid | half_valid | aged_valid | counted)
+            m.d.sync += Assert(
+                ResetSignal() | ~self.begins | is_empty, "a gather begins before the lines of another are counted\n"
+            )
         return m

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Assert, Cat, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.datapath.tokens.token_layouts import Layouts
+from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.expander import mask_line
 from spatten.hw.lib.ram import Ram
 
@@ -86,6 +87,9 @@ class LiveMasks(wiring.Component):
             m.d.sync += [last.eq(lines_left == 1), is_inside_job.eq(line < self.job_lines)]
         with m.If(ready):
             m.d.sync += valid.eq(reads)
+        if asserts(platform):
+            is_done = (lines_left == 0) & (~valid | self.o.ready)
+            m.d.sync += Assert(ResetSignal() | ~self.begins | is_done, "lines are asked for before others have left\n")
         return m
 
     def _address(self, slot: Value, line: Value) -> Value:

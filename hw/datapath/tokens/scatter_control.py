@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Assert, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.datapath.tokens.token_layouts import Layouts
+from spatten.hw.lib.assertions import asserts
 
 __all__ = ["ScatterControl"]
 
@@ -122,4 +123,7 @@ class ScatterControl(wiring.Component):
             m.d.sync += [reports.eq(0), scatters.eq(0)]
         with m.If(self.saturates):
             m.d.sync += saturated.eq(saturated + self.saturated_count)
+        if asserts(platform):
+            m.d.sync += Assert(~self.offered | self.offers, "a last row is taken that is not offered\n")
+            m.d.sync += Assert(~self.written | self.writes, "a last line is written that is not to be\n")
         return m

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Assert, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.rank_memory import one_hot
 from spatten.hw.datapath.tokens.context_writer import final_token
 from spatten.hw.datapath.tokens.token_layouts import Layouts
-from spatten.hw.lib.assertions import check_stream
+from spatten.hw.lib.assertions import asserts, check_stream
 
 __all__ = ["SlotReader"]
 
@@ -79,6 +79,8 @@ class SlotReader(wiring.Component):
         row = Signal(self.layouts.final_row, name="final_row", reset_less=True)
         self._read(m, valid, ready, row)
         self._pass_on(m, valid, ready, row)
+        if asserts(platform):
+            m.d.sync += Assert(~(self.offers & self.writes), "rows are to go to the engine and to the lines at once\n")
         return m
 
     def _read(self, m: Module, valid: Signal, ready: Signal, row: Any) -> None:

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Assert, Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.rank_memory import store_at
 from spatten.hw.datapath.tokens.token_layouts import Layouts
+from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.expander import select
 
 __all__ = ["TokenJobs"]
@@ -72,4 +73,7 @@ class TokenJobs(wiring.Component):
             self.taken_slots.eq(Cat(slot_taken)),
             self.scatter_job.eq(select([job.as_value() for job in jobs], self.scatter_slot)),
         ]
+        if asserts(platform):
+            meets = (self.begin_context == self.end_context) | (self.begin_slot == self.scatter_slot)
+            m.d.sync += Assert(~(self.begins & self.ends & meets), "a job begins with what another job ends with\n")
         return m
