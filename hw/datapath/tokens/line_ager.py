@@ -88,7 +88,5 @@ class LineAger(wiring.Component):
         m.d.comb += [self.live_total.eq(live_total), self.pinned_total.eq(pinned_total)]
         if asserts(platform):
             is_empty = ~(self.i.valid | half_valid | aged_valid | counted)
-            m.d.sync += Assert(
-                ResetSignal() | ~self.begins | is_empty, "a gather begins before the lines of another are counted\n"
-            )
+            m.d.sync += Assert(ResetSignal() | ~self.begins | is_empty, "a gather begins with lines not counted\n")
         return m

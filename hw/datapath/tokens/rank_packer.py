@@ -122,9 +122,7 @@ class RankPacker(wiring.Component):
             ]
         wiring.connect(m, live_list.o, wiring.flipped(self.o_live))
         if asserts(platform):
-            m.d.sync += Assert(
-                ResetSignal() | ~self.begins | ~packer.o.valid, "a gather begins before the last row has left\n"
-            )
+            m.d.sync += Assert(ResetSignal() | ~self.begins | ~packer.o.valid, "a gather begins with a row not gone\n")
             m.d.sync += Assert(~packer.o.valid | live_list.i.ready, "a row of the live list found no room\n")
             m.d.sync += Assert(~self.i.valid | eliminator.i.ready, "an id line found the zero eliminator stalled\n")
         return m
