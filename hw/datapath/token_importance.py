@@ -6,7 +6,7 @@ from amaranth.hdl import Assert, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.datapath.rank_memory import RankMemory, one_hot
+from spatten.hw.datapath.rank_memory import RankMemory
 from spatten.hw.datapath.tokens.context_memory import ContextMemory
 from spatten.hw.datapath.tokens.context_reader import ContextReader
 from spatten.hw.datapath.tokens.context_writer import ContextWriter, final_token
@@ -19,6 +19,7 @@ from spatten.hw.datapath.tokens.token_jobs import TokenJobs
 from spatten.hw.datapath.tokens.token_layouts import Layouts
 from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.expander import Expander, select
+from spatten.hw.lib.logic import one_hot
 from spatten.hw.lib.parameters import check_integer
 
 __all__ = ["Layouts", "TokenImportance"]

@@ -7,10 +7,10 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from spatten.hw.datapath.rank_memory import one_hot
 from spatten.hw.datapath.tokens.context_memory import gather_port, host_port
 from spatten.hw.datapath.tokens.token_layouts import Layouts, unstalled
 from spatten.hw.lib.expander import select
+from spatten.hw.lib.logic import one_hot
 
 __all__ = ["ContextReader"]
 

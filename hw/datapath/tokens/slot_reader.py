@@ -6,10 +6,10 @@ from amaranth.hdl import Assert, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.datapath.rank_memory import one_hot
 from spatten.hw.datapath.tokens.context_writer import final_token
 from spatten.hw.datapath.tokens.token_layouts import Layouts
 from spatten.hw.lib.assertions import asserts, check_stream
+from spatten.hw.lib.logic import one_hot
 
 __all__ = ["SlotReader"]
 

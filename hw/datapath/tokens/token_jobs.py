@@ -6,10 +6,10 @@ from amaranth.hdl import Assert, Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.datapath.rank_memory import store_at
 from spatten.hw.datapath.tokens.token_layouts import Layouts
 from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.expander import select
+from spatten.hw.lib.logic import store_at
 
 __all__ = ["TokenJobs"]
 

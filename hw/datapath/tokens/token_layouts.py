@@ -4,7 +4,8 @@ from amaranth.hdl import Mux, ShapeLike, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import Out
 
-from spatten.hw.datapath.rank_memory import index_shape, rank_probs, rank_word
+from spatten.hw.datapath.rank_memory import rank_probs, rank_word
+from spatten.hw.lib.logic import index_shape
 
 __all__ = ["AGE_BITS", "Layouts", "age_by_high_bits", "age_by_low_bits", "unstalled"]
 
