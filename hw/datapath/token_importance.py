@@ -165,7 +165,7 @@ class TokenImportance(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        for name in ("i_gather", "i_members", "i_scatter", "i_kept", "i_access"):
+        for name in ("i_gather", "i_members", "i_scatter", "i_access"):
             check_stream(m, platform, getattr(self, name), name)
         layouts = self.layouts
         m.submodules.ranks = ranks = RankMemory(

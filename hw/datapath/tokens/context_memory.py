@@ -20,7 +20,7 @@ def gather_port(layouts: Layouts) -> wiring.Signature:
 
     enable, context, line : out, read a line
     state : in, `Layouts.state`: the line of the context, in the cycle after its read; it holds until the next read, as
-        long as `context` does and no scatter writes to that context
+        long as `context` does and no scatter is active on that context, which must not be while the gather reads
     asked_context : out
     kept_lines : in, the kept lines of `asked_context`, in the same cycle
     """
@@ -44,7 +44,7 @@ def scatter_port(layouts: Layouts) -> wiring.Signature:
     read, read_line : out, read a line
     state : in, `Layouts.state`: the line, in the cycle after its read; it holds until the next read
     write, write_line, write_state : out, write a line
-    ends, kept_lines : out, set the context's kept lines
+    ends, kept_lines : out, set the context's kept lines; with a write, so that the host is not in the way
     """
     return wiring.Signature(
         {
