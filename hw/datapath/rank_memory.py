@@ -1,38 +1,21 @@
 """Rank-ordered memory of the jobs in flight, with the adders that accumulate probabilities into it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from typing import Any
 
-from amaranth.hdl import Assert, Cat, Const, Module, Mux, Shape, Signal, Value, ValueLike, unsigned
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.expander import select
+from spatten.hw.lib.logic import index_shape, one_hot
 from spatten.hw.lib.ram import Ram
 
-__all__ = ["RankMemory", "index_shape", "one_hot", "rank_probs", "rank_word", "store_at"]
-
-
-def index_shape(count: int) -> Shape:
-    """Shape of a number below `count`, of at least one bit, since Verilog has no port without bits."""
-    return unsigned(max(1, ceil_log2(count)))
-
-
-def one_hot(index: Value, count: int) -> Value:
-    """`count` bits, of which bit `index` is set."""
-    return (Const(1, count) << index)[:count]
-
-
-def store_at(m: Module, registers: Sequence[Any], index: Value, value: ValueLike) -> None:
-    """registers[index] := value, at the end of the cycle."""
-    for number, register in enumerate(registers):
-        with m.If(one_hot(index, len(registers))[number]):
-            m.d.sync += register.eq(value)
+__all__ = ["RankMemory", "rank_probs", "rank_word"]
 
 
 def rank_probs(*, prob_bits: int, lanes: int, slots: int) -> data.StructLayout:

@@ -2,19 +2,24 @@
 
 from typing import Any
 
-from amaranth.hdl import Assert, Module
+from amaranth.hdl import Assert, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.rank_memory import RankMemory
 from spatten.hw.datapath.tokens.context_memory import ContextMemory
+from spatten.hw.datapath.tokens.context_reader import ContextReader
+from spatten.hw.datapath.tokens.context_writer import ContextWriter, final_token
+from spatten.hw.datapath.tokens.line_ager import LineAger
 from spatten.hw.datapath.tokens.live_masks import LiveMasks
-from spatten.hw.datapath.tokens.token_gather import TokenGather
+from spatten.hw.datapath.tokens.rank_packer import RankPacker
+from spatten.hw.datapath.tokens.scatter_control import ScatterControl
+from spatten.hw.datapath.tokens.slot_reader import SlotReader
 from spatten.hw.datapath.tokens.token_jobs import TokenJobs
 from spatten.hw.datapath.tokens.token_layouts import Layouts
-from spatten.hw.datapath.tokens.token_scatter import TokenScatter
 from spatten.hw.lib.assertions import asserts, check_stream
-from spatten.hw.lib.expander import select
+from spatten.hw.lib.expander import Expander, select
+from spatten.hw.lib.logic import one_hot
 from spatten.hw.lib.parameters import check_integer
 
 __all__ = ["Layouts", "TokenImportance"]
@@ -63,7 +68,7 @@ class TokenImportance(wiring.Component):
     i_gather : in, `gather`: take `slot` for a job of `context`. `clear`: all importance becomes 0 and everything is
         kept (a sequence's first job); `restart`: everything is kept (a step's first layer); `age_shift`: all importance
         is halved that many times, rounded down; `lines`, 1 to tokens / T: id lines to scan; later tokens are not live.
-        `generates`: token `own`, within those lines, is live and pinned whatever else holds.
+        `generates`: `generating_token`, within those lines, is live and pinned whatever else holds.
     i_members : in, `members`: per id line, from 0, the tokens that have K and V in this layer and are valid (`live`)
         and those never to be pruned (`pinned`)
     o_live : out, `live`: the live list in rows of T `ids`, full except the last; if no token is live, one row with
@@ -95,8 +100,10 @@ class TokenImportance(wiring.Component):
     Throughput: a beat of probabilities, a line gathered and a line scattered per cycle, all at the same time; one
     gather and one scatter at a time. A gather pauses while more than 4 rows of the live list wait on `o_live`.
 
-    The state by id is in a `ContextMemory`, the state by rank in a `RankMemory`; a `TokenGather` and a `TokenScatter`
-    move it from one to the other, with `TokenJobs` and `LiveMasks` for what the gather of a job leaves for its scatter.
+    The state by id is in a `ContextMemory`, the state by rank in a `RankMemory`; `TokenJobs` and `LiveMasks` hold what
+    the gather of a job leaves for its scatter. In a gather, lines go through a `ContextReader`, a `LineAger` and a
+    `RankPacker`. In a scatter, which has a `ScatterControl`, rows go through a `SlotReader`, an `Expander` and a
+    `ContextWriter`.
 
     Source: SpAtten (HPCA 2021) sections III-A, III-B and Fig. 8.
     """
@@ -158,7 +165,7 @@ class TokenImportance(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        for name in ("i_gather", "i_members", "i_scatter", "i_kept", "i_access"):
+        for name in ("i_gather", "i_members", "i_scatter", "i_access"):
             check_stream(m, platform, getattr(self, name), name)
         layouts = self.layouts
         m.submodules.ranks = ranks = RankMemory(
@@ -172,39 +179,120 @@ class TokenImportance(wiring.Component):
         m.submodules.contexts = contexts = ContextMemory(layouts=layouts)
         m.submodules.masks = masks = LiveMasks(layouts=layouts)
         m.submodules.jobs = jobs = TokenJobs(layouts=layouts)
-        m.submodules.gather = gather = TokenGather(layouts=layouts)
-        m.submodules.scatter = scatter = TokenScatter(layouts=layouts)
-
-        for part, inputs, outputs in (
-            (gather, ("i_gather", "i_members", "i_access"), ("o_live", "o_gathered", "o_access")),
-            (scatter, ("i_scatter", "i_kept"), ("o_candidates", "o_scattered")),
-        ):
-            for name in inputs:
-                wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(part, name))
-            for name in outputs:
-                wiring.connect(m, getattr(part, name), wiring.flipped(getattr(self, name)))
         wiring.connect(m, wiring.flipped(self.i_probs), ranks.i)
-        wiring.connect(m, gather.memory, contexts.gather)
-        wiring.connect(m, gather.host, contexts.host)
-        wiring.connect(m, scatter.memory, contexts.scatter)
-        wiring.connect(m, gather.masks, masks.write)
-        wiring.connect(m, scatter.masks, masks.read)
-        wiring.connect(m, gather.jobs, jobs.gather)
-        wiring.connect(m, scatter.jobs, jobs.scatter)
-        m.d.comb += [
-            ranks.fills.eq(gather.fills),
-            ranks.write_enable.eq(gather.write_enable),
-            ranks.write_row.eq(gather.write_row),
-            ranks.write_words.eq(gather.write_words),
-            ranks.drains.eq(scatter.drains),
-            ranks.read_enable.eq(scatter.read_enable),
-            ranks.read_row.eq(scatter.read_row),
-            scatter.read_words.eq(ranks.read_words),
-        ]
+        self._gather(m, ranks, contexts, masks, jobs)
+        self._scatter(m, ranks, contexts, masks, jobs)
         if asserts(platform):
             probs = self.i_probs.payload
-            is_taken = select(list(jobs.gather.taken_slots), probs.slot)
-            is_filled = select(list(gather.fills), probs.slot)
+            is_taken = select(list(jobs.taken_slots), probs.slot)
+            is_filled = select(list(ranks.fills), probs.slot)
             adds = self.i_probs.valid & probs.count.any()
             m.d.sync += Assert(~adds | (is_taken & ~is_filled), "i_probs: the slot is not gathered\n")
         return m
+
+    def _gather(self, m: Module, ranks: RankMemory, contexts: ContextMemory, masks: LiveMasks, jobs: TokenJobs) -> None:
+        """From the lines of a context to the rows of a slot and the live list. A gather ends with its report."""
+        layouts = self.layouts
+        m.submodules.reader = reader = ContextReader(layouts=layouts)
+        m.submodules.ager = ager = LineAger(layouts=layouts)
+        m.submodules.packer = packer = RankPacker(layouts=layouts)
+        for name in ("i_gather", "i_members", "i_access"):
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(reader, name))
+        wiring.connect(m, reader.o_access, wiring.flipped(self.o_access))
+        wiring.connect(m, reader.memory, contexts.gather)
+        wiring.connect(m, reader.host, contexts.host)
+        wiring.connect(m, reader.o, ager.i)
+        wiring.connect(m, ager.o, packer.i)
+        wiring.connect(m, packer.o_live, wiring.flipped(self.o_live))
+        command = reader.command
+        gathers = Signal()
+        reports = Signal()
+        with m.If(packer.row_valid):
+            m.d.sync += reports.eq(packer.row_last)
+        with m.If(reader.begins):
+            m.d.sync += gathers.eq(1)
+        with m.If(reports), m.If(self.o_gathered.ready):
+            m.d.sync += [reports.eq(0), gathers.eq(0)]
+        m.d.comb += [
+            reader.taken_contexts.eq(jobs.taken_contexts),
+            reader.taken_slots.eq(jobs.taken_slots),
+            reader.has_room.eq(packer.has_room),
+            reader.is_gathering.eq(gathers),
+            ager.begins.eq(reader.begins),
+            ager.clear.eq(command.clear),
+            ager.age_shift.eq(command.age_shift),
+            packer.begins.eq(reader.begins),
+            # Which tokens of a line are live is known before they are packed.
+            masks.write_enable.eq(ager.o.valid),
+            masks.write_slot.eq(command.slot),
+            masks.write_line.eq(ager.o.payload.line),
+            masks.write_mask.eq(ager.o.payload.live),
+            ranks.fills.eq(Mux(gathers, one_hot(command.slot, layouts.slots), 0)),
+            ranks.write_enable.eq(packer.row_valid),
+            ranks.write_row.eq(packer.row_number),
+            ranks.write_words.eq(packer.row_words),
+            jobs.begins.eq(reader.begins),
+            jobs.begin_context.eq(self.i_gather.payload.context),
+            jobs.begin_slot.eq(self.i_gather.payload.slot),
+            jobs.gathered.eq(reports),
+            jobs.gathered_slot.eq(command.slot),
+            jobs.gathered_job.context.eq(reader.context),
+            jobs.gathered_job.lines.eq(command.lines),
+            jobs.gathered_job.clear.eq(command.clear),
+            jobs.gathered_job.age_shift.eq(command.age_shift),
+            jobs.gathered_job.live.eq(ager.live_total),
+            self.o_gathered.valid.eq(reports),
+            self.o_gathered.payload.slot.eq(command.slot),
+            self.o_gathered.payload.live.eq(ager.live_total),
+            self.o_gathered.payload.pinned.eq(ager.pinned_total),
+        ]
+
+    def _scatter(
+        self, m: Module, ranks: RankMemory, contexts: ContextMemory, masks: LiveMasks, jobs: TokenJobs
+    ) -> None:
+        """From the rows of a slot to the top-k engine, and to the lines of a context."""
+        layouts = self.layouts
+        m.submodules.control = control = ScatterControl(layouts=layouts)
+        m.submodules.rows = rows = SlotReader(layouts=layouts)
+        m.submodules.expander = expander = Expander(shape=final_token(layouts), lanes=layouts.lanes)
+        m.submodules.writer = writer = ContextWriter(layouts=layouts)
+        wiring.connect(m, wiring.flipped(self.i_scatter), control.i_scatter)
+        wiring.connect(m, control.o_scattered, wiring.flipped(self.o_scattered))
+        wiring.connect(m, rows.o_candidates, wiring.flipped(self.o_candidates))
+        wiring.connect(m, wiring.flipped(self.i_kept), rows.i_kept)
+        wiring.connect(m, rows.o_rows, expander.i_rows)
+        wiring.connect(m, masks.o, expander.i_masks)
+        wiring.connect(m, writer.memory, contexts.scatter)
+        m.d.comb += [
+            jobs.scatter_slot.eq(control.slot),
+            control.i_job.eq(jobs.scatter_job),
+            jobs.ends.eq(control.ends),
+            jobs.end_context.eq(control.job.context),
+            rows.begins.eq(control.begins | control.offered),
+            rows.rows.eq(control.rows),
+            rows.last_count.eq(control.last_count),
+            rows.offers.eq(control.offers),
+            rows.writes.eq(control.writes),
+            rows.slot.eq(control.slot),
+            rows.prunes.eq(control.prunes),
+            control.offered.eq(rows.offered),
+            control.saturates.eq(rows.saturates),
+            control.saturated_count.eq(rows.saturated_count),
+            ranks.drains.eq(rows.drains),
+            ranks.read_enable.eq(rows.read_enable),
+            ranks.read_row.eq(rows.read_row),
+            rows.read_words.eq(ranks.read_words),
+            masks.begins.eq(control.begins),
+            masks.lines.eq(control.lines),
+            masks.enable.eq(control.writes),
+            masks.slot.eq(control.slot),
+            masks.job_lines.eq(control.job.lines),
+            expander.o.ready.eq(1),
+            writer.i.valid.eq(expander.o.valid),
+            writer.i.payload.eq(expander.o.payload),
+            writer.begins.eq(control.begins),
+            writer.lines.eq(control.lines),
+            writer.active.eq(control.writes),
+            writer.job.eq(control.job),
+            control.written.eq(writer.ends),
+        ]

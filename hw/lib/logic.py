@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from amaranth.hdl import Const, Mux, Value
+from amaranth.hdl import Const, Module, Mux, Shape, Value, ValueLike, unsigned
+from amaranth.utils import ceil_log2
 
-__all__ = ["choose", "count_ones", "equals", "first_set", "gather_or", "one_of", "product", "wrapped"]
-
-
-def equals(value: Value, constant: int) -> Value:
-    """value == constant. For 0 it is written as ~any, as the backend makes a logical not of a vector of `== 0`."""
-    return value == constant if constant else ~value.any()
+__all__ = [
+    "choose",
+    "count_ones",
+    "equals",
+    "first_set",
+    "gather_or",
+    "index_shape",
+    "one_hot",
+    "one_of",
+    "product",
+    "store_at",
+    "wrapped",
+]
 
 
 def choose(values: Sequence[Value], index: Value) -> Value:
@@ -30,6 +39,11 @@ def count_ones(bits: Sequence[Value]) -> Value:
     return count_ones(bits[:half]) + count_ones(bits[half:])
 
 
+def equals(value: Value, constant: int) -> Value:
+    """value == constant. For 0 it is written as ~any, as the backend makes a logical not of a vector of `== 0`."""
+    return value == constant if constant else ~value.any()
+
+
 def first_set(bits: Value) -> Value:
     """Number of the lowest bit that is set; 0 if none is."""
     result: Value = Const(0, 1)
@@ -46,6 +60,16 @@ def gather_or(values: Sequence[Value]) -> Value:
     return result
 
 
+def index_shape(count: int) -> Shape:
+    """Shape of a number below `count`, of at least one bit, since Verilog has no port without bits."""
+    return unsigned(max(1, ceil_log2(count)))
+
+
+def one_hot(index: Value, count: int) -> Value:
+    """`count` bits, of which bit `index` is set."""
+    return (Const(1, count) << index)[:count]
+
+
 def one_of(enables: Sequence[Value], values: Sequence[Value]) -> Value:
     """The value whose enable is set, as bits; zero if none is."""
     return gather_or([Mux(enable, value, 0) for enable, value in zip(enables, values, strict=True)])
@@ -57,6 +81,13 @@ def product(wide: Value, narrow: Value) -> Value:
     for bit in range(len(narrow)):
         result = result + (Mux(narrow[bit], wide, 0) << bit)
     return result
+
+
+def store_at(m: Module, registers: Sequence[Any], index: Value, value: ValueLike) -> None:
+    """registers[index] := value, at the end of the cycle."""
+    for number, register in enumerate(registers):
+        with m.If(one_hot(index, len(registers))[number]):
+            m.d.sync += register.eq(value)
 
 
 def wrapped(place: Value, size: int) -> Value:

@@ -189,7 +189,7 @@ class JobStart(wiring.Component):
             gather.age_shift.eq(job.age_shift),
             gather.lines.eq(self._lines.lines),
             gather.generates.eq(equals(job.mode, Mode.GENERATION)),
-            gather.own.eq(job.query_offset),
+            gather.generating_token.eq(job.query_offset),
         ]
 
     def _count_slots(self, m: Module) -> None:

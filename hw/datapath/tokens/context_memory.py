@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Assert, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.datapath.rank_memory import one_hot, store_at
 from spatten.hw.datapath.tokens.token_layouts import Layouts
+from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.expander import select
+from spatten.hw.lib.logic import one_hot, store_at
 from spatten.hw.lib.ram import Ram
 
 __all__ = ["ContextMemory", "gather_port", "host_port", "scatter_port"]
@@ -19,7 +20,7 @@ def gather_port(layouts: Layouts) -> wiring.Signature:
 
     enable, context, line : out, read a line
     state : in, `Layouts.state`: the line of the context, in the cycle after its read; it holds until the next read, as
-        long as `context` does and no scatter writes to that context
+        long as `context` does and no scatter is active on that context, which must not be while the gather reads
     asked_context : out
     kept_lines : in, the kept lines of `asked_context`, in the same cycle
     """
@@ -43,7 +44,7 @@ def scatter_port(layouts: Layouts) -> wiring.Signature:
     read, read_line : out, read a line
     state : in, `Layouts.state`: the line, in the cycle after its read; it holds until the next read
     write, write_line, write_state : out, write a line
-    ends, kept_lines : out, set the context's kept lines
+    ends, kept_lines : out, set the context's kept lines; with a write, so that the host is not in the way
     """
     return wiring.Signature(
         {
@@ -144,4 +145,8 @@ class ContextMemory(wiring.Component):
             gather.kept_lines.eq(select(kept_lines, gather.asked_context)),
             host.busy.eq(scatter.write),
         ]
+        if asserts(platform):
+            meets = scatter.active & gather.enable & (scatter.context == gather.context)
+            m.d.sync += Assert(~meets, "a gather reads the context of a scatter\n")
+            m.d.sync += Assert(~(host.write & host.busy), "the host writes beside a scatter\n")
         return m

@@ -7,10 +7,10 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from spatten.hw.datapath.rank_memory import one_hot
 from spatten.hw.datapath.tokens.context_memory import gather_port, host_port
-from spatten.hw.datapath.tokens.token_layouts import Layouts
+from spatten.hw.datapath.tokens.token_layouts import Layouts, unstalled
 from spatten.hw.lib.expander import select
+from spatten.hw.lib.logic import one_hot
 
 __all__ = ["ContextReader"]
 
@@ -23,8 +23,8 @@ class ContextReader(wiring.Component):
     overtake the write.
 
     A gather walks over the id lines of its context from the first on, as the members come. A token is live if it is a
-    member and kept; in a job that clears or restarts everything is kept; the token that a generating job is about
-    (`own` of its command) is live and pinned whatever else holds.
+    member and kept; in a job that clears or restarts everything is kept; the `generating_token` of a job that generates
+    is live and pinned whatever else holds.
 
     Parameters
     ----------
@@ -35,12 +35,12 @@ class ContextReader(wiring.Component):
     -----
     i_gather, i_members, i_access, o_access : streams as in `TokenImportance`
     taken_contexts, taken_slots : in, a bit for each that has a job
-    is_gathering : in, from the cycle after `begins` on until the gather's end: nothing further is taken
     has_room : in, lines may be read in this cycle
     begins : out, in this cycle the command on `i_gather` is taken
+    is_gathering : in, from the cycle after `begins` on until the gather's end: nothing further is taken
     command : out, `Layouts.gather`, the command that was taken last
     context : out, that of the gather or access in work
-    o : stream of `Layouts.id_line`, out, always ready: the lines as they are stored, with who is live; `pinned`
+    o : `unstalled` stream of `Layouts.id_line`, out: the lines as they are stored, with who is live; `pinned`
         matters for live tokens only
     memory : out, `gather_port` of a `ContextMemory`
     host : out, `host_port` of a `ContextMemory`
@@ -58,12 +58,12 @@ class ContextReader(wiring.Component):
                 "o_access": Out(stream.Signature(layouts.state)),
                 "taken_contexts": In(layouts.contexts),
                 "taken_slots": In(layouts.slots),
-                "is_gathering": In(1),
                 "has_room": In(1),
                 "begins": Out(1),
+                "is_gathering": In(1),
                 "command": Out(layouts.gather),
                 "context": Out(layouts.context),
-                "o": Out(stream.Signature(layouts.id_line, always_ready=True)),
+                "o": Out(unstalled(layouts.id_line)),
                 "memory": Out(gather_port(layouts)),
                 "host": Out(host_port(layouts)),
             }
@@ -154,7 +154,7 @@ class ContextReader(wiring.Component):
         is_kept_line = Signal(reset_less=True)
         keeps_everything = Signal(reset_less=True)
         generated = Signal(lanes, reset_less=True)
-        is_generated_line = job.own[lane_bits:] == line
+        is_generated_line = job.generating_token[lane_bits:] == line
         m.d.sync += [
             valid.eq(reads),
             number.eq(line),
@@ -162,7 +162,7 @@ class ContextReader(wiring.Component):
             members.eq(self.i_members.payload),
             is_kept_line.eq(line < kept_lines),
             keeps_everything.eq(job.clear | job.restart),
-            generated.eq(Mux(job.generates & is_generated_line, one_hot(job.own[:lane_bits], lanes), 0)),
+            generated.eq(Mux(job.generates & is_generated_line, one_hot(job.generating_token[:lane_bits], lanes), 0)),
         ]
         state = self.memory.state
         kept = (state.kept & is_kept_line.replicate(lanes)) | keeps_everything.replicate(lanes)

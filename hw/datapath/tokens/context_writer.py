@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Assert, Module, Mux, Signal, unsigned
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.tokens.context_memory import scatter_port
-from spatten.hw.datapath.tokens.token_layouts import Layouts, age_by_high_bits, age_by_low_bits
+from spatten.hw.datapath.tokens.token_layouts import Layouts, age_by_high_bits, age_by_low_bits, unstalled
+from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.zero_eliminator import masked_row
 
 __all__ = ["ContextWriter", "final_token"]
@@ -33,7 +34,7 @@ class ContextWriter(wiring.Component):
     begins, lines : in, from the next cycle on so many lines come, from the first of the context on
     active : in, from the first line on up to the cycle of `ends`
     job : in, `Layouts.job`, the job that ends; it holds while `active`
-    i : stream of `masked_row(final_token, lanes)`, in, always ready: a line, with its live tokens
+    i : `unstalled` stream of `masked_row(final_token, lanes)`, in: a line, with its live tokens
     ends : out, in this cycle the last line is written
     memory : out, `scatter_port` of a `ContextMemory`
 
@@ -49,7 +50,7 @@ class ContextWriter(wiring.Component):
                 "lines": In(layouts.line_count),
                 "active": In(1),
                 "job": In(layouts.job),
-                "i": In(stream.Signature(line, always_ready=True)),
+                "i": In(unstalled(line)),
                 "ends": Out(1),
                 "memory": Out(scatter_port(layouts)),
             }
@@ -105,4 +106,6 @@ class ContextWriter(wiring.Component):
             memory.ends.eq(self.ends),
             memory.kept_lines.eq(self.job.lines),
         ]
+        if asserts(platform):
+            m.d.sync += Assert(~self.i.valid | self.active, "a line comes while no scatter writes\n")
         return m

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Assert, Module, Mux, ResetSignal, Signal
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.datapath.tokens.token_layouts import AGE_BITS, Layouts, age_by_high_bits, age_by_low_bits
+from spatten.hw.datapath.tokens.token_layouts import AGE_BITS, Layouts, age_by_high_bits, age_by_low_bits, unstalled
+from spatten.hw.lib.assertions import asserts
 
 __all__ = ["LineAger"]
 
@@ -21,11 +22,11 @@ class LineAger(wiring.Component):
 
     Ports
     -----
-    begins : in, a gather begins, whose lines come in later cycles: the totals become 0
+    begins : in, a gather begins, whose lines come in later cycles: the totals become 0. The lines before are in them.
     clear, age_shift : in, as in the job's command: all importance becomes 0, or is halved that many times. These hold
-        while the lines of the job are here.
-    i : stream of `Layouts.id_line`, in, always ready: `pinned` matters for live tokens only
-    o : stream of `Layouts.id_line`, out, always ready: the same with its final importance; all pinned tokens are live
+        from a job's first line on `i` to its last line on `o`.
+    i : `unstalled` stream of `Layouts.id_line`, in: `pinned` matters for live tokens only
+    o : `unstalled` stream of `Layouts.id_line`, out: the same with its final importance; all pinned tokens are live
     live_total, pinned_total : out, how many tokens were live, and how many of them pinned
 
     Latency: 2 cycles from `i` to `o`, 2 more to the totals. Throughput: one line per cycle.
@@ -38,8 +39,8 @@ class LineAger(wiring.Component):
                 "begins": In(1),
                 "clear": In(1),
                 "age_shift": In(AGE_BITS),
-                "i": In(stream.Signature(layouts.id_line, always_ready=True)),
-                "o": Out(stream.Signature(layouts.id_line, always_ready=True)),
+                "i": In(unstalled(layouts.id_line)),
+                "o": Out(unstalled(layouts.id_line)),
                 "live_total": Out(range(layouts.tokens + 1)),
                 "pinned_total": Out(range(layouts.tokens + 1)),
             }
@@ -85,4 +86,7 @@ class LineAger(wiring.Component):
         with m.If(counted):
             m.d.sync += [live_total.eq(live_total + live_count), pinned_total.eq(pinned_total + pinned_count)]
         m.d.comb += [self.live_total.eq(live_total), self.pinned_total.eq(pinned_total)]
+        if asserts(platform):
+            is_empty = ~(self.i.valid | half_valid | aged_valid | counted)
+            m.d.sync += Assert(ResetSignal() | ~self.begins | is_empty, "a gather begins with lines not counted\n")
         return m

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Assert, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from spatten.hw.datapath.tokens.token_jobs import scatter_jobs_port
 from spatten.hw.datapath.tokens.token_layouts import Layouts
+from spatten.hw.lib.assertions import asserts
 
 __all__ = ["ScatterControl"]
 
@@ -26,9 +26,9 @@ class ScatterControl(wiring.Component):
     Ports
     -----
     i_scatter, o_scattered : streams as in `TokenImportance`
-    jobs : out, `scatter_jobs_port` of `TokenJobs`
     slot, prunes : out, of the command in work
-    job : out, `Layouts.job`, what the slot's gather has left
+    i_job : in, `Layouts.job`, what the gather of `slot` has left, in the same cycle
+    job : out, that of the command in work
     rows, last_count, lines : out, how many rows the slot has; tokens in the last of them; lines to be written. They
         hold from `begins` on.
     begins : out, for a cycle, 3 cycles after the command, so that from the next cycle on the slot can be read: then the
@@ -39,6 +39,7 @@ class ScatterControl(wiring.Component):
     writes : out, then, or from the cycle after `begins` on: the rows go to the lines, and these to the context, until
     written : in, the last of them is written in this cycle
     saturates, saturated_count : in, add this many tokens to those reported as saturated; not after the report begins
+    ends : out, in this cycle the report is taken
 
     Latency: 4 cycles from a command to `offers` or `writes`, 1 from `written` to the report.
     """
@@ -49,9 +50,9 @@ class ScatterControl(wiring.Component):
             {
                 "i_scatter": In(stream.Signature(layouts.scatter)),
                 "o_scattered": Out(stream.Signature(layouts.scattered)),
-                "jobs": Out(scatter_jobs_port(layouts)),
                 "slot": Out(layouts.slot),
                 "prunes": Out(1),
+                "i_job": In(layouts.job),
                 "job": Out(layouts.job),
                 "rows": Out(layouts.line_count),
                 "last_count": Out(range(layouts.lanes + 1)),
@@ -63,6 +64,7 @@ class ScatterControl(wiring.Component):
                 "written": In(1),
                 "saturates": In(1),
                 "saturated_count": In(range(layouts.lanes + 1)),
+                "ends": Out(1),
             }
         )
 
@@ -92,9 +94,7 @@ class ScatterControl(wiring.Component):
             self.rows.eq(rows),
             self.last_count.eq(last_count),
             self.lines.eq(line_total),
-            self.jobs.slot.eq(slot),
-            self.jobs.context.eq(job.context),
-            self.jobs.ends.eq(reports & self.o_scattered.ready),
+            self.ends.eq(reports & self.o_scattered.ready),
             self.o_scattered.valid.eq(reports),
             self.o_scattered.payload.slot.eq(slot),
             self.o_scattered.payload.saturated.eq(saturated),
@@ -105,7 +105,7 @@ class ScatterControl(wiring.Component):
         with m.If(takes):
             m.d.sync += scatters.eq(1)
         with m.If(loads):
-            m.d.sync += job.eq(self.jobs.job)
+            m.d.sync += job.eq(self.i_job)
         with m.If(sizes):
             m.d.sync += [
                 rows.eq((job.live + (lanes - 1)) >> lane_bits),
@@ -119,8 +119,11 @@ class ScatterControl(wiring.Component):
             m.d.sync += [self.offers.eq(0), self.writes.eq(1)]
         with m.If(self.written):
             m.d.sync += [self.writes.eq(0), reports.eq(1)]
-        with m.If(self.jobs.ends):
+        with m.If(self.ends):
             m.d.sync += [reports.eq(0), scatters.eq(0)]
         with m.If(self.saturates):
             m.d.sync += saturated.eq(saturated + self.saturated_count)
+        if asserts(platform):
+            m.d.sync += Assert(~self.offered | self.offers, "a last row is taken that is not offered\n")
+            m.d.sync += Assert(~self.written | self.writes, "a last line is written that is not to be\n")
         return m

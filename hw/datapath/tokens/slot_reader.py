@@ -1,13 +1,15 @@
-"""Reads the rows of a slot at the end of its job, and clips what has saturated."""
+"""Reads the rows of a slot at the end of its job: for the top-k engine, and then for the context."""
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Assert, Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.datapath.rank_memory import one_hot
+from spatten.hw.datapath.tokens.context_writer import final_token
 from spatten.hw.datapath.tokens.token_layouts import Layouts
+from spatten.hw.lib.assertions import asserts, check_stream
+from spatten.hw.lib.logic import one_hot
 
 __all__ = ["SlotReader"]
 
@@ -15,8 +17,12 @@ __all__ = ["SlotReader"]
 class SlotReader(wiring.Component):
     """The rows of a slot in order, from the first on, as often as it is told to begin.
 
+    While the scatter *offers*, the rows go to the top-k engine as candidates. While it *writes*, they go to the id
+    lines: each with the engine's answer to it if the job prunes; all their tokens stay if it does not.
+
     A row is in the memory's output, which holds, and then in a register: the importance, all ones where the token has
-    saturated in this job, that is where the top bit of its sum is set.
+    saturated in this job, that is where the top bit of its sum is set. Saturated tokens are counted when their row goes
+    to the lines, so once.
 
     Parameters
     ----------
@@ -26,13 +32,19 @@ class SlotReader(wiring.Component):
     Ports
     -----
     begins, rows : in, from the next cycle on read this many rows from the first on; the rows before have left by then
-    enable : in, rows are read, of `slot`
+    last_count : in, tokens of the last of the rows; the others are full
+    offers, writes : in, rows are read, of `slot`, for the engine or for the lines; never both
     slot : in
-    o : stream of `Layouts.final_row`, out; `last` on the last of the rows
+    prunes : in, the engine's answers are waited for
+    o_candidates, i_kept : streams as in `TokenImportance`
+    offered : out, in this cycle the engine takes the last of the rows
+    o_rows : stream of T `final_token`, out, to the id lines
+    saturates, saturated_count : out, so many tokens of a row have saturated; in the cycle after the row has left
     drains, read_enable, read_row, read_words : the ports of the same names of a `RankMemory`
 
-    Latency: 3 cycles from `begins` to the first row's valid on `o`. Throughput: one row per cycle. Both registers take
-    a row when they are empty or their successor takes theirs.
+    Latency: 3 cycles from `begins` to the first row's valid. Throughput: one row per cycle. Both registers take a row
+    when they are empty or their successor takes theirs. The valid of `i_kept` reaches that of `o_rows`, whose ready
+    reaches that of `i_kept`.
     """
 
     def __init__(self, *, layouts: Layouts) -> None:
@@ -41,9 +53,17 @@ class SlotReader(wiring.Component):
             {
                 "begins": In(1),
                 "rows": In(layouts.line_count),
-                "enable": In(1),
+                "last_count": In(range(layouts.lanes + 1)),
+                "offers": In(1),
+                "writes": In(1),
                 "slot": In(layouts.slot),
-                "o": Out(stream.Signature(layouts.final_row)),
+                "prunes": In(1),
+                "o_candidates": Out(stream.Signature(layouts.candidates)),
+                "i_kept": In(stream.Signature(layouts.kept)),
+                "offered": Out(1),
+                "o_rows": Out(stream.Signature(data.ArrayLayout(final_token(layouts), layouts.lanes))),
+                "saturates": Out(1),
+                "saturated_count": Out(range(layouts.lanes + 1)),
                 "drains": Out(layouts.slots),
                 "read_enable": Out(1),
                 "read_row": Out(layouts.line),
@@ -53,43 +73,77 @@ class SlotReader(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        check_stream(m, platform, self.i_kept, "i_kept")
+        valid = Signal()
+        ready = Signal()
+        row = Signal(self.layouts.final_row, name="final_row", reset_less=True)
+        self._read(m, valid, ready, row)
+        self._pass_on(m, valid, ready, row)
+        if asserts(platform):
+            m.d.sync += Assert(~(self.offers & self.writes), "rows are to go to the engine and to the lines at once\n")
+        return m
+
+    def _read(self, m: Module, valid: Signal, ready: Signal, row: Any) -> None:
+        """Read row after row, and clip the row in the memory's output into the register `row`."""
         layouts = self.layouts
         importance_bits = layouts.importance_bits
-        row = Signal(layouts.line, reset_less=True)
+        enable = self.offers | self.writes
+        number = Signal(layouts.line, name="row", reset_less=True)
         rows_left = Signal(layouts.line_count)
         reads = Signal()
         fetched = Signal()
         fetched_last = Signal(reset_less=True)
         fetched_ready = Signal()
-        final = Signal()
-        final_ready = Signal()
-        final_row = Signal(layouts.final_row, reset_less=True)
+        row_ready = Signal()
         m.d.comb += [
-            self.drains.eq(Mux(self.enable, one_hot(self.slot, layouts.slots), 0)),
-            reads.eq(self.enable & (rows_left != 0) & fetched_ready),
+            self.drains.eq(Mux(enable, one_hot(self.slot, layouts.slots), 0)),
+            reads.eq(enable & (rows_left != 0) & fetched_ready),
             self.read_enable.eq(reads),
-            self.read_row.eq(row),
-            fetched_ready.eq(~fetched | final_ready),
-            final_ready.eq(~final | self.o.ready),
-            self.o.valid.eq(final),
-            self.o.payload.eq(final_row),
+            self.read_row.eq(number),
+            fetched_ready.eq(~fetched | row_ready),
+            row_ready.eq(~valid | ready),
         ]
         with m.If(self.begins):
-            m.d.sync += [row.eq(0), rows_left.eq(self.rows)]
+            m.d.sync += [number.eq(0), rows_left.eq(self.rows)]
         with m.Elif(reads):
-            m.d.sync += [row.eq(row + 1), rows_left.eq(rows_left - 1), fetched_last.eq(rows_left == 1)]
+            m.d.sync += [number.eq(number + 1), rows_left.eq(rows_left - 1), fetched_last.eq(rows_left == 1)]
         with m.If(fetched_ready):
             m.d.sync += fetched.eq(reads)
-        with m.If(final_ready):
-            m.d.sync += final.eq(fetched)
-        with m.If(final_ready & fetched):
-            m.d.sync += final_row.last.eq(fetched_last)
+        with m.If(row_ready):
+            m.d.sync += valid.eq(fetched)
+        with m.If(row_ready & fetched):
+            m.d.sync += row.last.eq(fetched_last)
             for lane in range(layouts.lanes):
                 word = self.read_words[lane]
                 saturated = word.sum[importance_bits]
                 m.d.sync += [
-                    final_row.importance[lane].eq(word.sum[:importance_bits] | saturated.replicate(importance_bits)),
-                    final_row.pinned[lane].eq(word.pinned),
-                    final_row.saturated[lane].eq(saturated),
+                    row.importance[lane].eq(word.sum[:importance_bits] | saturated.replicate(importance_bits)),
+                    row.pinned[lane].eq(word.pinned),
+                    row.saturated[lane].eq(saturated),
                 ]
-        return m
+
+    def _pass_on(self, m: Module, valid: Value, ready: Signal, row: Any) -> None:
+        """The row goes to the top-k engine, or with the engine's answer to the id lines."""
+        lanes = self.layouts.lanes
+        candidates, rows = self.o_candidates, self.o_rows
+        placed = Signal()
+        m.d.comb += [
+            candidates.valid.eq(valid & self.offers),
+            candidates.payload.count.eq(Mux(row.last, self.last_count, lanes)),
+            candidates.payload.last.eq(row.last),
+            self.offered.eq(candidates.valid & candidates.ready & candidates.payload.last),
+            rows.valid.eq(valid & self.writes & (self.i_kept.valid | ~self.prunes)),
+            self.i_kept.ready.eq(valid & self.writes & self.prunes & rows.ready),
+            placed.eq(rows.valid & rows.ready),
+            ready.eq(Mux(self.offers, candidates.ready, placed)),
+        ]
+        for lane in range(lanes):
+            m.d.comb += [
+                candidates.payload.keys[lane].eq(Cat(row.importance[lane], row.pinned[lane])),
+                rows.payload[lane].importance.eq(row.importance[lane]),
+                rows.payload[lane].kept.eq(self.i_kept.payload[lane] | ~self.prunes),
+            ]
+        saturates = Signal()
+        saturated_count = Signal(range(lanes + 1), reset_less=True)
+        m.d.sync += [saturates.eq(placed), saturated_count.eq(sum(row.saturated))]
+        m.d.comb += [self.saturates.eq(saturates), self.saturated_count.eq(saturated_count)]

@@ -2,48 +2,16 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Assert, Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.datapath.rank_memory import store_at
 from spatten.hw.datapath.tokens.token_layouts import Layouts
+from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.expander import select
+from spatten.hw.lib.logic import store_at
 
-__all__ = ["TokenJobs", "gather_jobs_port", "scatter_jobs_port"]
-
-
-def gather_jobs_port(layouts: Layouts) -> wiring.Signature:
-    """The side of the gather, with which jobs begin.
-
-    taken_contexts, taken_slots : in, a bit for each, set while it has a job
-    begins, begin_context, begin_slot : out, from the next cycle on these are taken
-    gathered, slot, job : out, keep `job` (`Layouts.job`) for the scatter of `slot`
-    """
-    return wiring.Signature(
-        {
-            "taken_contexts": In(layouts.contexts),
-            "taken_slots": In(layouts.slots),
-            "begins": Out(1),
-            "begin_context": Out(layouts.context),
-            "begin_slot": Out(layouts.slot),
-            "gathered": Out(1),
-            "slot": Out(layouts.slot),
-            "job": Out(layouts.job),
-        }
-    )
-
-
-def scatter_jobs_port(layouts: Layouts) -> wiring.Signature:
-    """The side of the scatter, with which jobs end.
-
-    slot : out
-    job : in, `Layouts.job`: what the gather of `slot` has left, in the same cycle
-    ends, context : out, from the next cycle on `slot` and `context` are free
-    """
-    return wiring.Signature(
-        {"slot": Out(layouts.slot), "job": In(layouts.job), "ends": Out(1), "context": Out(layouts.context)}
-    )
+__all__ = ["TokenJobs"]
 
 
 class TokenJobs(wiring.Component):
@@ -56,33 +24,56 @@ class TokenJobs(wiring.Component):
 
     Ports
     -----
-    gather : in, `gather_jobs_port`
-    scatter : in, `scatter_jobs_port`
+    taken_contexts, taken_slots : out, a bit for each, set while it has a job
+    begins, begin_context, begin_slot : in, these are taken from the next cycle on
+    gathered, gathered_slot, gathered_job : in, the scatter of this slot is to have this `Layouts.job`
+    scatter_slot : in
+    scatter_job : out, the `Layouts.job` of `scatter_slot`, in the same cycle
+    ends, end_context : in, this context and `scatter_slot` are free from the next cycle on; not in the cycle in which
+        they are taken
 
     What is said in a cycle can be seen in the next one.
     """
 
     def __init__(self, *, layouts: Layouts) -> None:
         self.layouts = layouts
-        super().__init__({"gather": In(gather_jobs_port(layouts)), "scatter": In(scatter_jobs_port(layouts))})
+        super().__init__(
+            {
+                "taken_contexts": Out(layouts.contexts),
+                "taken_slots": Out(layouts.slots),
+                "begins": In(1),
+                "begin_context": In(layouts.context),
+                "begin_slot": In(layouts.slot),
+                "gathered": In(1),
+                "gathered_slot": In(layouts.slot),
+                "gathered_job": In(layouts.job),
+                "scatter_slot": In(layouts.slot),
+                "scatter_job": Out(layouts.job),
+                "ends": In(1),
+                "end_context": In(layouts.context),
+            }
+        )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        gather, scatter = self.gather, self.scatter
-        context_taken = [Signal(name=f"context{n}_taken") for n in range(self.layouts.contexts)]
-        slot_taken = [Signal(name=f"slot{n}_taken") for n in range(self.layouts.slots)]
-        jobs = [Signal(self.layouts.job, name=f"slot{n}_job", reset_less=True) for n in range(self.layouts.slots)]
-        with m.If(gather.begins):
-            store_at(m, context_taken, gather.begin_context, 1)
-            store_at(m, slot_taken, gather.begin_slot, 1)
-        with m.If(gather.gathered):
-            store_at(m, jobs, gather.slot, gather.job)
-        with m.If(scatter.ends):
-            store_at(m, context_taken, scatter.context, 0)
-            store_at(m, slot_taken, scatter.slot, 0)
+        contexts, slots = self.layouts.contexts, self.layouts.slots
+        context_taken = [Signal(name=f"context{n}_taken") for n in range(contexts)]
+        slot_taken = [Signal(name=f"slot{n}_taken") for n in range(slots)]
+        jobs = [Signal(self.layouts.job, name=f"slot{n}_job", reset_less=True) for n in range(slots)]
+        with m.If(self.begins):
+            store_at(m, context_taken, self.begin_context, 1)
+            store_at(m, slot_taken, self.begin_slot, 1)
+        with m.If(self.gathered):
+            store_at(m, jobs, self.gathered_slot, self.gathered_job)
+        with m.If(self.ends):
+            store_at(m, context_taken, self.end_context, 0)
+            store_at(m, slot_taken, self.scatter_slot, 0)
         m.d.comb += [
-            gather.taken_contexts.eq(Cat(context_taken)),
-            gather.taken_slots.eq(Cat(slot_taken)),
-            scatter.job.eq(select([job.as_value() for job in jobs], scatter.slot)),
+            self.taken_contexts.eq(Cat(context_taken)),
+            self.taken_slots.eq(Cat(slot_taken)),
+            self.scatter_job.eq(select([job.as_value() for job in jobs], self.scatter_slot)),
         ]
+        if asserts(platform):
+            meets = (self.begin_context == self.end_context) | (self.begin_slot == self.scatter_slot)
+            m.d.sync += Assert(~(self.begins & self.ends & meets), "a job begins with what another job ends with\n")
         return m

@@ -1,11 +1,13 @@
 """Sizes and payloads of the unit that holds the importance of tokens, and the ageing that its halves share."""
 
-from amaranth.hdl import Mux, Value, unsigned
-from amaranth.lib import data
+from amaranth.hdl import Mux, ShapeLike, Value, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import Out
 
-from spatten.hw.datapath.rank_memory import index_shape, rank_probs, rank_word
+from spatten.hw.datapath.rank_memory import rank_probs, rank_word
+from spatten.hw.lib.logic import index_shape
 
-__all__ = ["AGE_BITS", "Layouts", "age_by_high_bits", "age_by_low_bits"]
+__all__ = ["AGE_BITS", "Layouts", "age_by_high_bits", "age_by_low_bits", "unstalled"]
 
 AGE_BITS = 5
 """Width of a job's age shift: 0 to 31."""
@@ -56,7 +58,7 @@ class Layouts:
                 "age_shift": AGE_BITS,
                 "lines": range(lines + 1),
                 "generates": 1,
-                "own": range(tokens),
+                "generating_token": range(tokens),
             }
         )
         self.members = data.StructLayout({"live": unsigned(lanes), "pinned": unsigned(lanes)})
@@ -104,6 +106,11 @@ class Layouts:
             {"importance": importance, "pinned": unsigned(lanes), "saturated": unsigned(lanes), "last": 1}
         )
         """A rank row at the end of its job: importance, clipped where the token has `saturated` in this job."""
+
+
+def unstalled(shape: ShapeLike) -> wiring.Signature:
+    """A stream whose taker is always ready."""
+    return wiring.Signature({"valid": Out(1), "payload": Out(shape)})
 
 
 def age_by_low_bits(value: Value, age_shift: Value) -> Value:

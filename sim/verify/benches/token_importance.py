@@ -166,7 +166,7 @@ def make_job(
         "age_shift": job.age_shift,
         "lines": line_count,
         "generates": int(generates),
-        "own": job.query_offset if generates else int(source.integers(0, TOKENS)),
+        "generating_token": job.query_offset if generates else int(source.integers(0, TOKENS)),
     }
     members = [
         {"live": live_bits, "pinned": pinned_bits}
@@ -593,7 +593,7 @@ async def nobody_live(dut: HierarchyObject, seed: int) -> None:
     state = restored_state(source)
     unit.restore(0, state)
     await unit.bench.until(lambda: unit.access.count == LINES, what="restore")
-    command = {"context": 0, "slot": 0, "clear": 0, "restart": 0, "age_shift": 3, "generates": 0, "own": 0}
+    command = {"context": 0, "slot": 0, "clear": 0, "restart": 0, "age_shift": 3, "generates": 0, "generating_token": 0}
     unit.gather.send([command | {"lines": LINES}])
     pinned = source.random(TOKENS) < 0.5
     members = zip(lines_of(~state.kept_tokens), lines_of(pinned), strict=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from spatten.hw.control.sector_reader import SectorReader
 from spatten.hw.emit.verilog import convert
 from spatten.sim.verify.build import lint
-from spatten.sim.verify.cosim import cosimulate, seeds
+from spatten.sim.verify.cosim import cosimulate
+from spatten.sim.verify.runs.state import sector_reader_run
 from spatten.spec.config import PAPER, TINY, Config
 
 LONG = TINY.replace(tokens_max=64, topk_lanes=32, key_buffer_rows=128, value_buffer_rows=128)
@@ -17,13 +16,7 @@ LONG = TINY.replace(tokens_max=64, topk_lanes=32, key_buffer_rows=128, value_buf
 
 @pytest.mark.parametrize("config", [TINY, pytest.param(LONG, marks=pytest.mark.slow)], ids=["tiny", "long"])
 def test_rows_match_the_ring(config: Config) -> None:
-    passed = cosimulate(
-        SectorReader(config=config),
-        test_module="spatten.sim.verify.benches.sector_reader",
-        simulator="icarus",
-        parameters={"config": dataclasses.asdict(config), "seeds": seeds(1)},
-        strip_initial=True,
-    )
+    passed = cosimulate(**sector_reader_run(config), simulator="icarus", strip_initial=True)
     assert len(passed) == 4
 
 

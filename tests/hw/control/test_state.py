@@ -2,53 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 import numpy as np
 import pytest
 
 from spatten.golden.cascade import Context
 from spatten.golden.state import restore, save
 from spatten.golden.state import state_sectors as golden_sectors
-from spatten.hw.control.state import StateLoad, StateStore, state_sectors
+from spatten.hw.control.saved.state_layouts import state_sectors
 from spatten.hw.emit.verilog import convert
 from spatten.sim.verify.build import lint
-from spatten.sim.verify.cosim import cosimulate, seeds
+from spatten.sim.verify.cosim import cosimulate
+from spatten.sim.verify.runs.state import CONFIGS, PARTS, state_run
 from spatten.spec.config import EIGHTH, PAPER, TINY, ULX3S, Config
-
-CONFIGS = {
-    "tiny": TINY,
-    # Rows of sectors that need several requests, heads beyond one sector, lines as wide as a row.
-    "long": TINY.replace(tokens_max=256, heads_max=9, key_buffer_rows=512, value_buffer_rows=512),
-    "wide": TINY.replace(tokens_max=64, topk_lanes=32, key_buffer_rows=128, value_buffer_rows=128, heads_max=3),
-    # All tokens are less than a sector.
-    "few": TINY.replace(tokens_max=4, heads_max=1),
-}
-
-
-def _run(name: str, loads: bool) -> dict[str, Any]:
-    config = CONFIGS[name]
-    return {
-        "component": (StateLoad if loads else StateStore)(config=config),
-        "test_module": "spatten.sim.verify.benches.state",
-        "parameters": {"config": dataclasses.asdict(config), "loads": loads, "seeds": seeds(1)},
-    }
 
 
 @pytest.mark.parametrize(
-    "name", ["tiny", "few", *(pytest.param(name, marks=pytest.mark.slow) for name in ("long", "wide"))]
+    "name", ["tiny", "few", *(pytest.param(name, marks=pytest.mark.slow) for name in ("long", "wide", "many"))]
 )
-@pytest.mark.parametrize("loads", [False, True])
-def test_states_match_golden_without_initial_values(name: str, loads: bool) -> None:
-    assert len(cosimulate(**_run(name, loads), simulator="icarus", strip_initial=True)) == 4
+@pytest.mark.parametrize("part", PARTS)
+def test_states_match_golden_without_initial_values(part: str, name: str) -> None:
+    assert len(cosimulate(**state_run(part, CONFIGS[name]), simulator="icarus", strip_initial=True)) == 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [*CONFIGS.values(), EIGHTH, ULX3S], ids=lambda config: str(config.tokens_max))
 def test_verilog_is_lint_clean(config: Config) -> None:
-    lint(convert(StateStore(config=config)))
-    lint(convert(StateLoad(config=config)))
+    for part in PARTS.values():
+        lint(convert(part(config=config)))
 
 
 @pytest.mark.parametrize("config", [*CONFIGS.values(), EIGHTH, ULX3S, PAPER], ids=lambda config: str(config.heads_max))
