@@ -35,7 +35,8 @@ class DigitCounter(wiring.Component):
     valid, first, last : in, a beat of a row
     rank : in, at least 0; looked at with `first`
     reaches : in, for each boundary (that below bin 1 first) one bit per lane, set if there is an element at or above it
-    done : out, for one cycle, when `bin` and `bin_rank` are those of a row; these hold until the next row's first beat
+    done : out, for one cycle, when `bin` and `bin_rank` are those of a row; these hold until the cycle after the next
+        row's first beat
     bin : out, one bit per bin, one of them set
     bin_rank : out, signed, elements of that bin above the wanted one
 

@@ -23,12 +23,12 @@ class EqualValues(wiring.Component):
 
     Ports
     -----
-    i : stream of `binned_beat`, in, always ready: the beats of a pass
-    are_equal : out, all values of the bin are equal: no bit has both
+    i : stream of `binned_beat`, in, always ready: the beats of passes
+    are_equal : out, the bin has values, and they are all equal: every bit has a one or a zero, and none has both
     value : out, that value
 
-    Latency: 1 cycle from a pass's last beat to `value`, 2 to `are_equal`; both hold until the next pass. Throughput:
-    one beat per cycle.
+    Latency: 1 cycle from a pass's last beat to `value`, 2 to `are_equal`; `value` holds until the next pass's first
+    beat, `are_equal` a cycle longer. Throughput: one beat per cycle, passes back to back.
     """
 
     def __init__(self, *, width: int, lanes: int) -> None:
