@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Signal, Value, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.select.digit_counter import DigitCounter, constant_of_bin, thermometer
 from spatten.hw.datapath.select.select_layouts import rank_shape, scanned_beat, select_bin
+from spatten.hw.lib.unstalled import unstalled
 
 __all__ = ["DigitPass", "binned_beat"]
 
@@ -32,12 +33,12 @@ class DigitPass(wiring.Component):
 
     Ports
     -----
-    i : stream of `scanned_beat`, in, always ready: the beats of passes
+    i : `unstalled` stream of `scanned_beat`, in: the beats of passes
     bin : in, `select_bin`: the bin of the pass; looked at in the cycle after a beat
     rank : in, how many values of the bin are above the wanted one; looked at 2 cycles after the pass's first beat
     done : out, for a cycle, when digit and rank of a pass are found
     digit, digit_rank : out, the wanted value's digit, and how many values of the bin with that digit are above it
-    o : stream of `binned_beat`, out, always ready; only with `passes_on`
+    o : `unstalled` stream of `binned_beat`, out; only with `passes_on`
 
     Latency: 4 cycles from the pass's last beat to `done`, 2 from a beat to `o`. Throughput: one beat per cycle, passes
     back to back.
@@ -51,7 +52,7 @@ class DigitPass(wiring.Component):
         self.passes_on = passes_on
         rank = rank_shape(n_max)
         ports: dict[str, Any] = {
-            "i": In(stream.Signature(scanned_beat(width, lanes), always_ready=True)),
+            "i": In(unstalled(scanned_beat(width, lanes))),
             "bin": In(select_bin(width, digit_bits)),
             "rank": In(rank),
             "done": Out(1),
@@ -59,7 +60,7 @@ class DigitPass(wiring.Component):
             "digit_rank": Out(rank),
         }
         if passes_on:
-            ports["o"] = Out(stream.Signature(binned_beat(width, lanes), always_ready=True))
+            ports["o"] = Out(unstalled(binned_beat(width, lanes)))
         super().__init__(ports)
 
     def elaborate(self, platform: Any) -> Module:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Const, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.select.digit_pass import binned_beat
+from spatten.hw.lib.unstalled import unstalled
 
 __all__ = ["EqualValues"]
 
@@ -23,7 +24,7 @@ class EqualValues(wiring.Component):
 
     Ports
     -----
-    i : stream of `binned_beat`, in, always ready: the beats of passes
+    i : `unstalled` stream of `binned_beat`, in: the beats of passes
     are_equal : out, the bin has values, and they are all equal: every bit has a one or a zero, and none has both
     value : out, that value
 
@@ -36,7 +37,7 @@ class EqualValues(wiring.Component):
         self.lanes = lanes
         super().__init__(
             {
-                "i": In(stream.Signature(binned_beat(width, lanes), always_ready=True)),
+                "i": In(unstalled(binned_beat(width, lanes))),
                 "are_equal": Out(1),
                 "value": Out(width),
             }
