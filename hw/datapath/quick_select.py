@@ -9,13 +9,12 @@ from amaranth.hdl import Assert, Module, ShapeLike, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.datapath.select.current_bin import CurrentBin
+from spatten.hw.datapath.select.bin_search import BinSearch
 from spatten.hw.datapath.select.digit_counter import DigitCounter
 from spatten.hw.datapath.select.digit_pass import DigitPass
 from spatten.hw.datapath.select.equal_values import EqualValues
 from spatten.hw.datapath.select.first_pass import FirstPass
-from spatten.hw.datapath.select.pass_control import OnePassControl, PassControl
-from spatten.hw.datapath.select.pass_result import PassResult
+from spatten.hw.datapath.select.pass_control import PassControl
 from spatten.hw.datapath.select.row_places import RowPlaces
 from spatten.hw.datapath.select.select_buffers import SelectBuffers
 from spatten.hw.datapath.select.select_layouts import (
@@ -88,9 +87,9 @@ class QuickSelect(wiring.Component):
     max(b, latency), or up to latency + `Compactor.delay` - 1 after a pass that compacted in vain.
 
     `SelectBuffers` hold two rows. A row enters through a `FirstPass`; then a `PassControl` has it read, a `DigitPass`
-    counts, `CurrentBin` is what is known so far, and `PassResult` says what follows. Where there may be several passes,
-    `EqualValues` looks whether they can end early, and a `Compactor` makes the row shorter. The row's header and result
-    wait in `RowPlaces`.
+    counts, and `BinSearch` makes the bin narrower or finds the result. Where there may be several passes, `EqualValues`
+    looks whether they can end early, and a `Compactor` makes the row shorter. The row's header and result wait in
+    `RowPlaces`.
 
     Source: SpAtten (HPCA 2021) section V-B, Fig. 9 and Algorithm 3, where a pass has one random pivot, keeps both sides
     of it and starts when the row is complete: 3.4 passes and 256 cycles on average at n = 1024, k = 512 and 16 lanes,
@@ -145,43 +144,36 @@ class QuickSelect(wiring.Component):
         digit_bits, has_one_pass = self.digit_bits, self.passes_max == 1
         m.submodules.first = first = FirstPass(**sizes, digit_bits=digit_bits)
         m.submodules.buffers = buffers = SelectBuffers(**sizes, compacts=not has_one_pass)
-        m.submodules.bin = current = CurrentBin(width=self.width, n_max=self.n_max, digit_bits=digit_bits)
+        m.submodules.search = search = BinSearch(width=self.width, n_max=self.n_max, digit_bits=digit_bits)
         m.submodules.digits = digits = DigitPass(**sizes, digit_bits=digit_bits, passes_on=not has_one_pass)
-        m.submodules.result = result = PassResult(width=self.width, n_max=self.n_max, digit_bits=digit_bits)
-        m.submodules.control = control = OnePassControl() if has_one_pass else PassControl()
+        m.submodules.control = control = PassControl(has_one_pass=has_one_pass)
         wiring.connect(m, buffers.o, digits.i)
         m.d.comb += [
             control.is_full.eq(buffers.is_full),
             control.reads_last.eq(buffers.reads_last),
             buffers.reads.eq(control.reads),
             buffers.frees.eq(control.frees),
-            current.starts.eq(control.starts),
-            current.first_bin.eq(first.bin),
-            current.first_rank.eq(first.rank),
-            digits.bin.eq(current.bin),
-            digits.rank.eq(current.counted_rank),
-            result.done.eq(digits.done),
-            result.digit.eq(digits.digit),
-            result.digit_rank.eq(digits.digit_rank),
-            result.counted_value.eq(current.counted_value),
+            search.starts.eq(control.starts),
+            search.first_bin.eq(first.bin),
+            search.first_rank.eq(first.rank),
+            search.done.eq(digits.done),
+            search.digit.eq(digits.digit),
+            search.digit_rank.eq(digits.digit_rank),
+            digits.bin.eq(search.bin),
+            digits.rank.eq(search.rank),
             self.pass_done.eq(digits.done),
         ]
-        if isinstance(control, PassControl):
+        if not has_one_pass:
             m.d.comb += [
-                result.bin.eq(current.bin),
-                result.rank.eq(current.rank),
-                current.narrows.eq(result.narrows),
-                current.digit.eq(digits.digit),
-                current.digit_rank.eq(digits.digit_rank),
                 control.is_stored.eq(buffers.is_stored),
                 control.is_compacted.eq(buffers.is_compacted),
                 control.done.eq(digits.done),
-                control.finishes.eq(result.finishes),
+                control.finishes.eq(search.finishes),
             ]
-            self._compact(m, platform, digits, current, result, buffers)
+            self._compact(m, platform, digits, search, buffers)
         crowded = Signal()
         enters_first = self._enter(m, first, buffers, crowded)
-        self._leave(m, enters_first, crowded, result.finishes, result.threshold, result.equals)
+        self._leave(m, enters_first, crowded, search)
         return m
 
     def _enter(self, m: Module, first: FirstPass, buffers: SelectBuffers, crowded: Signal) -> Signal:
@@ -206,15 +198,7 @@ class QuickSelect(wiring.Component):
         ]
         return enters_first
 
-    def _compact(
-        self,
-        m: Module,
-        platform: Any,
-        digits: DigitPass,
-        current: CurrentBin,
-        result: PassResult,
-        buffers: SelectBuffers,
-    ) -> None:
+    def _compact(self, m: Module, platform: Any, digits: DigitPass, search: BinSearch, buffers: SelectBuffers) -> None:
         """What lies in the bin goes back to the buffer, if there were several beats, and bits are free below the digit.
 
         All the while it is looked whether it is one value only.
@@ -225,9 +209,9 @@ class QuickSelect(wiring.Component):
         m.d.comb += [
             equal.i.valid.eq(digits.o.valid),
             equal.i.payload.eq(beat),
-            result.are_equal.eq(equal.are_equal),
-            result.equal_value.eq(equal.value),
-            compactor.i.valid.eq(digits.o.valid & beat.several & current.bin.low.any()),
+            search.are_equal.eq(equal.are_equal),
+            search.equal_value.eq(equal.value),
+            compactor.i.valid.eq(digits.o.valid & beat.several & search.bin.low.any()),
             compactor.i.payload.lanes.eq(beat.values),
             compactor.i.payload.mask.eq(beat.in_bin),
             compactor.i.payload.last.eq(beat.last),
@@ -239,9 +223,7 @@ class QuickSelect(wiring.Component):
         if asserts(platform):
             m.d.sync += Assert(~compactor.i.valid | compactor.i.ready, "the compaction would lose a beat\n")
 
-    def _leave(
-        self, m: Module, enters_first: Value, crowded: Signal, finishes: Value, threshold: Value, equals: Value
-    ) -> None:
+    def _leave(self, m: Module, enters_first: Value, crowded: Signal, search: BinSearch) -> None:
         """A row takes a place with its first beat, and leaves it with its result."""
         m.submodules.places = places = RowPlaces(
             places=ROWS_INSIDE, width=self.width, n_max=self.n_max, header=self.header
@@ -250,9 +232,9 @@ class QuickSelect(wiring.Component):
         m.d.comb += [
             places.enters.eq(enters_first),
             crowded.eq(places.is_crowded),
-            places.finishes.eq(finishes),
-            places.threshold.eq(threshold),
-            places.equals.eq(equals),
+            places.finishes.eq(search.finishes),
+            places.threshold.eq(search.threshold),
+            places.equals.eq(search.equals),
         ]
         if self.header is not None:
             m.d.comb += Value.cast(places.header).eq(Value.cast(self.i.payload.header))

@@ -13,22 +13,38 @@ __all__ = [
     "count_ones",
     "equals",
     "first_set",
+    "following",
     "gather_or",
     "index_shape",
     "one_hot",
     "one_of",
     "product",
+    "select",
     "store_at",
     "wrapped",
 ]
 
 
+def equals(value: Value, constant: int) -> Value:
+    """value == constant. For 0 it is written as ~any, as the backend makes a logical not of a vector of `== 0`."""
+    return value == constant if constant else ~value.any()
+
+
 def choose(values: Sequence[Value], index: Value) -> Value:
-    """values[index]; the last value for an index beyond it."""
+    """values[index], by a chain of comparisons; the last value for an index beyond the last."""
     result = values[-1]
     for n, value in reversed(list(enumerate(values[:-1]))):
         result = Mux(equals(index, n), value, result)
     return result
+
+
+def select(values: Sequence[Value], index: Value) -> Value:
+    """values[index], by a tree of two-way selections; an arbitrary one of them for an index beyond the last."""
+    if len(values) == 1:
+        return values[0]
+    bit = (len(values) - 1).bit_length() - 1
+    below, above = values[: 1 << bit], values[1 << bit :]
+    return Mux(index[bit], select(above, index), select(below, index))
 
 
 def count_ones(bits: Sequence[Value]) -> Value:
@@ -37,11 +53,6 @@ def count_ones(bits: Sequence[Value]) -> Value:
         return bits[0] if bits else Const(0, 1)
     half = len(bits) // 2
     return count_ones(bits[:half]) + count_ones(bits[half:])
-
-
-def equals(value: Value, constant: int) -> Value:
-    """value == constant. For 0 it is written as ~any, as the backend makes a logical not of a vector of `== 0`."""
-    return value == constant if constant else ~value.any()
 
 
 def first_set(bits: Value) -> Value:
@@ -61,7 +72,7 @@ def gather_or(values: Sequence[Value]) -> Value:
 
 
 def index_shape(count: int) -> Shape:
-    """Shape of a number below `count`, of at least one bit, since Verilog has no port without bits."""
+    """Shape of a number below `count`: of at least one bit, since Verilog has no signal without bits."""
     return unsigned(max(1, ceil_log2(count)))
 
 
@@ -93,3 +104,10 @@ def store_at(m: Module, registers: Sequence[Any], index: Value, value: ValueLike
 def wrapped(place: Value, size: int) -> Value:
     """`place` in a ring of `size` places; it may be given as beyond the ring's end by less than `size`."""
     return Mux(place >= size, place - size, place)
+
+
+def following(place: Value, size: int) -> Value:
+    """The place behind `place` in a ring of `size` places."""
+    if 1 << len(place) == size:
+        return (place + 1)[: len(place)]
+    return Mux(place == size - 1, 0, place + 1)

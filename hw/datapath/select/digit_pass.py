@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Signal, Value, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.select.digit_counter import DigitCounter, constant_of_bin, thermometer
 from spatten.hw.datapath.select.select_layouts import rank_shape, scanned_beat, select_bin
+from spatten.hw.lib.pipeline import delayed, register
+from spatten.hw.lib.unstalled import unstalled
 
 __all__ = ["DigitPass", "binned_beat"]
 
@@ -32,12 +34,12 @@ class DigitPass(wiring.Component):
 
     Ports
     -----
-    i : stream of `scanned_beat`, in, always ready: the beats of passes
+    i : `unstalled` stream of `scanned_beat`, in: the beats of passes
     bin : in, `select_bin`: the bin of the pass; looked at in the cycle after a beat
     rank : in, how many values of the bin are above the wanted one; looked at 2 cycles after the pass's first beat
     done : out, for a cycle, when digit and rank of a pass are found
     digit, digit_rank : out, the wanted value's digit, and how many values of the bin with that digit are above it
-    o : stream of `binned_beat`, out, always ready; only with `passes_on`
+    o : `unstalled` stream of `binned_beat`, out; only with `passes_on`
 
     Latency: 4 cycles from the pass's last beat to `done`, 2 from a beat to `o`. Throughput: one beat per cycle, passes
     back to back.
@@ -51,7 +53,7 @@ class DigitPass(wiring.Component):
         self.passes_on = passes_on
         rank = rank_shape(n_max)
         ports: dict[str, Any] = {
-            "i": In(stream.Signature(scanned_beat(width, lanes), always_ready=True)),
+            "i": In(unstalled(scanned_beat(width, lanes))),
             "bin": In(select_bin(width, digit_bits)),
             "rank": In(rank),
             "done": Out(1),
@@ -59,40 +61,32 @@ class DigitPass(wiring.Component):
             "digit_rank": Out(rank),
         }
         if passes_on:
-            ports["o"] = Out(stream.Signature(binned_beat(width, lanes), always_ready=True))
+            ports["o"] = Out(unstalled(binned_beat(width, lanes)))
         super().__init__(ports)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        lanes, width, digit_bits = self.lanes, self.width, self.digit_bits
+        lanes, digit_bits = self.lanes, self.digit_bits
         # One register, and then another: the values, and what is known of them.
-        tag_layout = data.StructLayout({"valid": 1, "first": 1, "last": 1, "several": 1})
-        value_tag = Signal(tag_layout)
-        digit_tag = Signal(tag_layout)
-        values = [Signal(width, name=f"value{lane}", reset_less=True) for lane in range(lanes)]
-        count = Signal(range(lanes + 1), reset_less=True)
+        beat = self.i.payload
+        values = [register(m, beat.values[lane], f"value{lane}") for lane in range(lanes)]
+        count = register(m, beat.count, "count")
         in_bin = Signal(lanes, reset_less=True)
         digits = [Signal(digit_bits, name=f"digit{lane}", reset_less=True) for lane in range(lanes)]
-        beat = self.i.payload
-        m.d.sync += [
-            value_tag.valid.eq(self.i.valid),
-            value_tag.first.eq(beat.first),
-            value_tag.last.eq(beat.last),
-            value_tag.several.eq(beat.several),
-            digit_tag.eq(value_tag),
-            Cat(values).eq(Value.cast(beat.values)),
-            count.eq(beat.count),
-        ]
         for lane, value in enumerate(values):
             m.d.sync += [
                 in_bin[lane].eq((count > lane) & ~((value ^ self.bin.value) & self.bin.known).any()),
                 digits[lane].eq(value >> self.bin.low),
             ]
         m.submodules.counter = counter = DigitCounter(bins=1 << digit_bits, lanes=lanes, n_max=self.n_max)
+        tag = {
+            name: delayed(m, value, 2, f"beat_{name}", is_reset=True)
+            for name, value in (("valid", self.i.valid), ("first", beat.first), ("last", beat.last))
+        }
         m.d.comb += [
-            counter.valid.eq(digit_tag.valid),
-            counter.first.eq(digit_tag.first),
-            counter.last.eq(digit_tag.last),
+            counter.valid.eq(tag["valid"]),
+            counter.first.eq(tag["first"]),
+            counter.last.eq(tag["last"]),
             counter.rank.eq(self.rank),
         ]
         reached = [thermometer(list(digit)) for digit in digits]
@@ -104,14 +98,12 @@ class DigitPass(wiring.Component):
             self.digit_rank.eq(counter.bin_rank),
         ]
         if self.passes_on:
-            late_values = Signal(data.ArrayLayout(unsigned(width), lanes), reset_less=True)
-            m.d.sync += Value.cast(late_values).eq(Cat(values))
             m.d.comb += [
-                self.o.valid.eq(digit_tag.valid),
-                self.o.payload.values.eq(late_values),
+                self.o.valid.eq(tag["valid"]),
+                Value.cast(self.o.payload.values).eq(register(m, Cat(values), "passed_values")),
                 self.o.payload.in_bin.eq(in_bin),
-                self.o.payload.first.eq(digit_tag.first),
-                self.o.payload.last.eq(digit_tag.last),
-                self.o.payload.several.eq(digit_tag.several),
+                self.o.payload.first.eq(tag["first"]),
+                self.o.payload.last.eq(tag["last"]),
+                self.o.payload.several.eq(delayed(m, beat.several, 2, "beat_several", is_reset=True)),
             ]
         return m

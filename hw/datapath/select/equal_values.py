@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Const, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.select.digit_pass import binned_beat
+from spatten.hw.lib.unstalled import unstalled
 
 __all__ = ["EqualValues"]
 
@@ -23,12 +24,12 @@ class EqualValues(wiring.Component):
 
     Ports
     -----
-    i : stream of `binned_beat`, in, always ready: the beats of a pass
-    are_equal : out, all values of the bin are equal: no bit has both
+    i : `unstalled` stream of `binned_beat`, in: the beats of passes
+    are_equal : out, the bin has values, and they are all equal: every bit has a one or a zero, and none has both
     value : out, that value
 
-    Latency: 1 cycle from a pass's last beat to `value`, 2 to `are_equal`; both hold until the next pass. Throughput:
-    one beat per cycle.
+    Latency: 1 cycle from a pass's last beat to `value`, 2 to `are_equal`; `value` holds until the next pass's first
+    beat, `are_equal` a cycle longer. Throughput: one beat per cycle, passes back to back.
     """
 
     def __init__(self, *, width: int, lanes: int) -> None:
@@ -36,7 +37,7 @@ class EqualValues(wiring.Component):
         self.lanes = lanes
         super().__init__(
             {
-                "i": In(stream.Signature(binned_beat(width, lanes), always_ready=True)),
+                "i": In(unstalled(binned_beat(width, lanes))),
                 "are_equal": Out(1),
                 "value": Out(width),
             }

@@ -31,8 +31,10 @@ class FirstPass(wiring.Component):
     bin : out, `select_bin`, in which the k-th largest value of the row is
     rank : out, how many values of that bin are above it
 
-    Latency: 2 cycles from the row's last beat to `bin` and `rank`, which hold until 2 cycles after the next row's first
-    beat. Throughput: one beat per cycle, rows back to back.
+    With k above the row's length it is as if there were zeros behind the row.
+
+    Latency: 2 cycles from the row's last beat to `bin` and `rank`, which hold until the cycle after the next row's
+    first beat. Throughput: one beat per cycle, rows back to back.
     """
 
     def __init__(self, *, width: int, lanes: int, n_max: int, digit_bits: int) -> None:

@@ -4,65 +4,66 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Assert, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["OnePassControl", "PassControl"]
+from spatten.hw.lib.assertions import asserts
+
+__all__ = ["PassControl"]
 
 
-class OnePassControl(wiring.Component):
-    """Rows of one pass each: a row is read as soon as it is there, and the next right behind it.
+class PassControl(wiring.Component):
+    """Has the buffered rows read, each in as many passes as it needs.
+
+    Where every row has one pass, a row is read as soon as it is full, a beat per cycle, the next row right behind it,
+    and its buffer is free with its last beat.
+
+    Where a row may have several passes, it is in none of three states before it starts, and then in one after the
+    other: *passing*, while its beats are read, each as soon as it is stored; *deciding*, until the pass is done, which
+    leads to the next pass or ends the row; *freeing*, as long as what a pass compacted in vain still comes back. Only
+    then is its buffer free, and the next row may start in the next cycle.
+
+    Parameters
+    ----------
+    has_one_pass : bool
+        Whether every row has one pass.
 
     Ports
     -----
     is_full, reads_last : in, from `SelectBuffers`
-    starts : out, the first beat of a row is read
+    starts : out, the first beat of a row's first pass is being read
     reads, frees : out, to `SelectBuffers`
 
-    Throughput: a beat per cycle.
-    """
+    and where there may be several passes
 
-    def __init__(self) -> None:
-        super().__init__({"is_full": In(1), "reads_last": In(1), "starts": Out(1), "reads": Out(1), "frees": Out(1)})
-
-    def elaborate(self, platform: Any) -> Module:
-        m = Module()
-        scans = Signal()
-        m.d.comb += [
-            self.starts.eq(~scans & self.is_full),
-            self.reads.eq(self.starts | scans),
-            self.frees.eq(self.reads & self.reads_last),
-        ]
-        with m.If(self.reads):
-            m.d.sync += scans.eq(~self.reads_last)
-        return m
-
-
-class PassControl(wiring.Component):
-    """Rows of as many passes as they need, one row after the other.
-
-    A row is in none of three states before it starts, and then in one after the other: *passing*, while its beats are
-    read; *deciding*, until the pass is done, which leads to the next pass or ends the row; *freeing*, as long as what a
-    pass compacted in vain still comes back.
-
-    Ports
-    -----
-    is_full, reads_last, is_stored, is_compacted : in, from `SelectBuffers`
-    done : in, a pass is done
+    is_stored, is_compacted : in, from `SelectBuffers`
+    done : in, a pass has found its digit; only while *deciding*
     finishes : in, with `done`, that it was the row's last
-    starts : out, the first pass of a row begins
-    reads, frees : out, to `SelectBuffers`
+
+    All outputs come from registers and from the inputs that are from `SelectBuffers`.
     """
 
-    def __init__(self) -> None:
-        inputs = ("is_full", "reads_last", "is_stored", "is_compacted", "done", "finishes")
-        outputs = ("starts", "reads", "frees")
-        super().__init__({**{name: In(1) for name in inputs}, **{name: Out(1) for name in outputs}})
+    def __init__(self, *, has_one_pass: bool) -> None:
+        self.has_one_pass = has_one_pass
+        ports = {"is_full": In(1), "reads_last": In(1), "starts": Out(1), "reads": Out(1), "frees": Out(1)}
+        if not has_one_pass:
+            ports |= {name: In(1) for name in ("is_stored", "is_compacted", "done", "finishes")}
+        super().__init__(ports)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         passing = Signal()
+        if self.has_one_pass:
+            m.d.comb += [
+                self.starts.eq(~passing & self.is_full),
+                self.reads.eq(self.starts | passing),
+                self.frees.eq(self.reads & self.reads_last),
+            ]
+            with m.If(self.reads):
+                m.d.sync += passing.eq(~self.reads_last)
+            return m
+
         deciding = Signal()
         freeing = Signal()
         m.d.comb += [
@@ -77,4 +78,6 @@ class PassControl(wiring.Component):
             m.d.sync += [deciding.eq(0), passing.eq(~self.finishes), freeing.eq(self.finishes)]
         with m.If(self.frees):
             m.d.sync += freeing.eq(0)
+        if asserts(platform):
+            m.d.sync += Assert(~self.done | deciding, "a pass is done that was not read to its end\n")
         return m

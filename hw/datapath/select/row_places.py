@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Const, Module, Mux, ShapeLike, Signal, Value
+from amaranth.hdl import Assert, Module, ShapeLike, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.select.select_layouts import selection
+from spatten.hw.lib.assertions import asserts
+from spatten.hw.lib.logic import one_of
 
 __all__ = ["RowPlaces"]
 
@@ -28,10 +30,11 @@ class RowPlaces(wiring.Component):
     Ports
     -----
     enters : in, the first beat of a row enters; not while `is_crowded`
-    header : in, that row's header; only if there is one
+    header : in, with `enters`: that row's header; only if there is one
     is_crowded : out, all places are taken
-    finishes : in, the result of the next row, in the order in which rows entered, is found: `threshold`, `equals`
-    threshold, equals : in
+    finishes : in, the result of the next row is found, in the order in which rows entered; only for a row inside, a
+        cycle after it entered or later
+    threshold, equals : in, with `finishes`: that result
     o : stream of `selection(width, n_max, header)`, out, one per row, in their order
 
     Latency: 1 cycle from `finishes` to `o`. Throughput: one row per cycle; `is_crowded` comes from a register.
@@ -76,14 +79,17 @@ class RowPlaces(wiring.Component):
         for place, moves in ((entering, self.enters), (finishing, self.finishes), (leaving, leaves)):
             with m.If(moves):
                 m.d.sync += place.eq(place.rotate_left(1))
-        result: Value = Const(0, self.layout.size)
-        for n in range(self.places):
-            row = Signal(self.layout, name=f"row{n}", reset_less=True)
+        if asserts(platform):
+            m.d.sync += [
+                Assert(~self.enters | (inside < self.places), "a row enters while all places are taken\n"),
+                Assert(~self.finishes | (finished < inside), "a row finishes that is not inside\n"),
+            ]
+        rows = [Signal(self.layout, name=f"row{n}", reset_less=True) for n in range(self.places)]
+        for n, row in enumerate(rows):
             if self.has_header:
                 with m.If(self.enters & entering[n]):
                     m.d.sync += Value.cast(row.header).eq(Value.cast(self.header))
             with m.If(self.finishes & finishing[n]):
                 m.d.sync += [row.threshold.eq(self.threshold), row.equals.eq(self.equals)]
-            result = result | Mux(leaving[n], Value.cast(row), 0)
-        m.d.comb += Value.cast(self.o.payload).eq(result)
+        m.d.comb += Value.cast(self.o.payload).eq(one_of(list(leaving), [Value.cast(row) for row in rows]))
         return m

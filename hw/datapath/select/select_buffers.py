@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Assert, Module, Mux, Signal, Value, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.select.row_buffer import RowBuffer
 from spatten.hw.datapath.select.select_layouts import scanned_beat
 from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.packer import packed_row
+from spatten.hw.lib.unstalled import unstalled
 
 __all__ = ["SelectBuffers"]
 
@@ -38,10 +39,10 @@ class SelectBuffers(wiring.Component):
     reads : in, read that row's next beat; after its last one it begins again
     reads_last : out, the next beat is the last of the row, as far as it has come back
     frees : in, the next row is to be read: this one's buffer is free
-    o : stream of `scanned_beat`, out, always ready: the beats that are read
+    o : `unstalled` stream of `scanned_beat`, out: the beats that are read
     compaction_begins : in, the row is short of what comes back, until its last beat is back; only with `compacts`, as
         the following
-    compacted : stream of `packed_row(width, lanes)`, in, always ready: a beat that comes back
+    compacted : `unstalled` stream of `packed_row(width, lanes)`, in: a beat that comes back
     is_stored : out, the next beat is there
     is_compacted : out, nothing comes back
 
@@ -65,12 +66,12 @@ class SelectBuffers(wiring.Component):
             "reads": In(1),
             "reads_last": Out(1),
             "frees": In(1),
-            "o": Out(stream.Signature(scanned_beat(width, lanes), always_ready=True)),
+            "o": Out(unstalled(scanned_beat(width, lanes))),
         }
         if compacts:
             ports |= {
                 "compaction_begins": In(1),
-                "compacted": In(stream.Signature(packed_row(width, lanes), always_ready=True)),
+                "compacted": In(unstalled(packed_row(width, lanes))),
                 "is_stored": Out(1),
                 "is_compacted": Out(1, init=1),
             }

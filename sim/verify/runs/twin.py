@@ -12,12 +12,16 @@ from spatten.spec.config import Config
 
 
 def twin_run(
-    component: wiring.Component, config: Config, bench: str, *, cycles: int, **parameters: Any
+    component: wiring.Component, config: Config | None, bench: str, *, cycles: int, **parameters: Any
 ) -> dict[str, Any]:
-    """Arguments of `cosimulate` for the testbench sim/verify/benches/<bench>.py: its `config`, `cycles` and `seeds`."""
+    """Arguments of `cosimulate` for the testbench sim/verify/benches/<bench>.py: its `config`, `cycles` and `seeds`.
+
+    A component that knows no configuration has none; then all its parameters are in `parameters`.
+    """
+    known = {} if config is None else {"config": dataclasses.asdict(config)}
     return {
         "component": component,
         "test_module": f"spatten.sim.verify.benches.{bench}",
-        "parameters": {"config": dataclasses.asdict(config), "cycles": cycles, "seeds": seeds(1), **parameters},
+        "parameters": {**known, "cycles": cycles, "seeds": seeds(1), **parameters},
         "timeout_seconds": 300,
     }
