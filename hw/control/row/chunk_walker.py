@@ -40,14 +40,16 @@ class ChunkWalker(wiring.Component):
     Ports
     -----
     slots, started : in, as of `hw.control.planner.Planner`
-    scale : in, `scale_write`: the scales of a job's heads are written before the job counts as started
+    scale : in, `scale_write`: the scale of a job's n-th live head (from 0) is written n cycles after the one in which
+        `started` counts the job, at the latest
     o : stream of `row_chunk`; `ready` is set only while `valid` is
 
     It assumes that a job which counts as started has a live head and a live query row. Assertions check this and
     `o.ready` in simulation.
 
-    Throughput: a chunk per cycle within a head. A further head takes 3 cycles, a further job 5. Chunks of the first
-    head are offered 5 cycles after `started` has counted the job.
+    Latency: 4 cycles from the one in which `started` counts a job to its first chunk. Throughput: a chunk per cycle
+    within a head. The first chunk of a further head comes 3 cycles after the last of the head before, that of a further
+    job 5 cycles.
     """
 
     def __init__(self, *, config: Config) -> None:
