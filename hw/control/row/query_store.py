@@ -37,7 +37,7 @@ class QueryStore(wiring.Component):
 
     Latency: none from a query's last beat to `o`; `kept_delay` = 4 cycles from `kept` to `o`, which is what a query
     takes through the ring and the converter, so queries leave in the order in which they were asked for. A query may be
-    asked for again from the second cycle after it has left on.
+    asked for again once it has left, and its slot be given to another one once it has left again.
     """
 
     kept_delay = 4

@@ -19,10 +19,9 @@ LSB_CODE = CODE_BITS.index(LSB_BITS)
 class Queue:
     """A queue as `hw.lib.fifo.Fifo` is in time: an entry is out two cycles after it went in, at the earliest."""
 
-    latency = 2
-
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, *, latency: int = 2) -> None:
         self.depth = depth
+        self.latency = latency
         self._entries: deque[tuple[int, Any]] = deque()
         self._now = 0
 
@@ -58,10 +57,8 @@ class Queue:
 class Buffer(Queue):
     """A queue as `hw.lib.fifo.SkidBuffer` is in time: two entries, each out in the next cycle."""
 
-    latency = 1
-
     def __init__(self) -> None:
-        super().__init__(depth=2)
+        super().__init__(depth=2, latency=1)
 
     @property
     def ready(self) -> bool:
