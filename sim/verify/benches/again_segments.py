@@ -10,7 +10,7 @@ from cocotb.handle import HierarchyObject
 from spatten.hw.control.plan.plan_layouts import again_segment
 from spatten.hw.control.row.again_segments import AgainSegments
 from spatten.hw.datapath.progressive import Kind
-from spatten.sim.verify.benches.row_models import LSB_CODE, Jobs
+from spatten.sim.verify.benches.row_models import LSB_CODE, Job, Jobs
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.twin import Anything, Twin, Values, compare
 from spatten.spec.config import HEAD_DIMS, LSB_BITS, Config
@@ -24,6 +24,46 @@ NOTHING = dict.fromkeys(("entry", "base", "bits", "second", "keeps", "offset"), 
 """What the segment of a chunk's queries has besides."""
 
 
+def wanted_segment(job: Job, row: dict[str, Any]) -> dict[str, Any]:
+    """The segment of a flat row of a job, an `again_segment`."""
+    kept_slot, kind, header = row["row"]["slot"], row["row"]["kind"], row["row"]["header"]
+    is_second_pass = kind == Kind.SECOND
+    block = job.format(LSB_BITS) if is_second_pass else job.format(job.key_bits, joined=True)
+    scale = job.scales[header["head"]]
+    less = 0 if is_second_pass else job.excess()
+    return {
+        "query": {
+            **NOTHING,
+            "rows": 1,
+            "dim": HEAD_DIMS.index(job.head_dim),
+            "again": 1,
+            "kept_slot": kept_slot,
+            "row": header["row"],
+        },
+        "key": {
+            "row": header,
+            "kind": kind,
+            "kept_slot": kept_slot,
+            "entry": 0,
+            "base": key_ring_sectors(CONFIG),
+            "linear": 1,
+            "limit": row["limit"],
+            "ends_block": 0,
+            "rows": 1,
+            "keys": row["keys"],
+            "causal": 0,
+            "dim": HEAD_DIMS.index(job.head_dim),
+            "bits": LSB_CODE if is_second_pass else CODE_BITS.index(job.key_bits),
+            "joined": not is_second_pass,
+            "second": block.heads == 2 and header["head"] % 2,
+            "lsb": is_second_pass,
+            "mantissa": scale["mantissa"],
+            "shift": (scale["shift"] - less) % 64,
+            "flat_limit": job.record["flat_limit"],
+        },
+    }
+
+
 class Rows(Twin):
     """Flat rows of jobs at random; a job's slot gets another job between two rows."""
 
@@ -31,7 +71,7 @@ class Rows(Twin):
 
     def reset(self) -> None:
         self.jobs = Jobs(CONFIG, self.source)
-        self.in_slot: dict[int, Any] = {}
+        self.in_slot: dict[int, Job] = {}
         self.scales: list[dict[str, int]] = []
         self.offer: dict[str, Any] | None = None
         self.segment: dict[str, Any] | None = None
@@ -41,51 +81,15 @@ class Rows(Twin):
         """Makes a flat row, and what its segment must be."""
         slot = self.source.choice(list(self.in_slot))
         job = self.in_slot[slot]
-        head = self.source.choice(job.heads)
-        kind = self.source.choice([Kind.SECOND, Kind.SINGLE])
         row = ANY_ROW(self.source)
-        row["row"]["kind"] = kind
-        row["row"]["header"] |= {"slot": slot, "head": head}
-        is_second = kind is Kind.SECOND
-        block = job.format(LSB_BITS) if is_second else job.format(job.key_bits, joined=True)
-        scale = job.scales[head]
-        less = 0 if is_second else job.excess()
-        self.offer = row
-        self.wanted = {
-            "query": {
-                **NOTHING,
-                "rows": 1,
-                "dim": HEAD_DIMS.index(job.head_dim),
-                "again": 1,
-                "kept_slot": row["row"]["slot"],
-                "row": row["row"]["header"]["row"],
-            },
-            "key": {
-                "row": row["row"]["header"],
-                "kind": kind,
-                "kept_slot": row["row"]["slot"],
-                "entry": 0,
-                "base": key_ring_sectors(CONFIG),
-                "linear": 1,
-                "limit": row["limit"],
-                "ends_block": 0,
-                "rows": 1,
-                "keys": row["keys"],
-                "causal": 0,
-                "dim": HEAD_DIMS.index(job.head_dim),
-                "bits": LSB_CODE if is_second else CODE_BITS.index(job.key_bits),
-                "joined": not is_second,
-                "second": block.heads == 2 and head % 2,
-                "lsb": is_second,
-                "mantissa": scale["mantissa"],
-                "shift": (scale["shift"] - less) % 64,
-                "flat_limit": job.record["flat_limit"],
-            },
-        }
-        self.saw("second pass", is_second)
-        self.saw("from scratch", not is_second)
-        self.saw("excess", less)
-        self.saw("shares a block", block.heads == 2 and head % 2)
+        row["row"]["kind"] = self.source.choice([Kind.SECOND, Kind.SINGLE])
+        row["row"]["header"] |= {"slot": slot, "head": self.source.choice(job.heads)}
+        self.offer, self.wanted = row, wanted_segment(job, row)
+        is_second_pass = row["row"]["kind"] is Kind.SECOND
+        self.saw("second pass", is_second_pass)
+        self.saw("from scratch", not is_second_pass)
+        self.saw("excess", not is_second_pass and job.excess())
+        self.saw("shares a block", self.wanted["key"]["second"])
 
     def inputs(self) -> Values:
         is_empty = self.segment is None and self.offer is None

@@ -29,6 +29,34 @@ ANY_BEAT = Anything(prob_beat(CONFIG, LANES))
 KINDS = ("i_beat", "i_pruned_beat")
 
 
+def windows_of_beat(row: dict[str, Any], beat: dict[str, Any], *, done: int, windows_done: int) -> list[dict[str, Any]]:
+    """The windows that a beat of a row's probabilities meets, after so many values and windows of the row."""
+    windows = row["windows"]
+    keys = windows["window_keys"]
+    starts = range(0, beat["count"], keys)
+    found = []
+    for number, start in enumerate(starts):
+        ends = beat["last"] and start == starts[-1]
+        lane_rows = -(-min(keys, beat["count"] - start) // CONFIG.slices)
+        for part_number in range(windows["beats"]):
+            part = windows["parts"][part_number]
+            place = row["base"] + (windows_done + number) * windows["step"] + part["start"]
+            found.append(
+                {
+                    "request": {
+                        "sector": place % RING,
+                        "sectors": (lane_rows - 1) * windows["stride"] + part["sectors"],
+                        "header": part["part"],
+                    },
+                    "entry": row["entry"],
+                    "group": (done + start) // CONFIG.topk_lanes,
+                    "fills": ends,
+                    "ends_row": ends and part_number == windows["beats"] - 1,
+                }
+            )
+    return found
+
+
 class Windows(Twin):
     """Rows of both kinds at random, and their beats, each offered and taken at random."""
 
@@ -73,34 +101,11 @@ class Windows(Twin):
             self.beats[KINDS[is_pruned]].append(beat)
 
     def _steps(self, beat: dict[str, Any]) -> list[dict[str, Any]]:
-        """The windows that a beat of the row's probabilities meets."""
         assert self.row is not None
-        windows = self.row["windows"]
-        keys = windows["window_keys"]
-        starts = range(0, beat["count"], keys)
-        found = []
-        for n, start in enumerate(starts):
-            ends = beat["last"] and start == starts[-1]
-            lane_rows = -(-min(keys, beat["count"] - start) // CONFIG.slices)
-            for number in range(windows["beats"]):
-                part = windows["parts"][number]
-                place = self.row["base"] + (self.windows_done + n) * windows["step"] + part["start"]
-                self.saw("wraps", place >= RING)
-                found.append(
-                    {
-                        "request": {
-                            "sector": place % RING,
-                            "sectors": (lane_rows - 1) * windows["stride"] + part["sectors"],
-                            "header": part["part"],
-                        },
-                        "entry": self.row["entry"],
-                        "group": (self.done + start) // CONFIG.topk_lanes,
-                        "fills": ends,
-                        "ends_row": ends and number == windows["beats"] - 1,
-                    }
-                )
-        self.saw("several windows", len(starts) > 1)
-        self.saw("several parts", windows["beats"] > 1)
+        found = windows_of_beat(self.row, beat, done=self.done, windows_done=self.windows_done)
+        self.saw("several windows", beat["count"] > self.row["windows"]["window_keys"])
+        self.saw("several parts", self.row["windows"]["beats"] > 1)
+        self.saw("wraps", any(window["request"]["sector"] < self.row["base"] for window in found))
         return found
 
     def inputs(self) -> Values:
