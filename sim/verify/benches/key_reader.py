@@ -132,14 +132,14 @@ class Reads(Twin):
         if begins:
             self.window = self.unmade.pop(0)
         takes = not self.unmade and self.buffer.valid
-        entry = self.buffer.first if takes else None
         pushes = self.offer is not None and self.buffer.ready
-        self.buffer.clock(pushes=pushes, entry=self.offer, pops=takes)
         if takes:
-            self.unmade = list(entry[1])
+            placed, windows = self.buffer.first
+            self.unmade = list(windows)
             self.saw("segment")
             self.saw("segment without a pause", begins)
-            self.saw("behind the ring", entry[0]["segment"]["linear"])
+            self.saw("behind the ring", placed["segment"]["linear"])
+        self.buffer.clock(pushes=pushes, entry=self.offer, pops=takes)
         if pushes:
             self.offer = None
 

@@ -66,13 +66,16 @@ class Buffer(Queue):
 
 
 class Job:
-    """A job in flight at random, of any mode and format that the configuration has."""
+    """A job in flight at random, of any mode and format that the configuration has; or a progressive one."""
 
-    def __init__(self, config: Config, source: random.Random, anything: Anything) -> None:
+    def __init__(
+        self, config: Config, source: random.Random, anything: Anything, *, is_progressive: bool = False
+    ) -> None:
         self.config = config
-        self.mode = source.choice(list(Mode))
+        self.mode = Mode.GENERATION if is_progressive else source.choice(list(Mode))
         generates = self.mode is Mode.GENERATION
-        self.fetch = source.choice(list(KeyFetch) if generates else [KeyFetch.STATIC, KeyFetch.JOINED])
+        fetches = list(KeyFetch) if generates else [KeyFetch.STATIC, KeyFetch.JOINED]
+        self.fetch = KeyFetch.PROGRESSIVE if is_progressive else source.choice(fetches)
         self.head_dim = source.choice(config.head_dims)
         self.query_bits = source.choice(config.query_bits)
         self.key_bits = source.choice(config.plane_bits)
@@ -147,18 +150,23 @@ class Job:
 
 
 class Jobs:
-    """Jobs that are started one after the other, as many at a time as there are slots."""
+    """Jobs that are started one after the other, as many at a time as there are slots.
 
-    def __init__(self, config: Config, source: random.Random) -> None:
+    `progressive` is the share of jobs that are made progressive; of the others some are as well.
+    """
+
+    def __init__(self, config: Config, source: random.Random, *, progressive: float = 0) -> None:
         self.config = config
         self._source = source
+        self._progressive = progressive
         self._anything = Anything(slot_layout(config))
         self.started = 0
         self.records: list[dict[str, Any]] = [{} for _ in range(config.jobs_in_flight)]
 
     def start(self) -> tuple[int, Job]:
         """Start a job: its slot and itself."""
-        job = Job(self.config, self._source, self._anything)
+        is_progressive = self._progressive > 0 and self._source.random() < self._progressive
+        job = Job(self.config, self._source, self._anything, is_progressive=is_progressive)
         slot = self.started % self.config.jobs_in_flight
         self.records[slot] = job.record
         self.started += 1
