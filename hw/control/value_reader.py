@@ -67,7 +67,6 @@ class ValueReader(wiring.Component):
     o_read : to the value ring, a `hw.memory.ring_buffer.window_request` with the part for the converter as header
     o_prob : stream of `hw.datapath.pv.weight_beat`, to the array, in time for its values
     used : out, `block_event`: a row has read its block
-    waits : out, a row waits for its values
 
     Latency: 7 cycles from a row's first beat to its first read. Throughput: a window per cycle, across rows.
 
@@ -95,7 +94,6 @@ class ValueReader(wiring.Component):
                 "o_read": Out(unstalled(value_window(config).members["request"])),
                 "o_prob": Out(stream.Signature(self._windows.prob)),
                 "used": Out(block_event()),
-                "waits": Out(1),
             }
         )
 
@@ -135,7 +133,6 @@ class ValueReader(wiring.Component):
             goes.eq(holds & gate.has_rows & (credits.has_one | ~window.fills)),
             credits.takes.eq(goes & window.fills),
             credits.returns.eq(self.left),
-            self.waits.eq(holds & ~gate.has_rows),
             self.o_read.valid.eq(goes),
             self.o_read.payload.eq(window.request),
         ]
