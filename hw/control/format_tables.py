@@ -1,27 +1,33 @@
 """How planes, blocks and windows are laid out, as tables for circuits: spec/row_format.py looked up by a job's codes.
 
-Tables are indexed by codes of the job: `dim` (0 to 3 for 16 to 128), `bits` (0 to 5 for 4, 6, 8, 10, 12, 16).
+Tables are indexed by codes of the job: `dim` (0 to 3 for 16 to 128), `bits` (0 to 5 for 4, 6, 8, 10, 12, 16). Each
+function adds a table to a module and returns its entry, combinationally; it is zero for what the configuration has not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Shape, Signal, Value, unsigned
 from amaranth.lib import data
 
 from spatten.hw.datapath.converter import part_code, part_layout
-from spatten.spec.config import HEAD_DIMS, PLANE_BITS, Config
+from spatten.hw.lib.expander import select
+from spatten.spec.config import HEAD_DIMS, LSB_BITS, PLANE_BITS, Config
 from spatten.spec.row_format import BANKS, CODE_BITS, RowFormat, heads_per_row, row_format, row_sectors
 
 __all__ = [
     "BANKS",
+    "BITS_CODE",
     "BLOCK",
+    "DIM_CODE",
+    "LSB_CODE",
     "PASSES_MAX",
     "PLANE",
     "READ",
     "block_table",
+    "by_bits",
     "lookup",
     "part_table",
     "plane_table",
@@ -30,6 +36,12 @@ __all__ = [
     "window_layout",
 ]
 
+DIM_CODE = Shape.cast(range(len(HEAD_DIMS)))
+"""Shape of the code of a head dimension."""
+BITS_CODE = Shape.cast(range(len(CODE_BITS)))
+"""Shape of the code of a code's bits."""
+LSB_CODE = CODE_BITS.index(LSB_BITS)
+"""The code of the bits of an LSB plane."""
 PASSES_MAX = 3
 """Most fetches that fill a block row."""
 PLANE = data.StructLayout({"sectors": unsigned(4), "paired": 1})
@@ -63,6 +75,13 @@ def lookup(m: Module, index: Value, layout: data.StructLayout, entries: Mapping[
     return result
 
 
+def by_bits(code: Value, number: Callable[[int], int]) -> Value:
+    """`number(bits)`, where `bits` is the width that `code` stands for."""
+    width = max(number(bits) for bits in CODE_BITS).bit_length() or 1
+    codes = range(1 << BITS_CODE.width)
+    return select([Const(number(CODE_BITS[min(n, len(CODE_BITS) - 1)]), width) for n in codes], code)
+
+
 def plane_table(m: Module, *, dim: Value, bits: Value, name: str) -> Any:
     """`PLANE` of a plane of codes; `bits` may be constant."""
     entries = {
@@ -76,7 +95,16 @@ def plane_table(m: Module, *, dim: Value, bits: Value, name: str) -> Any:
     if isinstance(bits, Const):
         # A table with constant bits in its index looks as if entries were missing, and Verilator takes it for a latch.
         return lookup(m, dim, PLANE, {d: entry for (d, code), entry in entries.items() if code == bits.value}, name)
-    return lookup(m, Cat(bits[:3], dim), PLANE, {d << 3 | code: entry for (d, code), entry in entries.items()}, name)
+    numbered = {_index(dim=d, bits=code): entry for (d, code), entry in entries.items()}
+    return lookup(m, Cat(bits[: BITS_CODE.width], dim), PLANE, numbered, name)
+
+
+def _index(*, bits: int, dim: int, joined: int = 0, head: int = 0) -> int:
+    """The number that `Cat(bits, dim, joined, head)` has, or what is first of it."""
+    index = 0
+    for value, width in ((head, 1), (joined, 1), (dim, DIM_CODE.width), (bits, BITS_CODE.width)):
+        index = index << width | value
+    return index
 
 
 def _formats(config: Config) -> dict[tuple[int, int, int], RowFormat]:
@@ -107,13 +135,13 @@ def block_table(m: Module, config: Config, *, dim: Value, bits: Value, joined: V
             for fetch in row.fetches
         ]
         fetches += [{"is_lsb": 0, "heads": 0, "first": 0, "sectors": 0, "place": 0}] * (PASSES_MAX - len(fetches))
-        entries[(is_joined << 5) | (dim_code << 3) | code] = {
+        entries[_index(bits=code, dim=dim_code, joined=is_joined)] = {
             "paired": row.heads - 1,
             "stride": row.stride,
             "passes": len(row.fetches),
             "fetch": fetches,
         }
-    return lookup(m, Cat(bits[:3], dim, joined), BLOCK, entries, name)
+    return lookup(m, Cat(bits[: BITS_CODE.width], dim, joined), BLOCK, entries, name)
 
 
 def rows_per_read(config: Config, row: RowFormat) -> int:
@@ -125,13 +153,13 @@ def rows_per_read(config: Config, row: RowFormat) -> int:
 def read_table(m: Module, config: Config, *, dim: Value, bits: Value, joined: Value, name: str) -> Any:
     """`READ` of a block."""
     entries = {
-        (is_joined << 5) | (dim_code << 3) | code: {
+        _index(bits=code, dim=dim_code, joined=is_joined): {
             "log_rows": rows_per_read(config, row).bit_length() - 1,
             "beats": row.beats,
         }
         for (dim_code, code, is_joined), row in _formats(config).items()
     }
-    return lookup(m, Cat(bits[:3], dim, joined), READ, entries, name)
+    return lookup(m, Cat(bits[: BITS_CODE.width], dim, joined), READ, entries, name)
 
 
 def part_table(
@@ -152,12 +180,12 @@ def part_table(
         for head_number, beat_number in row.parts:
             if beat_number == beat:
                 part = row.parts[head_number, beat_number]
-                entries[(head_number << 6) | (is_joined << 5) | (dim_code << 3) | code] = {
+                entries[_index(bits=code, dim=dim_code, joined=is_joined, head=head_number)] = {
                     "start": part.start,
                     "sectors": part.sectors,
                     "part": part_code(row, head_number, beat_number, banks=BANKS),
                 }
-    result = lookup(m, Cat(bits[:3], dim, joined, head), window_layout(), entries, f"{name}_entry")
-    final = Signal(window_layout(), name=name)
-    m.d.comb += [Value.cast(final).eq(Value.cast(result)), final.part.unsigned.eq(is_lsb)]
-    return final
+    entry = lookup(m, Cat(bits[: BITS_CODE.width], dim, joined, head), window_layout(), entries, f"{name}_entry")
+    window = Signal(window_layout(), name=name)
+    m.d.comb += [Value.cast(window).eq(Value.cast(entry)), window.part.unsigned.eq(is_lsb)]
+    return window

@@ -5,39 +5,56 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Const, Module, Signal, unsigned
+from amaranth.hdl import Const, Module, Shape, Signal, unsigned
 from amaranth.lib import data
 from amaranth.utils import ceil_log2
 
-from spatten.hw.control.format_tables import block_table, part_table, read_table, window_layout
+from spatten.hw.control.format_tables import (
+    BITS_CODE,
+    BLOCK,
+    DIM_CODE,
+    block_table,
+    part_table,
+    read_table,
+    window_layout,
+)
 from spatten.hw.control.job_slots import row_layout
-from spatten.hw.datapath.progressive import slot_shape
+from spatten.hw.datapath.progressive import Kind, slot_shape
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import SCALE_MANTISSA_BITS, Config
 from spatten.spec.constants import BLOCKS, FLAT_LIMIT_BITS, KEPT_SLOTS, SCALE_SHIFT_BITS
-from spatten.spec.row_format import key_ring_sectors, lsb_sectors, query_ring_sectors
+from spatten.spec.row_format import SECTORS_MAX, key_ring_sectors, lsb_sectors, query_ring_sectors
 
 __all__ = [
     "beats_max",
     "key_header",
     "key_segment",
-    "parts_of",
     "query_segment",
+    "row_windows",
     "scale_write",
     "set_windows",
-    "windows",
+    "window_parts",
 ]
 
 
 def query_segment(config: Config) -> data.StructLayout:
-    """The queries of a segment: where the rows of a chunk lie, in what format; or which kept query is used again."""
+    """The queries of a segment: where the rows of a chunk lie, in what format; or which kept query is used again.
+
+    entry, base : their block in the query ring, and the sector where it begins
+    rows : how many there are, at least 1
+    dim, bits : codes of the head dimension and of a code's bits (`hw.control.format_tables`)
+    second : of the two heads that share a row of the plane they are the second
+    keeps, kept_slot : the query (`rows` is 1) is to be kept in that slot as well
+    offset : what is to be subtracted of a token's id to get the number of its row
+    again, row : the query is the one in `kept_slot`, and the number of its row; nothing else counts then
+    """
     return data.StructLayout(
         {
             "entry": entry_shape(BLOCKS),
             "base": range(query_ring_sectors(config)),
             "rows": range(config.topk_lanes + 1),
-            "dim": 2,
-            "bits": 3,
+            "dim": DIM_CODE,
+            "bits": BITS_CODE,
             "second": 1,
             "keeps": 1,
             "again": 1,
@@ -49,12 +66,25 @@ def query_segment(config: Config) -> data.StructLayout:
 
 
 def key_segment(config: Config) -> data.StructLayout:
-    """The keys of a segment, which all its rows read: where they lie, in what format; and what goes with the scores."""
+    """The keys of a segment, which all its rows read: where they lie, in what format; and what goes with the scores.
+
+    row, kind, kept_slot, mantissa, shift, flat_limit : go to softmax with each row's scores (`key_header`); the readers
+        put the row's number in place of that in `row`
+    entry, base : their block in the key ring, and the sector where it begins
+    linear, limit : they lie behind the ring instead, from sector `base` on, and what would lie at sector `limit` lies
+        at `base`
+    ends_block : no later segment reads this block
+    rows : how many rows there are, at least 1
+    keys, causal : keys of the first row, at least 1; each further row has one more if `causal` is set, else as many
+    dim, bits, joined : codes of the head dimension and of a code's bits, and whether MSB and LSB planes are joined
+    second : of the two heads that a block serves they are those of the second
+    lsb : they are an LSB plane alone, whose codes are unsigned
+    """
     sectors = key_ring_sectors(config) + lsb_sectors(config)
     return data.StructLayout(
         {
             "row": row_layout(config),
-            "kind": 2,
+            "kind": Shape.cast(Kind),
             "kept_slot": slot_shape(KEPT_SLOTS),
             "entry": entry_shape(BLOCKS),
             "base": range(sectors),
@@ -64,8 +94,8 @@ def key_segment(config: Config) -> data.StructLayout:
             "rows": range(config.topk_lanes + 1),
             "keys": range(config.tokens_max + 1),
             "causal": 1,
-            "dim": 2,
-            "bits": 3,
+            "dim": DIM_CODE,
+            "bits": BITS_CODE,
             "joined": 1,
             "second": 1,
             "lsb": 1,
@@ -81,7 +111,7 @@ def key_header(config: Config) -> data.StructLayout:
     return data.StructLayout(
         {
             "row": row_layout(config),
-            "kind": 2,
+            "kind": Shape.cast(Kind),
             "kept_slot": slot_shape(KEPT_SLOTS),
             "mantissa": SCALE_MANTISSA_BITS,
             "shift": SCALE_SHIFT_BITS,
@@ -104,8 +134,11 @@ def beats_max(config: Config) -> int:
     return max(1, config.head_dim_max // config.slice_width)
 
 
-def parts_of(m: Module, config: Config, *, segment: Any, joined: Any, lsb: Any, name: str) -> list[Any]:
-    """The window of each beat of a segment's block rows."""
+def window_parts(m: Module, config: Config, *, segment: Any, joined: Any, lsb: Any) -> list[Any]:
+    """For each beat of a key, query or value what is needed of a block row (`hw.control.format_tables.window_layout`).
+
+    `segment` has `dim`, `bits` and `second`, as in `key_segment`; so `joined` and `lsb`.
+    """
     return [
         part_table(
             m,
@@ -116,43 +149,45 @@ def parts_of(m: Module, config: Config, *, segment: Any, joined: Any, lsb: Any, 
             head=segment.second,
             beat=beat,
             is_lsb=lsb,
-            name=f"{name}{beat}",
+            name=f"part{beat}",
         )
         for beat in range(beats_max(config))
     ]
 
 
-def windows(config: Config) -> dict[str, Any]:
-    """Members of a layout: how the windows of a row are read.
+def row_windows(config: Config) -> data.StructLayout:
+    """How the windows of a row's keys or values are read.
 
     parts : for each beat of a key or value, where its window begins and what is read of the window
     log_keys, window_keys : log2 of the keys in a window, and their number
     beats : beats of a key or value
-    stride : sectors of a row in a lane
-    step : sectors of a window in a lane
+    stride : sectors of a block row
+    step : sectors of a lane from one window to the next
     """
-    return {
-        "parts": data.ArrayLayout(window_layout(), beats_max(config)),
-        "log_keys": range(ceil_log2(config.softmax_lanes) + 2),
-        "window_keys": range(config.softmax_lanes + 1),
-        "beats": range(beats_max(config) + 1),
-        "stride": 4,
-        "step": range(8 * 8 + 1),
-    }
+    return data.StructLayout(
+        {
+            "parts": data.ArrayLayout(window_layout(), beats_max(config)),
+            "log_keys": range(ceil_log2(config.softmax_lanes) + 2),
+            "window_keys": range(config.softmax_lanes + 1),
+            "beats": range(beats_max(config) + 1),
+            "stride": BLOCK["stride"].shape,
+            "step": range(SECTORS_MAX * SECTORS_MAX + 1),
+        }
+    )
 
 
-def set_windows(m: Module, config: Config, made: Any, *, segment: Any, joined: Any, lsb: Any) -> None:
-    """Set the members of `windows` in `made`, as a segment's head dimension and code width have them."""
-    entries = parts_of(m, config, segment=segment, joined=joined, lsb=lsb, name="part_entry")
-    read = read_table(m, config, dim=segment.dim, bits=segment.bits, joined=joined, name="read_entry")
-    form = block_table(m, config, dim=segment.dim, bits=segment.bits, joined=joined, name="form_entry")
-    log_keys = Signal(made.log_keys.shape(), name="log_keys")
+def set_windows(m: Module, config: Config, windows: Any, *, segment: Any, joined: Any, lsb: Any) -> None:
+    """Set `windows`, a `row_windows`, as a segment's head dimension and code width have them; see `window_parts`."""
+    read = read_table(m, config, dim=segment.dim, bits=segment.bits, joined=joined, name="read")
+    block = block_table(m, config, dim=segment.dim, bits=segment.bits, joined=joined, name="block")
+    log_keys = Signal(windows.log_keys.shape())
     m.d.comb += [
         log_keys.eq(read.log_rows + ceil_log2(config.slices)),
-        made.log_keys.eq(log_keys),
-        made.window_keys.eq(Const(1, 1) << log_keys),
-        made.beats.eq(read.beats),
-        made.stride.eq(form.stride),
-        made.step.eq(form.stride << read.log_rows),
+        windows.log_keys.eq(log_keys),
+        windows.window_keys.eq(Const(1, 1) << log_keys),
+        windows.beats.eq(read.beats),
+        windows.stride.eq(block.stride),
+        windows.step.eq(block.stride << read.log_rows),
     ]
-    m.d.comb += [made.parts[n].eq(entry) for n, entry in enumerate(entries)]
+    parts = window_parts(m, config, segment=segment, joined=joined, lsb=lsb)
+    m.d.comb += [windows.parts[beat].eq(part) for beat, part in enumerate(parts)]

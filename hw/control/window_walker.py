@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import BANKS, window_layout
-from spatten.hw.control.segments import beats_max, windows
+from spatten.hw.control.segments import beats_max, row_windows
 from spatten.hw.lib.expander import select
 from spatten.hw.lib.logic import product, wrapped
 from spatten.hw.memory.block_table import entry_shape
@@ -39,7 +39,7 @@ class WindowWalker(wiring.Component):
 
     Ports
     -----
-    windows : in, how the row's windows are read (`hw.control.segments.windows`)
+    windows : in, how the row's windows are read (`hw.control.segments.row_windows`)
     left : in, keys that are to be read, those of this window among them
     starts, start : in, from the next cycle on begin at sector `start`
     steps : in, the window is taken: its next beat follows, or the next window
@@ -58,7 +58,7 @@ class WindowWalker(wiring.Component):
         self.linear_sectors = linear_sectors
         address = range(sectors + linear_sectors)
         ports: dict[str, Any] = {
-            "windows": In(data.StructLayout(windows(config))),
+            "windows": In(row_windows(config)),
             "left": In(Shape.cast(left_shape)),
             "starts": In(1),
             "start": In(address),
@@ -78,22 +78,22 @@ class WindowWalker(wiring.Component):
         m = Module()
         config = self.config
         beats = beats_max(config)
-        now = self.windows
+        windows = self.windows
         beat = Signal(range(max(2, beats)), reset_less=True)
         pointer = Signal(range(self.sectors + self.linear_sectors), reset_less=True)
         # Of its last window a row reads as many block rows of a lane as the last key needs.
         last_rows = ((self.left - 1) >> ceil_log2(config.slices))[:2]
         all_sectors, last_sectors = Signal(range(BANKS + 8)), Signal(range(BANKS + 8))
         m.d.comb += [
-            self.last_window.eq(self.left <= now.window_keys),
+            self.last_window.eq(self.left <= windows.window_keys),
             self.first_beat.eq(~beat.any()),
-            self.last_beat.eq(beat + 1 == now.beats),
-            Value.cast(self.part).eq(select([Value.cast(now.parts[n]) for n in range(beats)], beat)),
-            all_sectors.eq(self.part.sectors + now.step - now.stride),
-            last_sectors.eq(self.part.sectors + product(now.stride, last_rows)),
+            self.last_beat.eq(beat + 1 == windows.beats),
+            Value.cast(self.part).eq(select([Value.cast(windows.parts[n]) for n in range(beats)], beat)),
+            all_sectors.eq(self.part.sectors + windows.step - windows.stride),
+            last_sectors.eq(self.part.sectors + product(windows.stride, last_rows)),
             self.count.eq(Mux(self.last_window, last_sectors, all_sectors)),
         ]
-        stepped = pointer + now.step
+        stepped = pointer + windows.step
         following = wrapped(stepped, self.sectors)
         if self.linear_sectors:
             sector = Signal(range(self.sectors + self.linear_sectors + 8))
@@ -155,11 +155,11 @@ class ArrivalGate(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         arrived = [self.arrived[n] for n in range(BLOCKS)]
-        now, following = select(arrived, self.entry), select(arrived, self.next_entry)
+        there, there_next = select(arrived, self.entry), select(arrived, self.next_entry)
         if self.has_linear:
-            now = Mux(self.linear, self.linear_arrived, now)
-            following = Mux(self.next_linear, self.linear_arrived, following)
+            there = Mux(self.linear, self.linear_arrived, there)
+            there_next = Mux(self.next_linear, self.linear_arrived, there_next)
         available = Signal(range(self.groups + 1), reset_less=True)
-        m.d.sync += available.eq(Mux(self.begins, following, now))
+        m.d.sync += available.eq(Mux(self.begins, there_next, there))
         m.d.comb += self.has_rows.eq(available > self.group)
         return m

@@ -1,0 +1,109 @@
+"""The segment of a row that is computed again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from spatten.hw.control.format_tables import LSB_CODE, block_table
+from spatten.hw.control.job_slots import by_slot, slot_layout
+from spatten.hw.control.plan.plan_layouts import again_segment
+from spatten.hw.control.row.row_layouts import row_segment
+from spatten.hw.control.row.score_scales import excess_bits, scale_address, scale_memory
+from spatten.hw.control.segments import scale_write
+from spatten.hw.datapath.progressive import Kind
+from spatten.hw.lib.assertions import check_stream
+from spatten.spec.config import Config
+from spatten.spec.row_format import key_ring_sectors
+
+__all__ = ["AgainSegments"]
+
+
+class AgainSegments(wiring.Component):
+    """Makes the segment of each row that is computed again: its kept query, and its keys from behind the ring.
+
+    A row of kind SECOND reads its LSB plane alone, whose codes are unsigned, and adds to the scores that were kept. Any
+    other is of kind SINGLE and reads MSB and LSB planes joined, rounded to an operand where they are wider, which its
+    scale's shift makes up for.
+
+    Parameters
+    ----------
+    config : Config
+
+    Ports
+    -----
+    slots : in, as of `hw.control.planner.Planner`
+    scale : in, `scale_write`, as of `hw.control.row.chunk_walker.ChunkWalker`
+    i : stream of `again_segment`
+    o : stream of `row_segment`; what another kind of segment has besides is zero
+
+    Latency: 3 cycles. One row at a time: the next is taken in the cycle after its segment has been.
+    """
+
+    def __init__(self, *, config: Config) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "slots": In(data.ArrayLayout(slot_layout(config), config.jobs_in_flight)),
+                "scale": In(scale_write(config)),
+                "i": In(stream.Signature(again_segment(config))),
+                "o": Out(stream.Signature(row_segment(config))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        check_stream(m, platform, self.i, "i")
+        config = self.config
+        again = Signal(again_segment(config), reset_less=True)
+        header = again.row.header
+        # Where the row is: the job's record and the scale are being looked up, they are there, the segment is.
+        looks_up, has_job, has_segment = Signal(), Signal(), Signal()
+        m.d.comb += [self.i.ready.eq(~Cat(looks_up, has_job, has_segment).any()), self.o.valid.eq(has_segment)]
+        with m.If(self.i.ready):
+            m.d.sync += [looks_up.eq(self.i.valid), again.eq(self.i.payload)]
+        with m.Else():
+            m.d.sync += [
+                looks_up.eq(0),
+                has_job.eq(looks_up),
+                has_segment.eq(has_job | (has_segment & ~self.o.ready)),
+            ]
+        job = Signal(slot_layout(config), reset_less=True)
+        m.d.sync += Value.cast(job).eq(by_slot(self.slots, header.slot))
+        m.submodules.scales = scales = scale_memory(m, config, self.scale)
+        m.d.comb += [
+            scales.read_enable.eq(looks_up),
+            scales.read_address.eq(scale_address(config, header.slot, header.head)),
+        ]
+        is_second_pass = Signal()
+        m.d.comb += is_second_pass.eq(again.row.kind == Kind.SECOND)
+        bits = Mux(is_second_pass, LSB_CODE, job.key_bits)
+        block = block_table(m, config, dim=job.head_dim, bits=bits, joined=~is_second_pass, name="key_format")
+        query, key = self.o.payload.query, self.o.payload.key
+        m.d.comb += [
+            query.rows.eq(1),
+            query.dim.eq(job.head_dim),
+            query.again.eq(1),
+            query.kept_slot.eq(again.row.slot),
+            query.row.eq(header.row),
+            key.row.eq(header),
+            key.kind.eq(again.row.kind),
+            key.kept_slot.eq(again.row.slot),
+            key.linear.eq(1),
+            key.base.eq(key_ring_sectors(config)),
+            key.limit.eq(again.limit),
+            key.rows.eq(1),
+            key.keys.eq(again.keys),
+            key.dim.eq(job.head_dim),
+            key.bits.eq(bits),
+            key.joined.eq(~is_second_pass),
+            key.second.eq(block.paired & header.head[0]),
+            key.lsb.eq(is_second_pass),
+            key.mantissa.eq(scales.read_data.mantissa),
+            key.shift.eq(scales.read_data.shift - Mux(is_second_pass, 0, excess_bits(config, job.key_bits))),
+            key.flat_limit.eq(job.flat_limit),
+        ]
+        return m

@@ -1,0 +1,54 @@
+"""Gives away the places for what is kept of rows that may have to be computed again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Assert, Const, Module, Mux, ResetSignal, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from spatten.hw.datapath.progressive import slot_shape
+from spatten.hw.lib.assertions import asserts
+from spatten.hw.lib.logic import first_set
+from spatten.spec.constants import KEPT_SLOTS
+
+__all__ = ["KeptSlots"]
+
+
+class KeptSlots(wiring.Component):
+    """Which kept slots are taken; the free one with the lowest number is given away next.
+
+    Ports
+    -----
+    has_free, slot : out, whether a slot is free, and which is next
+    taken : out, a bit for each slot: it is taken
+    takes : in, that slot is taken; only while one is free
+    freed : in, a bit for each slot: the slot is free again; only of slots that are taken
+
+    A slot that is freed is to be had from the next cycle on; any number may be freed in a cycle. An assertion checks
+    both assumptions in simulation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "has_free": Out(1),
+                "slot": Out(slot_shape(KEPT_SLOTS)),
+                "taken": Out(KEPT_SLOTS),
+                "takes": In(1),
+                "freed": In(KEPT_SLOTS),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        taken = Signal(KEPT_SLOTS)
+        m.d.comb += [self.taken.eq(taken), self.has_free.eq(~taken.all()), self.slot.eq(first_set(~taken))]
+        m.d.sync += taken.eq((taken & ~self.freed) | Mux(self.takes, Const(1, KEPT_SLOTS) << self.slot, 0))
+        if asserts(platform):
+            m.d.sync += [
+                Assert(ResetSignal() | ~(self.freed & ~taken).any(), "a kept slot is freed that is not taken\n"),
+                Assert(ResetSignal() | ~self.takes | self.has_free, "a kept slot is taken while none is free\n"),
+            ]
+        return m

@@ -1,0 +1,97 @@
+"""Puts queries together from their beats, and keeps some for a second pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Assert, Cat, Module, Mux, ResetSignal, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from spatten.hw.control.row.row_layouts import kept_query, query_beat, unstalled
+from spatten.hw.control.segments import beats_max
+from spatten.hw.datapath.converter import operand_beat
+from spatten.hw.datapath.progressive import slot_shape
+from spatten.hw.datapath.qk import query_row
+from spatten.hw.lib.assertions import asserts
+from spatten.hw.lib.logic import equals
+from spatten.hw.lib.ram import Ram
+from spatten.spec.config import Config
+from spatten.spec.constants import KEPT_SLOTS
+
+__all__ = ["QueryStore"]
+
+
+class QueryStore(wiring.Component):
+    """Joins the beats of a query, and stores the query in its kept slot if it may be needed again.
+
+    Parameters
+    ----------
+    config : Config
+
+    Ports
+    -----
+    i : beats of queries, `hw.datapath.converter.operand_beat` with a `query_beat` as header; no back-pressure
+    kept : in, `kept_query`; never so that this query would leave together with one from `i`
+    o : `hw.datapath.qk.query_row`; no back-pressure. Operands beyond the head dimension mean nothing.
+
+    Latency: none from a query's last beat to `o`; `kept_delay` = 4 cycles from `kept` to `o`, which is what a query
+    takes through the ring and the converter, so queries leave in the order in which they were asked for. A query may be
+    asked for again once it has left, and its slot be given to another one once it has left again.
+    """
+
+    kept_delay = 4
+
+    def __init__(self, *, config: Config) -> None:
+        self.config = config
+        beat = operand_beat(1, config.slice_width, config.operand_bits, query_beat(config))
+        query = query_row(operand_bits=config.operand_bits, head_dim_max=config.head_dim_max)
+        super().__init__({"i": In(unstalled(beat)), "kept": In(kept_query()), "o": Out(unstalled(query))})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        query = self._joined(m)
+        header = self.i.payload.header
+        ends = Signal()
+        m.submodules.kept = store = Ram(shape=len(query), depth=max(2, KEPT_SLOTS))
+        # A kept query is read in the last cycle before it leaves.
+        valid, slot = self.kept.valid, self.kept.kept_slot
+        for stage in range(1, self.kept_delay):
+            valid_before, slot_before = valid, slot
+            valid = Signal(name=f"valid{stage}")
+            slot = Signal(slot_shape(KEPT_SLOTS), name=f"slot{stage}", reset_less=True)
+            m.d.sync += [valid.eq(valid_before), slot.eq(slot_before)]
+        leaves_kept = Signal()
+        m.d.sync += leaves_kept.eq(valid)
+        m.d.comb += [
+            ends.eq(self.i.valid & header.last),
+            store.write_enable.eq(ends & header.keeps),
+            store.write_address.eq(header.kept_slot),
+            store.write_data.eq(query),
+            store.read_enable.eq(valid),
+            store.read_address.eq(slot),
+            self.o.valid.eq(ends | leaves_kept),
+            Value.cast(self.o.payload).eq(Mux(leaves_kept, store.read_data, query)),
+        ]
+        if asserts(platform):
+            m.d.sync += Assert(ResetSignal() | ~(ends & leaves_kept), "two queries leave in the same cycle\n")
+        return m
+
+    def _joined(self, m: Module) -> Signal:
+        """The query of which this beat is the last: beats before it are in registers."""
+        beat = self.i.payload
+        operands = Value.cast(beat.operands)
+        query = Signal(len(Value.cast(self.o.payload)))
+        beats = beats_max(self.config)
+        if beats == 1:
+            m.d.comb += query.eq(operands)
+            return query
+        pieces = []
+        for number in range(beats):
+            piece = Signal(len(operands), name=f"piece{number}", reset_less=True)
+            is_now = equals(beat.header.beat, number)
+            with m.If(self.i.valid & is_now):
+                m.d.sync += piece.eq(operands)
+            pieces.append(Mux(is_now, operands, piece))
+        m.d.comb += query.eq(Cat(pieces))
+        return query

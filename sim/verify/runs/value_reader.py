@@ -1,0 +1,18 @@
+"""How the testbench of the value reader is run: sim/verify/benches/value_reader.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spatten.hw.control.value_reader import ValueReader
+from spatten.sim.verify.runs.row_parts import ROWS
+from spatten.sim.verify.runs.twin import twin_run
+from spatten.spec.config import Config
+
+
+def run_arguments(config: Config, *, places: int = 5, cycles: int = 5000) -> dict[str, Any]:
+    return twin_run(ValueReader(config=config, places=places), config, "value_reader", cycles=cycles, places=places)
+
+
+def mutation_run() -> dict[str, Any]:
+    return run_arguments(ROWS)
