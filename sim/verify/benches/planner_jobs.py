@@ -9,12 +9,21 @@ from typing import Any
 
 from spatten.hw.control.format_tables import PASSES_MAX
 from spatten.hw.control.job_slots import slot_layout
-from spatten.hw.control.plan.plan_layouts import ring_sectors
-from spatten.hw.memory.address_generator import KEY, QUERY, VALUE
-from spatten.spec.config import HEAD_DIMS, Config
+from spatten.hw.control.plan.plan_layouts import SectorClass, ring_sectors
+from spatten.hw.datapath.progressive import Kind
+from spatten.hw.memory.address_generator import KEY, LINEAR, QUERY, VALUE
+from spatten.spec.config import HEAD_DIMS, LSB_BITS, Config
 from spatten.spec.constants import BLOCKS
 from spatten.spec.job import Flag, KeyFetch, Mode
-from spatten.spec.row_format import CODE_BITS, RowFormat, heads_per_row, row_format, row_sectors
+from spatten.spec.row_format import (
+    CODE_BITS,
+    RowFormat,
+    heads_per_row,
+    key_ring_sectors,
+    lsb_sectors,
+    row_format,
+    row_sectors,
+)
 
 Record = dict[str, Any]
 """A job as `hw.control.job_slots.slot_layout` has it."""
@@ -483,3 +492,88 @@ def issue_of(block: Block, *, passes_max: int, lanes: int) -> dict[str, Any]:
         "passes": len(block.fetches),
         "fetch": [*block.fetches, *[None] * (passes_max - len(block.fetches))],
     }
+
+
+# -- Flat rows --------------------------------------------------------------------------------------------------------
+
+
+def flat_format(config: Config, job: Record, kind: int) -> RowFormat:
+    """How the keys of a flat row are laid out: those of its LSB plane, or of both planes if `kind` is SINGLE."""
+    bits = LSB_BITS if kind == Kind.SECOND else CODE_BITS[job["key_bits"]]
+    return row_format(head_dim=head_dim(job), slice_width=config.slice_width, bits=bits, joined=kind != Kind.SECOND)
+
+
+def flat_fetches(config: Config, job: Record, kind: int, head: int) -> dict[int, dict[str, int]]:
+    """By their numbers in the layout the fetches that bring the keys of `head`."""
+    layout = flat_format(config, job, kind)
+    own = head % layout.heads
+    found = {}
+    for number, run in enumerate(layout.fetches):
+        if own in run.heads:
+            alone = RowFormat(layout.head_dim, layout.bits, layout.joined, layout.heads, layout.stride, (run,), {})
+            [found[number]] = plane_fetches(
+                config, job, alone, head=head, wanted={head}, ring=KEY, lsb_alone=kind == Kind.SECOND
+            )
+    return found
+
+
+def flat_room(config: Config, job: Record, kind: int) -> tuple[int, int]:
+    """How many groups of a flat row's keys find room behind the key ring, and the sectors of a lane that each takes."""
+    sectors = flat_format(config, job, kind).stride * (config.topk_lanes // config.slices)
+    return lsb_sectors(config) // sectors, sectors
+
+
+def flat_requests(config: Config, job: Record, kind: int, head: int, *, slot: int) -> list[dict[str, Any]]:
+    """All `group_request`s of a flat row, in order."""
+    lanes = config.topk_lanes
+    room, sectors = flat_room(config, job, kind)
+    fetches = list(flat_fetches(config, job, kind, head).values())
+    requests = []
+    for group in range(-(-job["live"] // lanes)):
+        place = key_ring_sectors(config) + group % room * sectors
+        for number, fetch in enumerate(fetches):
+            requests.append(
+                {
+                    "slot": slot,
+                    "row": group,
+                    "skip": 0,
+                    "count": min(lanes, job["live"] - group * lanes),
+                    "dense": job["dense"],
+                    "kept": 0,
+                    "ring": LINEAR,
+                    "sector": fetch["sector"],
+                    "pitch": fetch["pitch"],
+                    "sectors": fetch["sectors"],
+                    "place": place + fetch["place"],
+                    "stride": flat_format(config, job, kind).stride,
+                    "sector_class": SectorClass.LSB if fetch["other"] else SectorClass.KEY,
+                    "counts": number == len(fetches) - 1,
+                }
+            )
+    return requests
+
+
+class Queue:
+    """A `hw.lib.fifo.Fifo` from outside: an entry can leave from the second cycle after it came on."""
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self._stored: deque[Any] = deque()
+        self.first: Any = None
+        """What stands at the output."""
+
+    def __len__(self) -> int:
+        return len(self._stored) + (self.first is not None)
+
+    @property
+    def is_ready(self) -> bool:
+        return len(self._stored) < self.depth
+
+    def clock(self, *, pops: bool, pushed: Any) -> None:
+        """Go to the next cycle; `pops`: the first entry is taken; `pushed`: what enters, or None."""
+        if pops:
+            self.first = None
+        if self.first is None and self._stored:
+            self.first = self._stored.popleft()
+        if pushed is not None:
+            self._stored.append(pushed)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from spatten.hw.control.plan.arrival_ledger import ArrivalLedger
 from spatten.hw.control.plan.bid_arbiter import BidArbiter
 from spatten.hw.control.plan.block_plan import BlockPlan
 from spatten.hw.control.plan.block_walker import BlockWalker
+from spatten.hw.control.plan.group_emitter import GroupEmitter
+from spatten.hw.control.plan.group_issuer import GroupIssuer
 from spatten.hw.control.plan.key_walker import KeyWalker
 from spatten.hw.control.plan.pruned_walker import PrunedWalker
 from spatten.hw.control.plan.query_walker import QueryWalker
+from spatten.hw.control.plan.refetch import Refetch
+from spatten.hw.control.plan.refetch_plan import RefetchPlan
 from spatten.hw.control.plan.value_walker import ValueWalker
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE
 from spatten.sim.verify.runs.twin import twin_run
@@ -19,6 +24,10 @@ EVERY_FORMAT = TINY.replace(
     name="every_format", topk_lanes=4, head_dim_max=128, key_buffer_rows=128, value_buffer_rows=128
 )
 """`tiny` with every kind of block: of one and of two heads, of one to three fetches, of row groups of two lanes."""
+MANY_GROUPS = EVERY_FORMAT.replace(
+    name="many_groups", topk_lanes=2, tokens_max=32, key_buffer_rows=256, value_buffer_rows=256
+)
+"""The same with more row groups of a block than there is room for behind the key ring."""
 
 
 def bid_arbiter_run(config: Config) -> dict[str, Any]:
@@ -78,6 +87,47 @@ def value_walker_mutation_run() -> dict[str, Any]:
     return value_walker_run(EVERY_FORMAT)
 
 
+def group_issuer_run(config: Config, *, ring: int = QUERY) -> dict[str, Any]:
+    return twin_run(GroupIssuer(config=config, ring=ring), config, "group_issuer", cycles=2000, ring=ring)
+
+
+def group_issuer_mutation_run() -> dict[str, Any]:
+    return group_issuer_run(EVERY_FORMAT, ring=VALUE)
+
+
+def group_emitter_run(config: Config) -> dict[str, Any]:
+    return twin_run(GroupEmitter(config=config), config, "group_emitter", cycles=2000)
+
+
+def group_emitter_mutation_run() -> dict[str, Any]:
+    return group_emitter_run(EVERY_FORMAT)
+
+
+def arrival_ledger_run(config: Config) -> dict[str, Any]:
+    ledger = ArrivalLedger(config=config, sequence_bits=4)
+    return twin_run(ledger, config, "arrival_ledger", cycles=2000, sequence_bits=4)
+
+
+def arrival_ledger_mutation_run() -> dict[str, Any]:
+    return arrival_ledger_run(EVERY_FORMAT)
+
+
+def refetch_plan_run(config: Config) -> dict[str, Any]:
+    return twin_run(RefetchPlan(config=config), config, "refetch_plan", cycles=3000)
+
+
+def refetch_plan_mutation_run() -> dict[str, Any]:
+    return refetch_plan_run(EVERY_FORMAT)
+
+
+def refetch_run(config: Config) -> dict[str, Any]:
+    return twin_run(Refetch(config=config), config, "refetch", cycles=4000)
+
+
+def refetch_mutation_run() -> dict[str, Any]:
+    return refetch_run(MANY_GROUPS)
+
+
 RUNS = {
     "bid_arbiter": lambda: bid_arbiter_run(TINY),
     "block_plan, keys": lambda: block_plan_run(EVERY_FORMAT),
@@ -90,4 +140,11 @@ RUNS = {
     "key_walker": lambda: key_walker_run(EVERY_FORMAT),
     "query_walker": lambda: query_walker_run(EVERY_FORMAT),
     "value_walker": lambda: value_walker_run(EVERY_FORMAT),
+    "group_issuer, queries": lambda: group_issuer_run(EVERY_FORMAT),
+    "group_issuer, keys": lambda: group_issuer_run(EVERY_FORMAT, ring=KEY),
+    "group_issuer, values": lambda: group_issuer_run(EVERY_FORMAT, ring=VALUE),
+    "group_emitter": lambda: group_emitter_run(EVERY_FORMAT),
+    "arrival_ledger": lambda: arrival_ledger_run(EVERY_FORMAT),
+    "refetch_plan": lambda: refetch_plan_run(EVERY_FORMAT),
+    "refetch": lambda: refetch_run(MANY_GROUPS),
 }
