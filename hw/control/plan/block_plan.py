@@ -84,9 +84,12 @@ class BlockPlan(wiring.Component):
 
         fetches = self._fetches(m)
         pair = Signal(2)
-        live = Const(-1, self.config.heads_max) if self.all_heads else self.live_heads
-        both = Cat(head_bit(live, even_head(self.head)), head_bit(live, odd_head(self.head)))
-        m.d.comb += pair.eq(Mux(self.block.paired, both, 1))
+        if self.all_heads:
+            live_pair: Value = Const(3, 2)
+        else:
+            pair_heads = (even_head(self.head), odd_head(self.head))
+            live_pair = Cat(head_bit(self.live_heads, head) for head in pair_heads)
+        m.d.comb += pair.eq(Mux(self.block.paired, live_pair, 1))
         need = Signal(PASSES_MAX, reset_less=True)
         m.d.sync += need.eq(
             Cat((n < self.block.passes) & (self.block.fetch[n].heads & pair).any() for n in range(PASSES_MAX))

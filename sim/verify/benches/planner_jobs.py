@@ -54,10 +54,10 @@ def random_job(source: random.Random, config: Config, *, order: int = 0, prunes:
     if prunes is None:
         prunes = source.random() < 0.3
     live = source.randint(1, config.tokens_max)
-    rows = 1 if prunes else source.choice([1, source.randint(1, live)])
     flags = prunes << Flag.PRUNE_VALUES
     fetch = source.choice(list(KeyFetch))
-    is_causal = not prunes and rows > 1 and fetch is not KeyFetch.PROGRESSIVE and source.random() < 0.3
+    rows = 1 if prunes or fetch is KeyFetch.PROGRESSIVE else source.choice([1, source.randint(1, live)])
+    is_causal = rows > 1 and source.random() < 0.3
     first_rank = source.randint(0, live - rows)
     record = {name: source.getrandbits(field.width) for name, field in _fields(config)}
     record |= {
