@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module
+from amaranth.hdl import Array, Assert, Module, ResetSignal, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -34,6 +34,7 @@ from spatten.hw.control.plan.plan_layouts import (
 from spatten.hw.control.plan.query_walker import QueryWalker
 from spatten.hw.control.plan.refetch import Refetch
 from spatten.hw.control.plan.value_walker import ValueWalker
+from spatten.hw.lib.assertions import asserts
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE
 from spatten.hw.memory.block_table import BlockTable, entry_shape
 from spatten.spec.config import Config
@@ -161,6 +162,9 @@ class Planner(wiring.Component):
                 tables[ring].arrives.eq(ledger.arrives[ring]),
             ]
         self._walkers(m, tables, issuers)
+        if asserts(platform):
+            for table, issuer in zip(tables, issuers, strict=True):
+                self._check_frees(m, table, issuer)
         m.submodules.refetch = refetch = Refetch(config=config)
         wiring.connect(m, wiring.flipped(self.i_again), refetch.i)
         wiring.connect(m, refetch.o, wiring.flipped(self.o_again))
@@ -237,6 +241,23 @@ class Planner(wiring.Component):
             issuers[VALUE].kept_valid.eq(kept.valid),
             issuers[VALUE].kept_count.eq(kept.payload.count),
             kept.ready.eq(kept_taken),
+        ]
+
+    def _check_frees(self, m: Module, table: BlockTable, issuer: GroupIssuer) -> None:
+        """Asserts that a block's space returns only when all row groups of the block have arrived."""
+        lanes = self.config.topk_lanes
+        groups = Array(Signal(range(groups_max(self.config) + 1), reset_less=True) for _ in range(BLOCKS))
+        oldest = Signal(entry_shape(BLOCKS))
+        block = issuer.i.payload
+        with m.If(issuer.i.valid & issuer.i.ready):
+            m.d.sync += groups[block.entry].eq((block.count + (lanes - 1)) // lanes)
+        frees = table.o_free.valid & table.o_free.ready
+        m.d.sync += [
+            oldest.eq(oldest + frees),
+            Assert(
+                ResetSignal() | ~frees | (table.arrived[oldest] == groups[oldest]),
+                "space of a block returns before all of its row groups have arrived\n",
+            ),
         ]
 
 
