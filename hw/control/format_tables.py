@@ -12,12 +12,13 @@ from amaranth.hdl import Cat, Const, Module, Signal, Value, unsigned
 from amaranth.lib import data
 
 from spatten.hw.datapath.converter import part_code, part_layout
-from spatten.spec.config import HEAD_DIMS, PLANE_BITS, Config
+from spatten.spec.config import HEAD_DIMS, LSB_BITS, PLANE_BITS, Config
 from spatten.spec.row_format import BANKS, CODE_BITS, RowFormat, heads_per_row, row_format, row_sectors
 
 __all__ = [
     "BANKS",
     "BLOCK",
+    "LSB_CODE",
     "PASSES_MAX",
     "PLANE",
     "READ",
@@ -30,6 +31,8 @@ __all__ = [
     "window_layout",
 ]
 
+LSB_CODE = Const(CODE_BITS.index(LSB_BITS), range(len(CODE_BITS)))
+"""The code of the width of an LSB plane."""
 PASSES_MAX = 3
 """Most fetches that fill a block row."""
 PLANE = data.StructLayout({"sectors": unsigned(4), "paired": 1})

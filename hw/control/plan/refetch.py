@@ -58,7 +58,8 @@ class Refetch(wiring.Component):
     arrived : out, how many groups of this row have arrived
     read, done : in, a group of this row has been read; all of them have
 
-    Latency: 7 cycles from a row to its first bid. Throughput: a bid every 2 cycles.
+    Latency: 7 cycles from a row to its first bid; 2 from a group's arrival to the offer that it allows, and from `read`
+    to the bid that it makes room for. Throughput: a bid every 2 cycles.
     """
 
     def __init__(self, *, config: Config) -> None:

@@ -45,7 +45,7 @@ def mutation_run() -> dict[str, Any]:
 
 def starving_run() -> dict[str, Any]:
     """With every ring starved in turn."""
-    return planner_run(MANY_GROUPS, jobs=6, goals={}, starved_jobs=8)
+    return planner_run(MANY_GROUPS, jobs=2, goals={}, starved_jobs=6)
 
 
 def many_heads_run() -> dict[str, Any]:
@@ -53,7 +53,7 @@ def many_heads_run() -> dict[str, Any]:
     config = MANY_GROUPS.replace(
         name="many_heads", tokens_max=8, heads_max=16, jobs_in_flight=8, key_buffer_rows=512, value_buffer_rows=512
     )
-    return planner_run(config, jobs=24, goals={"key": 100}, starved_jobs=12)
+    return planner_run(config, jobs=24, goals={"key": 100, "key blocks all held": 10, "value blocks all held": 5})
 
 
 RUNS = {"every kind of block": mutation_run, "starved": starving_run, "many heads": many_heads_run}
