@@ -13,7 +13,6 @@ from amaranth.hdl import Cat, Const, Module, Shape, Signal, Value, unsigned
 from amaranth.lib import data
 
 from spatten.hw.datapath.converter import part_code, part_layout
-from spatten.hw.lib.expander import select
 from spatten.spec.config import HEAD_DIMS, LSB_BITS, PLANE_BITS, Config
 from spatten.spec.row_format import BANKS, CODE_BITS, RowFormat, heads_per_row, row_format, row_sectors
 
@@ -40,7 +39,7 @@ DIM_CODE = Shape.cast(range(len(HEAD_DIMS)))
 """Shape of the code of a head dimension."""
 BITS_CODE = Shape.cast(range(len(CODE_BITS)))
 """Shape of the code of a code's bits."""
-LSB_CODE = CODE_BITS.index(LSB_BITS)
+LSB_CODE = Const(CODE_BITS.index(LSB_BITS), BITS_CODE)
 """The code of the bits of an LSB plane."""
 PASSES_MAX = 3
 """Most fetches that fill a block row."""

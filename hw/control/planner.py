@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module
+from amaranth.hdl import Array, Assert, Module, ResetSignal, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -34,6 +34,7 @@ from spatten.hw.control.plan.plan_layouts import (
 from spatten.hw.control.plan.query_walker import QueryWalker
 from spatten.hw.control.plan.refetch import Refetch
 from spatten.hw.control.plan.value_walker import ValueWalker
+from spatten.hw.lib.assertions import asserts
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE
 from spatten.hw.memory.block_table import BlockTable, entry_shape
 from spatten.spec.config import Config
@@ -61,6 +62,26 @@ class Planner(wiring.Component):
     Blocks of the key and query rings are used in order. A job's rows may finish out of order only in generation; so
     only value blocks may be used in another order than that of their allocation.
 
+    **No deadlock.** Neither rings nor flat rows can wait for each other in a circle, whoever is late for however long:
+
+    - What has been asked for arrives: a bid stands only for rows that have a place already, so the fetch unit completes
+      every group without a reader's help. And every bid wins in the end, since few can go before it: bids of flat rows
+      and of pruned rows are as many as the rows in flight have groups, all others go in the order of their heads.
+    - A ring waits only for its own readers. It grants blocks in the order of heads, and row control sends rows to the
+      readers only when all of their blocks have their space; so of the oldest head whose rows have not all gone to the
+      readers every block is the next one of its ring, or granted. Before it are only blocks of rows that have gone,
+      whose data arrive, and which are used and given up without any further space. So the next block finds its space.
+    - Under local pruning rows go to the readers without values. Each then needs one block more, of the value ring; but
+      no block of a later job's head is taken before these, so before it are only blocks of rows that have all they
+      need.
+    - A flat row needs no space of any ring for its keys, and its groups go as fast as its own are read. It may be late,
+      but what waits for it, the space of its values and its job's slot, is not needed for its end.
+    - Members need space of the query ring before their job starts. Before them are only queries of jobs that have
+      started, which end without the one that has not.
+
+    So where one ring is not read, or gets no space, the others go on until they are full, or no row is left that can go
+    to the readers; and when it is read again all ends. The testbench of the planner starves each in turn.
+
     It is joined of components, each in a file of its own in hw/control/plan, with streams and structs of
     `hw.control.plan.plan_layouts` between them:
 
@@ -87,10 +108,11 @@ class Planner(wiring.Component):
     i_members : stream of `members_request`: rows of a bitmap or a saved state for the query ring; o_members : stream of
         `ring_grant`, the block for them
     i_kept : stream of `kept_ids`; o_kept : stream of entries, the value block of each pruned row, in order
+    o_query, o_key : streams of `ring_grant`, the next block; o_value : stream of entries. Whoever takes these, or those
+        of `o_members` and `o_kept`, stays ready until a block comes: issuers take it in the same cycle
     i_again : stream of `flat_row`; o_again : stream of `again_segment`, when its keys have begun to come
     again_read, again_done : in, a group of that row's keys has been read; all of its keys have
     again_arrived : out, how many groups of that row's keys have arrived
-    o_query, o_key : streams of `ring_grant`, the next block; o_value : stream of entries
     o_allocate, i_block, o_free : arrays of streams to and from the query, key and value ring
     uses : in, array of `block_event`: a query, key or value block has been used once
     arrived_query, arrived_key, arrived_value : out, for each block how many of its row groups are there
@@ -161,6 +183,9 @@ class Planner(wiring.Component):
                 tables[ring].arrives.eq(ledger.arrives[ring]),
             ]
         self._walkers(m, tables, issuers)
+        if asserts(platform):
+            for table, issuer in zip(tables, issuers, strict=True):
+                self._check_frees(m, table, issuer)
         m.submodules.refetch = refetch = Refetch(config=config)
         wiring.connect(m, wiring.flipped(self.i_again), refetch.i)
         wiring.connect(m, refetch.o, wiring.flipped(self.o_again))
@@ -237,6 +262,23 @@ class Planner(wiring.Component):
             issuers[VALUE].kept_valid.eq(kept.valid),
             issuers[VALUE].kept_count.eq(kept.payload.count),
             kept.ready.eq(kept_taken),
+        ]
+
+    def _check_frees(self, m: Module, table: BlockTable, issuer: GroupIssuer) -> None:
+        """Asserts that a block's space returns only when all row groups of the block have arrived."""
+        lanes = self.config.topk_lanes
+        groups = Array(Signal(range(groups_max(self.config) + 1), reset_less=True) for _ in range(BLOCKS))
+        oldest = Signal(entry_shape(BLOCKS))
+        block = issuer.i.payload
+        with m.If(issuer.i.valid & issuer.i.ready):
+            m.d.sync += groups[block.entry].eq((block.count + (lanes - 1)) // lanes)
+        frees = table.o_free.valid & table.o_free.ready
+        m.d.sync += [
+            oldest.eq(oldest + frees),
+            Assert(
+                ResetSignal() | ~frees | (table.arrived[oldest] == groups[oldest]),
+                "space of a block returns before all of its row groups have arrived\n",
+            ),
         ]
 
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from amaranth.hdl import Array, Module, Mux, Shape, Signal, unsigned
+from amaranth.hdl import Array, Assert, Module, Mux, ResetSignal, Shape, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.lib.assertions import check_stream
+from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.logic import equals
 from spatten.hw.lib.parameters import check_integer, check_power_of_two
 
@@ -54,6 +54,9 @@ class BlockTable(wiring.Component):
     uses : in, `valid` and `entry`: a use of a block has ended
     arrived : out, for each block how many of its row groups are complete
     bases : out, for each block the sector where it begins
+
+    A block may be used only after it was granted, and as often as its request said; a row group may arrive only for a
+    block that is inside. Assertions check this in simulation.
 
     Latency: 1 cycle from `i` to `o_allocate`, none from `i_block` to `o`. Throughput: a block every three cycles, with
     the two of the ring buffer.
@@ -142,4 +145,17 @@ class BlockTable(wiring.Component):
         ]
         with m.If(frees):
             m.d.sync += first.eq(first + 1)
+        if asserts(platform):
+            is_asked = Signal()
+            m.d.comb += is_asked.eq(asks & ((last - 1)[:bits] == self.uses.entry))
+            m.d.sync += [
+                Assert(
+                    ResetSignal() | ~self.uses.valid | (left[self.uses.entry].any() & ~is_asked),
+                    "a block is used that has no uses left\n",
+                ),
+                Assert(
+                    ResetSignal() | ~self.arrives.valid | ((self.arrives.entry - first)[:bits] < held),
+                    "a row group arrives for a block that is not inside\n",
+                ),
+            ]
         return m

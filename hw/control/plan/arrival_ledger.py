@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Assert, Module, Mux, ResetSignal, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -16,6 +16,7 @@ from spatten.hw.control.plan.plan_layouts import (
     query_chunk,
     sectors_shape,
 )
+from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.fifo import Fifo
 from spatten.hw.lib.logic import equals, product
 from spatten.hw.memory.address_generator import KEY, LINEAR, QUERY, VALUE
@@ -30,7 +31,8 @@ class ArrivalLedger(wiring.Component):
     """Passes row groups on to the fetch unit, and tells each one's block when it has arrived.
 
     The fetch unit completes row groups in order and counts them; so a queue of what has left is enough. It has a place
-    for each group that the fetch unit lets be under way, and a few more.
+    for each group that the fetch unit lets be under way, half of what its count tells apart, and a few more: it is
+    never full, which an assertion checks in simulation.
 
     Parameters
     ----------
@@ -104,4 +106,9 @@ class ArrivalLedger(wiring.Component):
                 self.arrives[ring].entry.eq(arrival.entry),
             ]
         m.d.comb += self.refetch_arrives.eq(tells & arrival.counts & equals(arrival.ring, LINEAR))
+        if asserts(platform):
+            m.d.sync += Assert(
+                ResetSignal() | ~self.i.valid | under_way.i.ready,
+                "more row groups are under way than the ledger has places\n",
+            )
         return m

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Value
+from amaranth.hdl import Assert, Cat, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.control.plan.plan_layouts import group_bid, group_request
+from spatten.hw.control.plan.plan_layouts import ORDER_BITS, ORDER_SPAN_MAX, group_bid, group_request
+from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.logic import one_of
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE
 from spatten.spec.config import Config
@@ -21,9 +22,9 @@ _RINGS = (QUERY, KEY, VALUE)
 class BidArbiter(wiring.Component):
     """Lets one bid win: that for the keys of a flat row, else an urgent one of the value ring, else the first in order.
 
-    Orders are numbers modulo 256, compared by the sign of their difference; so no two bids may be 128 or more apart,
-    that is 64 heads, which the blocks of a ring never are. Of equal orders that of the higher ring wins (queries, keys,
-    values).
+    Orders are numbers modulo 256, compared by the sign of their difference; so no two bids that are not urgent may be
+    128 or more apart. They are `ORDER_SPAN_MAX` at most, which an assertion checks in simulation. Of equal orders that
+    of the higher ring wins (queries, keys, values).
 
     Parameters
     ----------
@@ -69,10 +70,24 @@ class BidArbiter(wiring.Component):
             Value.cast(self.request).eq(Mux(refetch.valid, Value.cast(refetch.request), winning)),
             self.valid.eq(Cat([*(self.wins[ring] for ring in _RINGS), self.refetch_wins]).any()),
         ]
+        if asserts(platform):
+            self._check_orders(m, value_urgent)
         return m
+
+    def _check_orders(self, m: Module, value_urgent: Value) -> None:
+        """Asserts that the orders of bids that stand are close enough to be compared."""
+        standing = {ring: self.bids[ring].valid for ring in _RINGS} | {VALUE: self.bids[VALUE].valid & ~value_urgent}
+        for low, high in ((QUERY, KEY), (KEY, VALUE), (QUERY, VALUE)):
+            ahead = Signal(ORDER_BITS, name=f"ahead{low}{high}")
+            m.d.comb += ahead.eq(self.bids[low].order - self.bids[high].order)
+            is_close = (ahead <= ORDER_SPAN_MAX) | (ahead >= (1 << ORDER_BITS) - ORDER_SPAN_MAX)
+            m.d.sync += Assert(
+                ResetSignal() | ~standing[low] | ~standing[high] | is_close,
+                "two bids are too far apart to be compared\n",
+            )
 
     def _is_before(self, ring: int, other: int) -> Value:
         """Whether the bid of a ring comes before that of another one by their orders."""
         low, high = min(ring, other), max(ring, other)
-        is_low_first = (self.bids[low].order - self.bids[high].order)[7]
+        is_low_first = (self.bids[low].order - self.bids[high].order)[ORDER_BITS - 1]
         return is_low_first if ring == low else ~is_low_first

@@ -9,7 +9,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from spatten.hw.control.format_tables import BLOCK, PASSES_MAX, PLANE, plane_table
+from spatten.hw.control.format_tables import BLOCK, LSB_CODE, PASSES_MAX, PLANE, plane_table
 from spatten.hw.control.job_slots import slot_layout
 from spatten.hw.control.plan.plan_layouts import block_size_shape, head_shape, plane_fetch
 from spatten.hw.lib.logic import product
@@ -53,7 +53,8 @@ class BlockPlan(wiring.Component):
     live_heads : in, the job's live heads; not with `all_heads`
     rows : in, its rows
     size : out, sectors of a lane of the ring that it takes
-    passes, fetches : out, how many fetches there are, and an array of `plane_fetch` with these at its front
+    passes, fetches : out, how many fetches there are, and an array of `plane_fetch` with these at its front; of values
+        `other` means nothing
 
     The outputs belong to the inputs of the cycle before.
     """
@@ -84,9 +85,12 @@ class BlockPlan(wiring.Component):
 
         fetches = self._fetches(m)
         pair = Signal(2)
-        live = Const(-1, self.config.heads_max) if self.all_heads else self.live_heads
-        both = Cat(head_bit(live, even_head(self.head)), head_bit(live, odd_head(self.head)))
-        m.d.comb += pair.eq(Mux(self.block.paired, both, 1))
+        if self.all_heads:
+            live_pair: Value = Const(3, 2)
+        else:
+            pair_heads = (even_head(self.head), odd_head(self.head))
+            live_pair = Cat(head_bit(self.live_heads, head) for head in pair_heads)
+        m.d.comb += pair.eq(Mux(self.block.paired, live_pair, 1))
         need = Signal(PASSES_MAX, reset_less=True)
         m.d.sync += need.eq(
             Cat((n < self.block.passes) & (self.block.fetch[n].heads & pair).any() for n in range(PASSES_MAX))
@@ -109,7 +113,7 @@ class BlockPlan(wiring.Component):
         msb_origin, msb_step = (job.key, job.key_step) if self.has_lsb else (job.value, job.value_step)
         first_head = Mux(block.paired, even_head(self.head), self.head)
         if self.has_lsb:
-            lsb_plane = plane_table(m, dim=job.head_dim, bits=Const(0, 3), name="lsb_plane")
+            lsb_plane = plane_table(m, dim=job.head_dim, bits=LSB_CODE, name="lsb_plane")
         fetches = []
         for n in range(PASSES_MAX):
             entry = block.fetch[n]

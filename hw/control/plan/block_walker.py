@@ -12,7 +12,7 @@ from amaranth.utils import ceil_log2
 from spatten.hw.control.format_tables import BLOCK, PLANE, block_table, plane_table
 from spatten.hw.control.job_slots import by_slot, slot_layout
 from spatten.hw.control.plan.block_plan import even_head, head_bit, odd_head
-from spatten.hw.control.plan.plan_layouts import head_shape, slot_shape
+from spatten.hw.control.plan.plan_layouts import ORDER_BITS, head_shape, slot_shape
 from spatten.hw.lib.logic import first_set, product
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE
 from spatten.spec.config import Config
@@ -76,7 +76,7 @@ class BlockWalker(wiring.Component):
             "job": Out(slot_layout(config)),
             "format": Out(PLANE if ring == QUERY else BLOCK),
             "head": Out(head_shape(config)),
-            "order": Out(8),
+            "order": Out(ORDER_BITS),
             "asks": Out(1),
             "accepts": In(1),
             "granted": In(1),
@@ -101,7 +101,7 @@ class BlockWalker(wiring.Component):
         self._format = Signal(self.format.shape(), reset_less=True)
         self._heads = Signal(config.heads_max, reset_less=True)
         self._head = Signal(head_shape(config), reset_less=True)
-        self._order = Signal(8, reset_less=True)
+        self._order = Signal(ORDER_BITS, reset_less=True)
         m.d.comb += [
             self.slot.eq(self._taken[: len(self.slot)] if self.jobs > 1 else 0),
             self.job.eq(job),

@@ -32,8 +32,9 @@ class KeyWalker(wiring.Component):
     o_key : stream of `ring_grant`, each block once it has its space
     o : stream of `block_issue`, the same block for its issuer; both are offered together, and go together
 
-    One request at a time. Combinational from `i_grant` to `o` and `o_key`, and from their `ready` to each other's
-    `valid` and to that of `i_grant`.
+    One request at a time: the table takes no other one before its grant. Whoever takes `o_key` stays ready until a
+    block comes, or `o` would take back its offer. Combinational from `i_grant` to `o` and `o_key`, and from their
+    `ready` to each other's `valid` and to that of `i_grant`.
     """
 
     def __init__(self, *, config: Config) -> None:

@@ -18,6 +18,8 @@ from spatten.spec.constants import BLOCKS, KEPT_SLOTS
 from spatten.spec.row_format import SECTORS_MAX, key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
 
 __all__ = [
+    "ORDER_BITS",
+    "ORDER_SPAN_MAX",
     "SECTOR_CLASSES",
     "SectorClass",
     "again_segment",
@@ -67,6 +69,15 @@ SECTOR_CLASSES = {
 }
 """For each ring the class of most fetches, and that of those marked `other`: bitmaps and states in the query ring, LSBs
 in the key ring."""
+
+
+ORDER_BITS = 8
+"""Width of an order: of two bids that with the lower one comes first, modulo 256, by the sign of their difference."""
+ORDER_SPAN_MAX = 124
+"""The most by which the orders of two bids that stand may differ, with room to 128. Heads in a row differ by 2; queries
+come 1 before their head, values 3 behind. No row goes to the readers before its values have their space, so row control
+is at most 16 blocks of two heads ahead of the values that are fetched, and keys at most 16 such blocks ahead of row
+control: 63 heads from the first to the last one, 2 x 63 - 3 = 123."""
 
 
 # -- Sizes ------------------------------------------------------------------------------------------------------------
@@ -240,7 +251,7 @@ def block_issue(config: Config) -> data.StructLayout:
             "kept": 1,
             "passes": range(PASSES_MAX + 1),
             "fetch": data.ArrayLayout(plane_fetch(config), PASSES_MAX),
-            "order": 8,
+            "order": ORDER_BITS,
         }
     )
 
@@ -285,7 +296,7 @@ def group_bid(config: Config) -> data.StructLayout:
     order : of bids that are alike in this the one with the lower number wins, modulo 256
     request : a `group_request`
     """
-    return data.StructLayout({"valid": 1, "urgent": 1, "order": 8, "request": group_request(config)})
+    return data.StructLayout({"valid": 1, "urgent": 1, "order": ORDER_BITS, "request": group_request(config)})
 
 
 def emitted_group(config: Config) -> data.StructLayout:

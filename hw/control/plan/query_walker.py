@@ -36,9 +36,10 @@ class QueryWalker(wiring.Component):
     o_members, o_query : streams of `ring_grant`, each block once it has its space: of members, and of queries
     o : stream of `block_issue`, the same block for its issuer, offered and taken together with one of these
 
-    One request at a time. Combinational from `i_members` to `o_request`, from `o_request.ready` to `i_members.ready`,
-    from `i_grant` to `o`, `o_members` and `o_query`, and from their `ready` to each other's `valid` and to that of
-    `i_grant`.
+    One request at a time: the table takes no other one before its grant. Whoever takes `o_members` or `o_query` stays
+    ready until a block comes, or `o` would take back its offer. Combinational from `i_members` to `o_request`, from
+    `o_request.ready` to `i_members.ready`, from `i_grant` to `o`, `o_members` and `o_query`, and from their `ready` to
+    each other's `valid` and to that of `i_grant`.
     """
 
     def __init__(self, *, config: Config) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Assert, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -24,6 +24,7 @@ from spatten.hw.control.plan.plan_layouts import (
     sectors_shape,
 )
 from spatten.hw.control.plan.refetch_plan import RefetchPlan
+from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.fifo import Fifo
 from spatten.hw.lib.logic import choose
 from spatten.hw.memory.address_generator import KEY, LINEAR
@@ -57,7 +58,8 @@ class Refetch(wiring.Component):
     arrived : out, how many groups of this row have arrived
     read, done : in, a group of this row has been read; all of them have
 
-    Latency: 7 cycles from a row to its first bid. Throughput: a bid every 2 cycles.
+    Latency: 7 cycles from a row to its first bid; 2 from a group's arrival to the offer that it allows, and from `read`
+    to the bid that it makes room for. Throughput: a bid every 2 cycles.
     """
 
     def __init__(self, *, config: Config) -> None:
@@ -116,7 +118,24 @@ class Refetch(wiring.Component):
         self._walk(m, comes)
         with m.If(self.arrives):
             m.d.sync += self.arrived.eq(self.arrived + 1)
+        if asserts(platform):
+            self._check_use(m, comes)
         return m
+
+    def _check_use(self, m: Module, comes: Signal) -> None:
+        """Asserts that groups have places of their own, and arrive and are read in order."""
+        checks = (
+            (self._issued - self._read <= self._groups_room, "a group goes where one lies that has not been read"),
+            (~self.wins | self.bid.valid, "a bid wins that does not stand"),
+            (~self.arrives | (self.arrived < self._issued), "a group arrives that has not been asked for"),
+            (~self.read | (self._read < self.arrived), "a group is read that has not arrived"),
+            (
+                ~self.done | (self._read + self.read == self._total),
+                "a row ends before all of its groups have been read",
+            ),
+        )
+        for holds, what in checks:
+            m.d.sync += Assert(ResetSignal() | ~comes | holds, f"{what}\n")
 
     def _bid(self, m: Module) -> None:
         """Sets the request: the next of the fetches that are left of this group."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.control.format_tables import BLOCK, PASSES_MAX, PLANE, block_table, plane_table
+from spatten.hw.control.format_tables import BLOCK, LSB_CODE, PASSES_MAX, PLANE, block_table, plane_table
 from spatten.hw.control.job_slots import by_slot, slot_layout
 from spatten.hw.control.plan.plan_layouts import flat_row, plane_fetch
 from spatten.hw.datapath.progressive import Kind
@@ -61,7 +61,7 @@ class RefetchPlan(wiring.Component):
             m,
             self.config,
             dim=job.head_dim,
-            bits=Mux(is_second, 0, job.key_bits),
+            bits=Mux(is_second, LSB_CODE, job.key_bits),
             joined=~is_second,
             name="job_format",
         )
@@ -76,7 +76,7 @@ class RefetchPlan(wiring.Component):
             pair.eq(Mux(block.paired, Mux(head[0], 2, 1), 1)),
         ]
         msb_plane = plane_table(m, dim=job.head_dim, bits=job.key_bits, name="msb_plane")
-        lsb_plane = plane_table(m, dim=job.head_dim, bits=Const(0, 3), name="lsb_plane")
+        lsb_plane = plane_table(m, dim=job.head_dim, bits=LSB_CODE, name="lsb_plane")
         needed = Signal(PASSES_MAX, reset_less=True)
         needs = []
         for n in range(PASSES_MAX):

@@ -39,8 +39,9 @@ class ValueWalker(wiring.Component):
     o_value, o_kept : streams of entries, each block once it has its space: of whole heads, and of pruned rows
     o : stream of `block_issue`, the same block for its issuer, offered and taken together with one of these
 
-    One request at a time. Combinational from `i_grant` to `o`, `o_value` and `o_kept`, and from their `ready` to each
-    other's `valid` and to that of `i_grant`.
+    One request at a time: the table takes no other one before its grant. Whoever takes `o_value` or `o_kept` stays
+    ready until a block comes, or `o` would take back its offer. Combinational from `i_grant` to `o`, `o_value` and
+    `o_kept`, and from their `ready` to each other's `valid` and to that of `i_grant`.
     """
 
     def __init__(self, *, config: Config) -> None:

@@ -8,6 +8,7 @@ import cocotb
 from cocotb.handle import HierarchyObject
 
 from spatten.hw.control.plan.bid_arbiter import BidArbiter
+from spatten.hw.control.plan.plan_layouts import ORDER_SPAN_MAX
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.twin import Anything, Twin, Values, compare
@@ -19,7 +20,7 @@ ANY_REQUEST = Anything(ARBITER.request.shape())
 
 
 class Choice(Twin):
-    """Bids in a window of 127 orders around a number that grows; which wins is looked up by sorting them."""
+    """Bids in a window of `ORDER_SPAN_MAX` orders around a growing number; which wins is looked up by sorting them."""
 
     goals = {"refetch": 50, "urgent value": 100, "query": 100, "key": 100, "value": 100, "equal orders": 50, "none": 20}
 
@@ -27,7 +28,7 @@ class Choice(Twin):
         self.base = self.source.randrange(256)
 
     def _bid(self, *, valid: float, urgent: float) -> dict[str, Any]:
-        order = (self.base + self.source.choice([0, 1, 2, 3, 64, 127])) % 256
+        order = (self.base + self.source.choice([0, 1, 2, 3, 64, ORDER_SPAN_MAX])) % 256
         return {
             "valid": self.source.random() < valid,
             "order": order,
