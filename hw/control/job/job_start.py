@@ -13,12 +13,12 @@ from spatten.hw.control.job.job_records import JobRecords
 from spatten.hw.control.job.job_sizes import JobSizes
 from spatten.hw.control.job.job_steps import StartStep
 from spatten.hw.control.job.live_heads import LiveHeads
-from spatten.hw.control.job.live_rows import LiveRows, live_write
+from spatten.hw.control.job.live_rows import LiveRows
 from spatten.hw.control.job.member_lines import MemberLines
 from spatten.hw.control.job.scale_writer import ScaleWriter
 from spatten.hw.control.job_layouts import job_layout
 from spatten.hw.control.job_slots import choice_event, row_count, slot_layout, slot_shape, store_event
-from spatten.hw.control.planner import members_request
+from spatten.hw.control.plan.plan_layouts import live_write, members_request
 from spatten.hw.control.segments import scale_write
 from spatten.hw.control.state import head_state, layouts, state_command
 from spatten.hw.lib.expander import select
