@@ -209,8 +209,6 @@ class JobFinish(wiring.Component):
                 with m.Elif(may_read):
                     m.d.sync += step.eq(FinishStep.READ)
             with m.Case(FinishStep.READ), m.If(self._reader.done):
-                m.d.sync += step.eq(FinishStep.ALIGN)
-            with m.Case(FinishStep.ALIGN):
                 m.d.sync += step.eq(FinishStep.SEND)
             with m.Case(FinishStep.SEND), m.If(kept.heads_done):
                 m.d.sync += step.eq(FinishStep.CHOOSE)
