@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Assert, Cat, Module, Mux, Shape, Signal, Value, unsigned
+from amaranth.hdl import Assert, Cat, Module, Mux, ResetSignal, Shape, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -145,9 +145,10 @@ class HeadPort(wiring.Component):
         if asserts(platform):
             was_busy, did_read = Signal(), Signal()
             m.d.sync += [was_busy.eq(self.busy), did_read.eq(self.reads)]
-            m.d.sync += [
-                Assert(~self.begins | ~self.busy, "begins: the heads of the job before are not done\n"),
-                Assert(~self.reads | did_read | ~was_busy, "reads: heads are being aged\n"),
-                Assert(~self.i_read.valid | self.reads, "i_read: no heads are being read\n"),
-            ]
+            for holds, what in (
+                (~self.begins | ~self.busy, "begins: the heads of the job before are not done"),
+                (~self.reads | did_read | ~was_busy, "reads: heads are being aged"),
+                (~self.i_read.valid | self.reads, "i_read: no heads are being read"),
+            ):
+                m.d.sync += Assert(ResetSignal() | holds, f"{what}\n")
         return m

@@ -73,6 +73,7 @@ class HeadReader(wiring.Component):
         importance = Signal(heads * width, reset_less=True)
         saturated = Signal(heads, reset_less=True)
         m.d.comb += [
+            self.o.valid.eq(self.reads & unasked.any()),
             self.o.payload.context.eq(self.job.context),
             self.o.payload.head.eq(first_set(unasked)),
             self.answered_head.eq(unanswered & (~unanswered + 1)),
@@ -81,24 +82,21 @@ class HeadReader(wiring.Component):
             self.saved.saturated.eq(saturated),
         ]
 
-        def read() -> None:
-            m.d.comb += [self.reads.eq(1), self.o.valid.eq(unasked.any())]
-            with m.If(self.o.valid & self.o.ready):
-                m.d.sync += unasked.eq(unasked & (unasked - 1))
-            with m.If(self.answer.valid):
-                m.d.sync += unanswered.eq(unanswered & (unanswered - 1))
-
+        with m.If(self.o.valid & self.o.ready):
+            m.d.sync += unasked.eq(unasked & (unasked - 1))
+        with m.If(self.answer.valid):
+            m.d.sync += unanswered.eq(unanswered & (unanswered - 1))
         with m.Switch(self.step):
             with m.Case(FinishStep.HEADS):
                 m.d.sync += [unasked.eq(self.job.live_heads), unanswered.eq(self.job.live_heads)]
             with m.Case(FinishStep.READ):
-                read()
+                m.d.comb += self.reads.eq(1)
             with m.Case(FinishStep.STORE):
                 m.d.sync += [unasked.eq(every_head), unanswered.eq(every_head)]
                 with m.If(self.saves):
                     m.d.sync += saturated.eq(0)
             with m.Case(FinishStep.SAVE):
-                read()
+                m.d.comb += self.reads.eq(1)
                 with m.If(self.answer.valid):
                     # The first answer ends at the bottom.
                     m.d.sync += [

@@ -32,7 +32,7 @@ class Port(Twin):
 
     goals = {
         "cleared": 10,
-        "loaded": 10,
+        "loaded": 5,
         "loaded and aged": 10,
         "aged": 20,
         "left as it is": 10,
@@ -40,7 +40,7 @@ class Port(Twin):
         "read ahead": 50,
         "answer waits": 20,
         "answer for a job that ends": 200,
-        "large shift": 3,
+        "large shift": 2,
     }
 
     def reset(self) -> None:
@@ -64,11 +64,11 @@ class Port(Twin):
         self.stops = self.stops or source.random() < 0.1
         if self.reads and not self.stops and self.read is None and source.random() < 0.7:
             self.read = ANY_READ(source)
-        self.begins = not self.busy and source.random() < 0.1
+        self.begins = not self.busy and source.random() < 0.3
         self.job = ANY_JOB(source)
         self.job["flags"] &= ~(1 << Flag.CLEAR | 1 << Flag.LOAD_STATE)
         self.job["flags"] |= source.choice([0, 0, 1 << Flag.CLEAR, 1 << Flag.LOAD_STATE])
-        self.job["age_shift"] = source.choice([0, 1, 2, 7, 31])
+        self.job["age_shift"] = source.choice([0, 0, 1, 2, 7, 31])
         self.loaded = ANY_STATE(source)
         self.ready = source.random() < 0.7
         self.answer = self.answers[0][1] if self.answers and self.answers[0][0] <= 0 else None
