@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, unsigned
+from amaranth.hdl import Assert, Module, ResetSignal, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -17,13 +17,15 @@ from spatten.hw.control.job.job_steps import StartStep
 from spatten.hw.control.job.kept_choice import topk_sizes
 from spatten.hw.control.job.row_counts import RowCounts, context_event
 from spatten.hw.control.job_layouts import job_layout, report_layout
-from spatten.hw.control.job_slots import slot_event, slot_layout
+from spatten.hw.control.job_slots import slot_event, slot_layout, write_entry
 from spatten.hw.control.plan.plan_layouts import live_write, members_request
 from spatten.hw.control.segments import scale_write
 from spatten.hw.control.state import head_state, layouts, state_command
 from spatten.hw.datapath.head_importance import entry_value
 from spatten.hw.datapath.quick_select import candidate_beat
 from spatten.hw.datapath.topk import kept_beat
+from spatten.hw.lib.assertions import asserts, check_stream
+from spatten.hw.lib.expander import select
 from spatten.spec.config import Config
 from spatten.spec.row_format import SECTOR_BITS
 
@@ -129,6 +131,11 @@ class JobControl(wiring.Component):
         self._join_rows(m)
         self._join_finish(m)
         self._join_report(m)
+        for name, member in self.signature.members.items():
+            if member.is_signature and member.flow == In:
+                check_stream(m, platform, getattr(self, name), name)
+        if asserts(platform):
+            self._check_slots(m)
         return m
 
     def _join_start(self, m: Module) -> None:
@@ -227,3 +234,30 @@ class JobControl(wiring.Component):
             self.store_heads.saturated.eq(finish.saved.saturated),
             self.store_heads.kept.eq(report.stored_heads),
         ]
+
+    def _check_slots(self, m: Module) -> None:
+        """A slot is a job's from its beginning to its report, and rows come of jobs that have a slot, none too many."""
+        start, rows, report = self._start, self._rows, self._report
+        taken = [Signal(name=f"taken{n}") for n in range(self.config.jobs_in_flight)]
+        ending = report.o_report.payload
+        reported = Signal.like(start.slot)
+        with m.If(report.ends):
+            m.d.sync += reported.eq(reported + 1 if len(taken) > 1 else 0)
+            write_entry(m, taken, reported, 0)
+        with m.If(start.begins):
+            write_entry(m, taken, start.slot, 1)
+        checks = [
+            (~start.begins | ~select(taken, start.slot), "a job begins in a slot that another has"),
+            (~report.ends | select(taken, reported), "a job is reported that has no slot"),
+            (
+                ~report.ends | (ending.rows == select(list(rows.written), reported)[: len(ending.rows)]),
+                "rows are missing",
+            ),
+        ]
+        for name, counts in (("probs_done", rows.probs), ("row_written", rows.written)):
+            event = getattr(self, name)
+            is_due = select(taken, event.slot) & (
+                select(list(counts), event.slot) < select(list(start.totals), event.slot)
+            )
+            checks.append((~event.valid | is_due, f"{name}: the job has no such row"))
+        m.d.sync += [Assert(ResetSignal() | holds, f"{what}\n") for holds, what in checks]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Assert, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -26,6 +26,7 @@ from spatten.hw.control.job_slots import (
 from spatten.hw.control.state import layouts
 from spatten.hw.datapath.quick_select import candidate_beat
 from spatten.hw.datapath.topk import kept_beat
+from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.expander import select
 from spatten.spec.config import Config
 from spatten.spec.job import Flag
@@ -119,6 +120,8 @@ class JobFinish(wiring.Component):
         self._units(m)
         self._conditions(m)
         self._sequence(m)
+        if asserts(platform):
+            self._check(m)
         return m
 
     def _units(self, m: Module) -> None:
@@ -237,3 +240,13 @@ class JobFinish(wiring.Component):
         ]
         with m.If(self.choice.valid):
             m.d.sync += self._ended.eq(Mux(self._ended == 2 * jobs - 1, 0, self._ended + 1))
+
+    def _check(self, m: Module) -> None:
+        """What comes from other units has been asked for."""
+        is_idle = self._step.matches(FinishStep.IDLE, FinishStep.SCATTER)
+        for holds, what in (
+            (~self.i_scattered.valid | ~is_idle, "i_scattered: no job is scattered"),
+            (~self.i_topk.valid | self._step.matches(FinishStep.TOKENS, FinishStep.SEND), "i_topk: nothing is chosen"),
+            (~self.answer.valid | ~self.reads | ~self._reader.done, "answer: nothing was asked for"),
+        ):
+            m.d.sync += Assert(ResetSignal() | holds, f"{what}\n")

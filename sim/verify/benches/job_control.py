@@ -540,7 +540,7 @@ class Output(Model):
         self._acknowledged = [0] * CONFIG.channels
         self._needed: dict[int, list[int]] = {}
         """By job, the sectors of each channel that its output and its state have taken."""
-        self._left = self._reported = 0
+        self._left = self._reported = self._stored = 0
         self._beats_of: list[int] = []
 
     def start(self) -> None:

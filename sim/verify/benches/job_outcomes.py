@@ -37,7 +37,7 @@ class Outcomes(Twin):
         source = self.source
         self.slot = (self.slot + 1) % CONFIG.jobs_in_flight
         self.job = ANY_JOB(source)
-        self.job["live"] = source.randint(1, CONFIG.tokens_max)
+        self.job["live"] = source.choice([CONFIG.tokens_max, source.randint(1, CONFIG.tokens_max)])
         self.keep_tokens = source.randint(1, CONFIG.tokens_max)
         self.prunes_tokens = self.job["flags"] >> Flag.PRUNE_TOKENS & 1
         prunes_heads = source.random() < 0.5

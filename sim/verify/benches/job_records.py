@@ -31,7 +31,7 @@ class Records(Twin):
 
     def reset(self) -> None:
         self.slot = -1
-        self.order = 0
+        self.order = self.rows = 0
         self.steps: list[StartStep] = []
         self.records: list[dict[str, Any]] = [{} for _ in range(CONFIG.jobs_in_flight)]
         self.totals: list[int | None] = [None] * CONFIG.jobs_in_flight

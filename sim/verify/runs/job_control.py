@@ -11,7 +11,7 @@ from spatten.sim.verify.runs.job_parts import WIDE
 from spatten.spec.config import Config
 
 
-def job_control_run(config: Config, *, jobs: int = 20) -> dict[str, Any]:
+def job_control_run(config: Config, *, jobs: int = 14) -> dict[str, Any]:
     """Arguments of `cosimulate`."""
     return {
         "component": JobControl(config=config),
