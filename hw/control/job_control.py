@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 from spatten.hw.control.format_tables import BANKS
 from spatten.hw.control.job.head_port import HeadPort, head_access
 from spatten.hw.control.job.job_finish import JobFinish
-from spatten.hw.control.job.job_report import JobReport
+from spatten.hw.control.job.job_report import BEAT_COUNT, SECTOR_COUNT, JobReport
 from spatten.hw.control.job.job_start import JobStart
 from spatten.hw.control.job.job_steps import StartStep
 from spatten.hw.control.job.kept_choice import topk_sizes
@@ -110,10 +110,10 @@ class JobControl(wiring.Component):
                 "row_written": In(event),
                 "recomputed": In(event),
                 "saturated": In(range(config.head_dim_max + 1)),
-                "beats_in": In(8),
-                "beats_done": In(8),
-                "queued": In(data.ArrayLayout(16, config.channels)),
-                "acknowledged": In(data.ArrayLayout(16, config.channels)),
+                "beats_in": In(BEAT_COUNT),
+                "beats_done": In(BEAT_COUNT),
+                "queued": In(data.ArrayLayout(SECTOR_COUNT, config.channels)),
+                "acknowledged": In(data.ArrayLayout(SECTOR_COUNT, config.channels)),
                 "nothing_live": Out(1),
                 "busy": Out(1),
             }
