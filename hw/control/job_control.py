@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, unsigned
+from amaranth.hdl import Assert, Module, ResetSignal, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.format_tables import BANKS
-from spatten.hw.control.job.head_ageing import HeadAgeing
 from spatten.hw.control.job.head_port import HeadPort, head_access
 from spatten.hw.control.job.job_finish import JobFinish
-from spatten.hw.control.job.job_report import JobReport
+from spatten.hw.control.job.job_report import BEAT_COUNT, SECTOR_COUNT, JobReport
 from spatten.hw.control.job.job_start import JobStart
 from spatten.hw.control.job.job_steps import StartStep
 from spatten.hw.control.job.kept_choice import topk_sizes
-from spatten.hw.control.job.live_rows import live_write
 from spatten.hw.control.job.row_counts import RowCounts, context_event
 from spatten.hw.control.job_layouts import job_layout, report_layout
-from spatten.hw.control.job_slots import slot_event, slot_layout
-from spatten.hw.control.planner import members_request
+from spatten.hw.control.job_slots import slot_event, slot_layout, write_entry
+from spatten.hw.control.plan.plan_layouts import live_write, members_request
 from spatten.hw.control.segments import scale_write
 from spatten.hw.control.state import head_state, layouts, state_command
 from spatten.hw.datapath.head_importance import entry_value
 from spatten.hw.datapath.quick_select import candidate_beat
 from spatten.hw.datapath.topk import kept_beat
+from spatten.hw.lib.assertions import asserts, check_stream
+from spatten.hw.lib.expander import select
 from spatten.spec.config import Config
 from spatten.spec.row_format import SECTOR_BITS
 
@@ -37,8 +37,8 @@ class JobControl(wiring.Component):
 
     `JobStart` gives a job its slot, finds its live tokens and heads, and writes its record, by which the other stages
     go. `RowCounts` follows its rows. `JobFinish` settles after the job's last probability which tokens and heads stay.
-    `JobReport` reports the job after memory has acknowledged the last byte of its output. `HeadAgeing` clears, loads or
-    ages the head importance for a job that begins; it shares the port to it with `JobFinish` by `HeadPort`.
+    `JobReport` reports the job after memory has acknowledged the last byte of its output. `HeadPort` brings the head
+    importance up to date for a job that begins, and reads it for `JobFinish`.
 
     The start of a job, the choice of who stays after an earlier one, and the wait for the output of one before that
     overlap.
@@ -110,10 +110,10 @@ class JobControl(wiring.Component):
                 "row_written": In(event),
                 "recomputed": In(event),
                 "saturated": In(range(config.head_dim_max + 1)),
-                "beats_in": In(8),
-                "beats_done": In(8),
-                "queued": In(data.ArrayLayout(16, config.channels)),
-                "acknowledged": In(data.ArrayLayout(16, config.channels)),
+                "beats_in": In(BEAT_COUNT),
+                "beats_done": In(BEAT_COUNT),
+                "queued": In(data.ArrayLayout(SECTOR_COUNT, config.channels)),
+                "acknowledged": In(data.ArrayLayout(SECTOR_COUNT, config.channels)),
                 "nothing_live": Out(1),
                 "busy": Out(1),
             }
@@ -123,7 +123,6 @@ class JobControl(wiring.Component):
         m = Module()
         config = self.config
         m.submodules.start = self._start = JobStart(config=config)
-        m.submodules.ageing = self._ageing = HeadAgeing(config=config)
         m.submodules.rows = self._rows = RowCounts(config=config)
         m.submodules.finish = self._finish = JobFinish(config=config)
         m.submodules.head_port = self._head_port = HeadPort(config=config)
@@ -132,11 +131,16 @@ class JobControl(wiring.Component):
         self._join_rows(m)
         self._join_finish(m)
         self._join_report(m)
+        for name, member in self.signature.members.items():
+            if member.is_signature and member.flow == In:
+                check_stream(m, platform, getattr(self, name), name)
+        if asserts(platform):
+            self._check_slots(m)
         return m
 
     def _join_start(self, m: Module) -> None:
-        """What begins: the start of a job, and the ageing of heads for it."""
-        start, ageing = self._start, self._ageing
+        """What begins: the start of a job, and for it the head importance."""
+        start, port = self._start, self._head_port
         connect, flipped = wiring.connect, wiring.flipped
         connect(m, flipped(self.i_job), start.i_job)
         connect(m, start.o_load, flipped(self.o_load))
@@ -155,13 +159,13 @@ class JobControl(wiring.Component):
             self.nothing_live.eq(start.nothing_live),
             self.busy.eq(start.busy),
             start.loaded_kept.eq(self.i_loaded.kept),
-            start.ageing.eq(ageing.busy),
+            start.ageing.eq(port.busy),
             start.choice.eq(self._finish.choice),
             start.store.eq(self._report.store),
             start.ends.eq(self._report.ends),
-            ageing.begins.eq(start.step == StartStep.SHAPE),
-            ageing.job.eq(start.job),
-            ageing.loaded.eq(self.i_loaded),
+            port.begins.eq(start.begins),
+            port.job.eq(start.job),
+            port.loaded.eq(self.i_loaded),
         ]
 
     def _join_rows(self, m: Module) -> None:
@@ -179,7 +183,7 @@ class JobControl(wiring.Component):
         ]
 
     def _join_finish(self, m: Module) -> None:
-        """The choice of who stays, and the head importance, which it shares with the ageing of heads."""
+        """The choice of who stays, and the head importance that it reads."""
         start, rows, finish, port = self._start, self._rows, self._finish, self._head_port
         connect, flipped = wiring.connect, wiring.flipped
         connect(m, finish.o_scatter, flipped(self.o_scatter))
@@ -189,7 +193,6 @@ class JobControl(wiring.Component):
         connect(m, finish.o_topk, flipped(self.o_topk))
         connect(m, flipped(self.i_topk), finish.i_topk)
         connect(m, finish.o_read, port.i_read)
-        connect(m, self._ageing.o, port.i_ageing)
         connect(m, port.o, flipped(self.o_access))
         connect(m, flipped(self.i_access), port.i)
         m.d.comb += [
@@ -201,11 +204,10 @@ class JobControl(wiring.Component):
             finish.prepared.slot.eq(start.slot),
             finish.probs.eq(rows.probs),
             finish.added.eq(rows.added),
-            finish.ageing.eq(self._ageing.busy),
+            finish.ageing.eq(port.busy),
             finish.store.eq(self._report.store),
             port.reads.eq(finish.reads),
             finish.answer.eq(port.answer),
-            self._ageing.answer.eq(port.answer),
         ]
 
     def _join_report(self, m: Module) -> None:
@@ -232,3 +234,30 @@ class JobControl(wiring.Component):
             self.store_heads.saturated.eq(finish.saved.saturated),
             self.store_heads.kept.eq(report.stored_heads),
         ]
+
+    def _check_slots(self, m: Module) -> None:
+        """A slot is a job's from its beginning to its report, and rows come of jobs that have a slot, none too many."""
+        start, rows, report = self._start, self._rows, self._report
+        taken = [Signal(name=f"taken{n}") for n in range(self.config.jobs_in_flight)]
+        ending = report.o_report.payload
+        reported = Signal.like(start.slot)
+        with m.If(report.ends):
+            m.d.sync += reported.eq(reported + 1 if len(taken) > 1 else 0)
+            write_entry(m, taken, reported, 0)
+        with m.If(start.begins):
+            write_entry(m, taken, start.slot, 1)
+        checks = [
+            (~start.begins | ~select(taken, start.slot), "a job begins in a slot that another has"),
+            (~report.ends | select(taken, reported), "a job is reported that has no slot"),
+            (
+                ~report.ends | (ending.rows == select(list(rows.written), reported)[: len(ending.rows)]),
+                "rows are missing",
+            ),
+        ]
+        for name, counts in (("probs_done", rows.probs), ("row_written", rows.written)):
+            event = getattr(self, name)
+            is_due = select(taken, event.slot) & (
+                select(list(counts), event.slot) < select(list(start.totals), event.slot)
+            )
+            checks.append((~event.valid | is_due, f"{name}: the job has no such row"))
+        m.d.sync += [Assert(ResetSignal() | holds, f"{what}\n") for holds, what in checks]

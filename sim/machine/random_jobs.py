@@ -88,7 +88,10 @@ def counters(config: Config, job: Job, at: Addresses, context: Context, result: 
         keys = context.token_keys(result.tokens, result.pinned)
         passed += _passes(keys, max(job.keep_tokens, int(result.pinned.sum())), width)
     if job.keep_heads is not None:
-        passed += _passes(context.head_importance[result.heads], job.keep_heads, width)
+        # All heads are candidates; those that do not live are zeros, below the others.
+        candidates = np.zeros(config.heads_max, np.int64)
+        candidates[result.heads] = 2 * context.head_importance[result.heads] + 1
+        passed += _passes(candidates, job.keep_heads, width)
     bitmaps = sum(-(-job.keys // (8 * SECTOR_BYTES)) for base in (at.has_kv, at.pinned) if base is not None)
     return {
         "qk_beats": len(result.heads) * first + recomputed * again,

@@ -1,26 +1,34 @@
-"""Reads the importance of heads of a job that ends."""
+"""Reads the importance of heads of a job that ends, and holds what is to be stored of them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Signal, unsigned
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.control.job.head_port import head_read
+from spatten.hw.control.job.head_port import head_answer, head_read
 from spatten.hw.control.job.job_steps import FinishStep
 from spatten.hw.control.job_slots import slot_layout
+from spatten.hw.control.state import head_state
 from spatten.hw.lib.logic import first_set
 from spatten.spec.config import Config
 
-__all__ = ["HeadReader"]
+__all__ = ["HeadReader", "saved_heads"]
+
+
+def saved_heads(config: Config) -> data.StructLayout:
+    """Importance of every head, and which have saturated."""
+    members = head_state(config).members
+    return data.StructLayout({name: members[name] for name in ("importance", "saturated")})
 
 
 class HeadReader(wiring.Component):
     """Asks for the importance of heads in ascending order: in step READ of the live heads, in SAVE of all heads.
 
-    Which heads these are is set in the steps before them, HEADS and STORE.
+    Which heads these are is set in the steps before them, HEADS and STORE. What is read in SAVE is collected, and held
+    until the next job saves its state.
 
     Parameters
     ----------
@@ -28,12 +36,14 @@ class HeadReader(wiring.Component):
 
     Ports
     -----
-    step, job : in, the job that ends, and how far it is
+    step, job : in, how far the job that ends is, and its record
+    saves : in, of step STORE: the step SAVE follows
     reads : out, heads are being read
     o : stream of `head_read`
-    answer_valid : in, the answer to the oldest read comes; only while `reads` is set
+    answer : in, `head_answer`: that to the oldest read; valid only while `reads` is set
     answered_head : out, which head that answer is of, one bit a head
     done : out, all answers have come; of the step READ or SAVE
+    saved : out, `saved_heads`; complete in the cycle after the last answer of SAVE
 
     Latency: one read per cycle from the step's first cycle on; `done` in the cycle after the last answer.
     """
@@ -44,41 +54,53 @@ class HeadReader(wiring.Component):
             {
                 "step": In(FinishStep),
                 "job": In(slot_layout(config)),
+                "saves": In(1),
                 "reads": Out(1),
                 "o": Out(stream.Signature(head_read(config))),
-                "answer_valid": In(1),
+                "answer": In(head_answer(config)),
                 "answered_head": Out(unsigned(config.heads_max)),
                 "done": Out(1),
+                "saved": Out(saved_heads(config)),
             }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        heads = self.config.heads_max
+        heads, width = self.config.heads_max, self.config.head_importance_bits
         every_head = (1 << heads) - 1
         unasked = Signal(heads, reset_less=True)
         unanswered = Signal(heads, reset_less=True)
+        importance = Signal(heads * width, reset_less=True)
+        saturated = Signal(heads, reset_less=True)
         m.d.comb += [
+            self.o.valid.eq(self.reads & unasked.any()),
             self.o.payload.context.eq(self.job.context),
             self.o.payload.head.eq(first_set(unasked)),
             self.answered_head.eq(unanswered & (~unanswered + 1)),
             self.done.eq(~unanswered.any()),
+            Value.cast(self.saved.importance).eq(importance),
+            self.saved.saturated.eq(saturated),
         ]
 
-        def read() -> None:
-            m.d.comb += [self.reads.eq(1), self.o.valid.eq(unasked.any())]
-            with m.If(self.o.valid & self.o.ready):
-                m.d.sync += unasked.eq(unasked & (unasked - 1))
-            with m.If(self.answer_valid):
-                m.d.sync += unanswered.eq(unanswered & (unanswered - 1))
-
+        with m.If(self.o.valid & self.o.ready):
+            m.d.sync += unasked.eq(unasked & (unasked - 1))
+        with m.If(self.answer.valid):
+            m.d.sync += unanswered.eq(unanswered & (unanswered - 1))
         with m.Switch(self.step):
             with m.Case(FinishStep.HEADS):
                 m.d.sync += [unasked.eq(self.job.live_heads), unanswered.eq(self.job.live_heads)]
             with m.Case(FinishStep.READ):
-                read()
+                m.d.comb += self.reads.eq(1)
             with m.Case(FinishStep.STORE):
                 m.d.sync += [unasked.eq(every_head), unanswered.eq(every_head)]
+                with m.If(self.saves):
+                    m.d.sync += saturated.eq(0)
             with m.Case(FinishStep.SAVE):
-                read()
+                m.d.comb += self.reads.eq(1)
+                with m.If(self.answer.valid):
+                    # The first answer ends at the bottom.
+                    m.d.sync += [
+                        importance.eq(Cat(importance, self.answer.value)[width:]),
+                        saturated.eq(saturated | Mux(self.answer.saturated, self.answered_head, 0)),
+                    ]
         return m

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Assert, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.job.head_port import head_answer, head_read
-from spatten.hw.control.job.head_reader import HeadReader
+from spatten.hw.control.job.head_reader import HeadReader, saved_heads
 from spatten.hw.control.job.job_outcomes import JobOutcomes, job_outcome
 from spatten.hw.control.job.job_steps import FinishStep
 from spatten.hw.control.job.kept_choice import KeptChoice, topk_sizes
-from spatten.hw.control.job.saved_heads import SavedHeads, saved_heads
 from spatten.hw.control.job_slots import (
     by_slot,
     choice_event,
@@ -27,6 +26,7 @@ from spatten.hw.control.job_slots import (
 from spatten.hw.control.state import layouts
 from spatten.hw.datapath.quick_select import candidate_beat
 from spatten.hw.datapath.topk import kept_beat
+from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.expander import select
 from spatten.spec.config import Config
 from spatten.spec.job import Flag
@@ -42,8 +42,8 @@ class JobFinish(wiring.Component):
     importance. If the context's state is to be stored, the heads' importance is read, when the state of the job before
     has been stored.
 
-    This unit goes through the steps (`FinishStep`), and the units inside it go by them: `HeadReader`, `KeptChoice`,
-    `SavedHeads` and `JobOutcomes`.
+    This unit goes through the steps (`FinishStep`), and the units inside it go by them: `HeadReader`, `KeptChoice` and
+    `JobOutcomes`.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class JobFinish(wiring.Component):
     o_topk, i_topk : to and from the top-k engine
     reads, o_read, answer : to and from `hw.control.job.head_port.HeadPort`
     choice : out, `choice_event`
-    saved : out, `saved_heads`, while a job's state is being stored
+    saved : out, `saved_heads`, from the end of step SAVE until the next job's state is to be saved
     outcomes : out, described at `JobOutcomes`
 
     Latency: 6 cycles from the last probability to `choice` if nothing is pruned or stored, and the token importance
@@ -120,6 +120,8 @@ class JobFinish(wiring.Component):
         self._units(m)
         self._conditions(m)
         self._sequence(m)
+        if asserts(platform):
+            self._check(m)
         return m
 
     def _units(self, m: Module) -> None:
@@ -128,26 +130,24 @@ class JobFinish(wiring.Component):
         connect, flipped = wiring.connect, wiring.flipped
         m.submodules.reader = reader = self._reader = HeadReader(config=config)
         m.submodules.kept = kept = self._kept = KeptChoice(config=config)
-        m.submodules.saved = saved = self._saved = SavedHeads(config=config)
         m.submodules.outcomes = outcomes = self._outcomes = JobOutcomes(config=config)
-        for unit in (reader, kept, saved, outcomes):
+        for unit in (reader, kept, outcomes):
             m.d.comb += unit.step.eq(self._step)
         for unit in (reader, kept, outcomes):
             m.d.comb += unit.job.eq(job)
         for unit in (kept, outcomes):
             m.d.comb += unit.keep_tokens.eq(self._keep_tokens)
-        for unit in (kept, saved):
-            m.d.comb += [unit.answer.eq(self.answer), unit.answered_head.eq(reader.answered_head)]
+        for unit in (reader, kept):
+            m.d.comb += unit.answer.eq(self.answer)
         connect(m, reader.o, flipped(self.o_read))
         connect(m, flipped(self.i_candidates), kept.i_candidates)
         connect(m, kept.o_kept, flipped(self.o_kept))
         connect(m, kept.o_topk, flipped(self.o_topk))
         connect(m, flipped(self.i_topk), kept.i_topk)
         m.d.comb += [
-            reader.answer_valid.eq(self.answer.valid),
             self.reads.eq(reader.reads),
-            saved.stores.eq(job.flags[Flag.STORE_STATE]),
-            self.saved.eq(saved.heads),
+            kept.answered_head.eq(reader.answered_head),
+            self.saved.eq(reader.saved),
             outcomes.slot.eq(self._slot),
             outcomes.scatter_taken.eq(self.o_scatter.ready),
             outcomes.saturated_heads.eq(kept.saturated_heads),
@@ -192,7 +192,7 @@ class JobFinish(wiring.Component):
             # One state is saved at a time: its heads are read now, its tokens when the job's output is in memory.
             may_save.eq(may_read & ~self._storing),
             all_done.eq(self.i_scattered.valid & self._heads_added),
-            self._saved.begins.eq(may_save),
+            self._reader.saves.eq(may_save & flags[Flag.STORE_STATE]),
             self._outcomes.ends.eq(all_done),
         ]
         with m.Switch(step):
@@ -212,8 +212,6 @@ class JobFinish(wiring.Component):
                 with m.Elif(may_read):
                     m.d.sync += step.eq(FinishStep.READ)
             with m.Case(FinishStep.READ), m.If(self._reader.done):
-                m.d.sync += step.eq(FinishStep.ALIGN)
-            with m.Case(FinishStep.ALIGN):
                 m.d.sync += step.eq(FinishStep.SEND)
             with m.Case(FinishStep.SEND), m.If(kept.heads_done):
                 m.d.sync += step.eq(FinishStep.CHOOSE)
@@ -242,3 +240,13 @@ class JobFinish(wiring.Component):
         ]
         with m.If(self.choice.valid):
             m.d.sync += self._ended.eq(Mux(self._ended == 2 * jobs - 1, 0, self._ended + 1))
+
+    def _check(self, m: Module) -> None:
+        """What comes from other units has been asked for."""
+        is_idle = self._step.matches(FinishStep.IDLE, FinishStep.SCATTER)
+        for holds, what in (
+            (~self.i_scattered.valid | ~is_idle, "i_scattered: no job is scattered"),
+            (~self.i_topk.valid | self._step.matches(FinishStep.TOKENS, FinishStep.SEND), "i_topk: nothing is chosen"),
+            (~self.answer.valid | ~self.reads | ~self._reader.done, "answer: nothing was asked for"),
+        ):
+            m.d.sync += Assert(ResetSignal() | holds, f"{what}\n")

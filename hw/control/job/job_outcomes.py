@@ -38,7 +38,7 @@ class JobOutcomes(wiring.Component):
     -----
     step, slot, job : in, the job that ends, its slot, and how far it is
     scatter_taken, keep_tokens : in, of step SCATTER: it ends; how many tokens stay at most, if tokens are pruned
-    saturated_heads : in, of step ALIGN; kept_heads : in, of step CHOOSE
+    saturated_heads, kept_heads : in, of step CHOOSE
     ends, saturated_tokens : in, of step END: it ends, with so many tokens' importance saturated
     outcomes : out, array of `job_outcome` by slot, each field from the cycle after its step on
     """
@@ -83,10 +83,9 @@ class JobOutcomes(wiring.Component):
                 note("saturated_heads", 0)
                 with m.If(self.scatter_taken), m.If(job.flags[Flag.PRUNE_TOKENS]):
                     note("kept_tokens", Mux(keep_tokens < job.live, keep_tokens, job.live))
-            with m.Case(FinishStep.ALIGN):
-                note("saturated_heads", self.saturated_heads)
             with m.Case(FinishStep.CHOOSE):
                 note("kept_heads", self.kept_heads)
+                note("saturated_heads", self.saturated_heads)
             with m.Case(FinishStep.END), m.If(self.ends):
                 note("saturated_tokens", self.saturated_tokens)
         return m

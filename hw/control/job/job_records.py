@@ -77,7 +77,7 @@ class JobRecords(wiring.Component):
         m.d.comb += [self.pinned[n].eq(pinned[n]) for n in jobs]
 
         rows = Signal(tokens, reset_less=True)
-        order = Signal(8)
+        order = Signal.like(self.slots[0].order)
         live, before, within = self.gathered.live, self.before, self.within
         with m.Switch(self.step):
             with m.Case(StartStep.SHAPE):

@@ -25,7 +25,17 @@ from spatten.hw.lib.expander import select
 from spatten.spec.config import Config
 from spatten.spec.job import Flag
 
-__all__ = ["JobReport"]
+__all__ = ["BEAT_COUNT", "SECTOR_COUNT", "JobReport"]
+
+BEAT_COUNT = unsigned(8)
+"""A counter of output beats, which begins again at zero: more than twice as many as are ever on their way."""
+SECTOR_COUNT = unsigned(16)
+"""A counter of sectors that a channel writes: more than twice as many as are ever on their way."""
+
+
+def _has_passed(counter: Value, mark: Value) -> Value:
+    """Whether a counter is not before a mark, of both counting on without end."""
+    return ~(counter - mark)[len(mark) - 1]
 
 
 class JobReport(wiring.Component):
@@ -60,6 +70,7 @@ class JobReport(wiring.Component):
         self.config = config
         jobs = config.jobs_in_flight
         rows = data.ArrayLayout(row_count(config), jobs)
+        report = report_layout(config)
         super().__init__(
             {
                 "slots": In(data.ArrayLayout(slot_layout(config), jobs)),
@@ -68,16 +79,16 @@ class JobReport(wiring.Component):
                 "choice": In(choice_event(config)),
                 "outcomes": In(data.ArrayLayout(job_outcome(config), jobs)),
                 "written": In(rows),
-                "recomputed_rows": In(data.ArrayLayout(16, jobs)),
-                "saturated_elements": In(data.ArrayLayout(32, jobs)),
-                "beats_in": In(8),
-                "beats_done": In(8),
-                "queued": In(data.ArrayLayout(16, config.channels)),
-                "acknowledged": In(data.ArrayLayout(16, config.channels)),
+                "recomputed_rows": In(data.ArrayLayout(report.members["recomputed"], jobs)),
+                "saturated_elements": In(data.ArrayLayout(report.members["output_saturated"], jobs)),
+                "beats_in": In(BEAT_COUNT),
+                "beats_done": In(BEAT_COUNT),
+                "queued": In(data.ArrayLayout(SECTOR_COUNT, config.channels)),
+                "acknowledged": In(data.ArrayLayout(SECTOR_COUNT, config.channels)),
                 "o_store": Out(stream.Signature(state_command(config))),
                 "stored_heads": Out(unsigned(config.heads_max)),
                 "store": Out(store_event(config)),
-                "o_report": Out(stream.Signature(report_layout(config))),
+                "o_report": Out(stream.Signature(report)),
                 "ends": Out(1),
             }
         )
@@ -126,15 +137,15 @@ class JobReport(wiring.Component):
             write_entry(m, prepared, self.prepared.slot, 1)
         with m.If(self.choice.valid):
             write_entry(m, chosen, self.choice.slot, 1)
-        beats = Signal(8, reset_less=True)
+        beats = Signal(BEAT_COUNT, reset_less=True)
         """How many had entered the packer when the job's last row had."""
-        sectors = Signal(data.ArrayLayout(16, config.channels), reset_less=True)
+        sectors = Signal(data.ArrayLayout(SECTOR_COUNT, config.channels), reset_less=True)
         """How many sectors each channel had been given when those beats had left the packer."""
         in_memory = Signal(config.channels, reset_less=True)
         passed, stored = Signal(), Signal()
-        m.d.comb += passed.eq(~(self.beats_done - beats)[7])
+        m.d.comb += passed.eq(_has_passed(self.beats_done, beats))
         for channel in range(config.channels):
-            m.d.sync += in_memory[channel].eq(~(self.acknowledged[channel] - sectors[channel])[15])
+            m.d.sync += in_memory[channel].eq(_has_passed(self.acknowledged[channel], sectors[channel]))
         all_written = self._of_slot(self.written) == self._of_slot(self.totals)
         with m.FSM(name="report") as fsm:
             with m.State("WAIT"), m.If(self._of_slot(prepared) & all_written):

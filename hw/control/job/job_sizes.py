@@ -13,8 +13,9 @@ from spatten.hw.control.format_tables import plane_table
 from spatten.hw.control.job_layouts import job_layout
 from spatten.hw.control.job_slots import step_bits
 from spatten.hw.lib.logic import equals, product
-from spatten.spec.config import Config
+from spatten.spec.config import LSB_BITS, Config
 from spatten.spec.job import Flag, Mode
+from spatten.spec.row_format import CODE_BITS
 
 __all__ = ["JobSizes", "job_sizes"]
 
@@ -78,7 +79,7 @@ class JobSizes(wiring.Component):
         for name, bits, rows in (
             ("query", job.query_bits, job.queries),
             ("key", job.key_bits, job.kv_rows),
-            ("lsb", Const(0, 3), job.kv_rows),
+            ("lsb", Const(CODE_BITS.index(LSB_BITS), job.key_bits.shape()), job.kv_rows),
             ("value", job.value_bits, job.kv_rows),
         ):
             plane = plane_table(m, dim=job.head_dim, bits=bits, name=f"{name}_plane")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Assert, Module, Mux, ResetSignal, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,14 +13,15 @@ from spatten.hw.control.job.job_records import JobRecords
 from spatten.hw.control.job.job_sizes import JobSizes
 from spatten.hw.control.job.job_steps import StartStep
 from spatten.hw.control.job.live_heads import LiveHeads
-from spatten.hw.control.job.live_rows import LiveRows, live_write
+from spatten.hw.control.job.live_rows import LiveRows
 from spatten.hw.control.job.member_lines import MemberLines
 from spatten.hw.control.job.scale_writer import ScaleWriter
 from spatten.hw.control.job_layouts import job_layout
 from spatten.hw.control.job_slots import choice_event, row_count, slot_layout, slot_shape, store_event
-from spatten.hw.control.planner import members_request
+from spatten.hw.control.plan.plan_layouts import live_write, members_request
 from spatten.hw.control.segments import scale_write
 from spatten.hw.control.state import head_state, layouts, state_command
+from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.expander import select
 from spatten.hw.lib.logic import equals
 from spatten.spec.config import Config
@@ -123,6 +124,8 @@ class JobStart(wiring.Component):
         self._count_slots(m)
         self._sequence(m)
         self._free_contexts(m)
+        if asserts(platform):
+            self._check(m)
         return m
 
     def _units(self, m: Module) -> None:
@@ -195,7 +198,7 @@ class JobStart(wiring.Component):
     def _count_slots(self, m: Module) -> None:
         """Which slot is next, and how many are used."""
         jobs = self.config.jobs_in_flight
-        next_slot = Signal(range(2 * jobs))
+        self._next_slot = next_slot = Signal(range(2 * jobs))
         self._used = Signal(range(jobs + 1))
         m.d.comb += self.slot.eq(next_slot[: len(self.slot)] if jobs > 1 else 0)
         m.d.sync += self._used.eq(self._used + self.begins - self.ends)
@@ -269,3 +272,30 @@ class JobStart(wiring.Component):
             m.d.sync += self._context_busy.bit_select(self.choice.context, 1).eq(0)
         with m.If(self.store.waits), m.If(self.store.done):
             m.d.sync += self._context_busy.bit_select(self.store.context, 1).eq(0)
+
+    def _check(self, m: Module) -> None:
+        """A dense job counts as started before anything is asked for it, another one only when its list is complete.
+
+        So the planner, which asks for the rows of jobs that have started by the same ring, never waits for a bitmap of
+        a dense job; and what comes from other units has been asked for.
+        """
+
+        def within(*steps: StartStep) -> Value:
+            return self.step.matches(*steps)
+
+        asked = within(StartStep.ASK, StartStep.ROW, StartStep.GATHER, StartStep.LINES, StartStep.GATHERED)
+        is_started = self.started != self._next_slot
+        chosen = select(list(self._context_busy), self.choice.context)
+        for holds, what in (
+            (~asked | (is_started == self._sizes.dense), "a job is started at the wrong time"),
+            (
+                ~within(StartStep.IDLE, StartStep.LOAD, StartStep.LOADED, StartStep.SHAPE) | ~is_started,
+                "a job is started early",
+            ),
+            (~self.i_rows.valid | within(StartStep.ROW), "i_rows: no bitmap was asked for"),
+            (~self.i_live.valid | within(StartStep.LINES), "i_live: no list was asked for"),
+            (~self.i_gathered.valid | within(StartStep.LINES, StartStep.GATHERED), "i_gathered: no job is gathered"),
+            (~self.ends | self._used.any(), "ends: no job has a slot"),
+            (~self.choice.valid | chosen, "choice: no job has the context"),
+        ):
+            m.d.sync += Assert(ResetSignal() | holds, f"{what}\n")

@@ -55,12 +55,10 @@ class FinishStep(enum.Enum):
     """Waits, if heads are to be pruned, until all rows have been added to the head importance and no head is aged."""
     READ = 5
     """The importance of the live heads is read."""
-    ALIGN = 6
-    """What was read moves to the bottom; one cycle."""
     SEND = 7
     """The top-k engine chooses the heads."""
     CHOOSE = 8
-    """Its answer by ranks becomes one by heads; one cycle."""
+    """Its answer is noted; one cycle."""
     STORE = 4
     """Waits, if the state is to be stored, until it can be read."""
     SAVE = 10

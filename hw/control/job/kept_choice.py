@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.control.job.head_port import head_answer, head_shape
+from spatten.hw.control.job.head_port import head_answer
 from spatten.hw.control.job.job_steps import FinishStep
 from spatten.hw.control.job_slots import slot_layout
 from spatten.hw.control.state import layouts
 from spatten.hw.datapath.quick_select import candidate_beat
 from spatten.hw.datapath.topk import kept_beat
-from spatten.hw.lib.logic import count_ones, product
 from spatten.spec.config import Config
 
 __all__ = ["KeptChoice", "topk_sizes"]
@@ -34,9 +33,10 @@ class KeptChoice(wiring.Component):
 
     *Tokens*, in step TOKENS: candidates go from the token importance unit to the engine, and its answers back.
 
-    *Heads*: what is read in step READ is collected; in ALIGN it moves to the bottom, and in SEND it goes to the engine,
-    `topk_lanes` a beat, in the order of the live heads' ranks. The answers say who stays by rank; in CHOOSE
-    `kept_heads` says it by head.
+    *Heads*: what is read in step READ is collected, and goes to the engine in SEND, `topk_lanes` heads a beat. All
+    heads are candidates, each in its own place: that of a live head is its importance with a 1 behind it, that of
+    another head is 0, which is below all of them. Marks of heads that do not live, which come if more are to stay than
+    live, do not count.
 
     Parameters
     ----------
@@ -44,14 +44,14 @@ class KeptChoice(wiring.Component):
 
     Ports
     -----
-    step, job : in, the job that ends, and how far it is
+    step, job : in, how far the job that ends is, and its record
     keep_tokens : in, how many tokens stay
     answer, answered_head : in, what is read of which head (`hw.control.job.head_reader.HeadReader`)
     i_candidates, o_kept : streams from and to `hw.datapath.token_importance.TokenImportance`
     o_topk : stream of candidates, i_topk : stream of marks, to and from the engine (`topk_sizes`)
     tokens_done, heads_done : out, of the steps TOKENS and SEND: the last of the engine's answers is being taken
     kept_heads : out, the heads that stay, in step CHOOSE
-    saturated_heads : out, which of the heads that were read have saturated, in step ALIGN
+    saturated_heads : out, which of the heads that were read have saturated, in step CHOOSE
 
     Combinational between the token importance unit and the engine; one beat per cycle.
     """
@@ -80,9 +80,8 @@ class KeptChoice(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        heads = self.config.heads_max
-        self._head_count = Signal(range(heads + 1), reset_less=True)
-        m.d.sync += self._head_count.eq(count_ones(list(self.job.live_heads)))
+        self._lines = -(-self.config.heads_max // self.config.topk_lanes)
+        """Beats of the heads."""
         self._tokens = Signal()
         """The engine works on tokens."""
         self._takes_heads = Signal()
@@ -99,45 +98,45 @@ class KeptChoice(wiring.Component):
     def _candidates(self, m: Module) -> None:
         """What goes to the engine."""
         config, job = self.config, self.job
-        lanes, width = config.topk_lanes, config.head_importance_bits
-        # The importance of the live heads, in the order of their ranks.
-        values = Signal(config.heads_max * width, reset_less=True)
-        saturated = Signal(config.heads_max, reset_less=True)
-        unsent = Signal(range(config.heads_max + 1), reset_less=True)
-        sends = Signal()
+        heads, lanes, lines = config.heads_max, config.topk_lanes, self._lines
+        keys = Signal(data.ArrayLayout(config.head_importance_bits + 1, heads), reset_less=True)
+        """What is left of the heads' candidates."""
+        saturated = Signal(heads, reset_less=True)
+        line = Signal(range(lines + 1), reset_less=True)
+        is_last, sends = Signal(), Signal()
+        count = Mux(is_last, heads - (lines - 1) * lanes, lanes)
         topk, candidates = self.o_topk.payload, self.i_candidates.payload
         m.d.comb += [
+            is_last.eq(line == lines - 1),
             self.saturated_heads.eq(saturated),
             self.o_topk.valid.eq(Mux(self._tokens, self.i_candidates.valid, sends)),
             self.i_candidates.ready.eq(self._tokens & self.o_topk.ready),
             topk.k.eq(Mux(self._tokens, self.keep_tokens, job.keep_heads)),
-            topk.last.eq(Mux(self._tokens, candidates.last, unsent <= lanes)),
-            topk.count.eq(Mux(self._tokens, candidates.count, Mux(unsent <= lanes, unsent, lanes))),
+            topk.last.eq(Mux(self._tokens, candidates.last, is_last)),
+            topk.count.eq(Mux(self._tokens, candidates.count, count)),
         ]
         for lane in range(lanes):
-            value = values.word_select(lane, width) if lane < config.heads_max else Const(0)
-            m.d.comb += topk.values[lane].eq(Mux(self._tokens, candidates.keys[lane], value))
+            key = keys[lane] if lane < heads else Const(0)
+            m.d.comb += topk.values[lane].eq(Mux(self._tokens, candidates.keys[lane], key))
         with m.If(sends & self.o_topk.ready):
-            m.d.sync += [unsent.eq(unsent - topk.count), values.eq(values >> (lanes * width))]
+            m.d.sync += line.eq(line + 1)
+            m.d.sync += [keys[head].eq(keys[head + lanes]) for head in range(heads - lanes)]
         with m.Switch(self.step):
             with m.Case(FinishStep.HEADS):
-                m.d.sync += [unsent.eq(self._head_count), saturated.eq(0)]
+                m.d.sync += [line.eq(0), Value.cast(keys).eq(0), saturated.eq(0)]
             with m.Case(FinishStep.READ), m.If(self.answer.valid):
-                # Answers come in at the top and push earlier ones down; ALIGN brings the first to the bottom.
-                m.d.sync += [
-                    values.eq(Cat(values[width:], self.answer.value)),
-                    saturated.eq(saturated | Mux(self.answer.saturated, self.answered_head, 0)),
-                ]
-            with m.Case(FinishStep.ALIGN):
-                absent = (config.heads_max - self._head_count)[: len(self._head_count)]
-                m.d.sync += values.eq(values >> product(Const(width, 8), absent))
+                for head in range(heads):
+                    with m.If(self.answered_head[head]):
+                        m.d.sync += [
+                            keys[head].eq(Cat(Const(1, 1), self.answer.value)),
+                            saturated[head].eq(self.answer.saturated),
+                        ]
             with m.Case(FinishStep.SEND):
-                m.d.comb += sends.eq(unsent.any())
+                m.d.comb += sends.eq(line != lines)
 
     def _answers(self, m: Module) -> None:
-        """What comes from the engine: it goes to the token importance unit, or is who stays of the heads, by rank."""
-        config, job = self.config, self.job
-        lanes = config.topk_lanes
+        """What comes from the engine: it goes to the token importance unit, or says which heads stay."""
+        heads, lanes = self.config.heads_max, self.config.topk_lanes
         answer = self.i_topk.payload
         m.d.comb += [
             self.o_kept.valid.eq(self.i_topk.valid & self._tokens),
@@ -146,16 +145,8 @@ class KeptChoice(wiring.Component):
             self.tokens_done.eq(self.o_kept.valid & self.o_kept.ready & answer.last),
             self.heads_done.eq(self.i_topk.valid & answer.last),
         ]
-        kept_ranks = Signal(config.heads_max, reset_less=True)
-        first_rank = Signal(range(config.heads_max + lanes + 1), reset_less=True)
+        marks = Signal(self._lines * lanes, reset_less=True)
+        """The answers so far; the first one ends at the bottom."""
         with m.If(self.i_topk.valid & self._takes_heads):
-            m.d.sync += [
-                kept_ranks.eq(kept_ranks | (answer.mask << first_rank)[: config.heads_max]),
-                first_rank.eq(first_rank + lanes),
-            ]
-        with m.Switch(self.step), m.Case(FinishStep.HEADS):
-            m.d.sync += [kept_ranks.eq(0), first_rank.eq(0)]
-        for head in range(config.heads_max):
-            rank = Signal(head_shape(config), name=f"rank_of_head{head}", reset_less=True)
-            m.d.sync += rank.eq(count_ones([job.live_heads[i] for i in range(head)]))
-            m.d.comb += self.kept_heads[head].eq(job.live_heads[head] & kept_ranks.bit_select(rank, 1))
+            m.d.sync += marks.eq(Cat(marks, answer.mask)[lanes:])
+        m.d.comb += self.kept_heads.eq(self.job.live_heads & marks[:heads])

@@ -5,24 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.job.job_steps import StartStep
 from spatten.hw.control.job_layouts import job_layout
 from spatten.hw.control.job_slots import slot_shape
+from spatten.hw.control.plan.plan_layouts import live_write
 from spatten.hw.control.state import layouts
 from spatten.hw.lib.logic import count_ones
 from spatten.spec.config import Config
 
-__all__ = ["LiveRows", "live_write"]
-
-
-def live_write(config: Config) -> data.StructLayout:
-    """A write of `ids`, row `row` of the live list of the job in `slot`, in a cycle with `enable`."""
-    rows = -(-config.tokens_max // config.topk_lanes)
-    ids = data.ArrayLayout(range(config.tokens_max), config.topk_lanes)
-    return data.StructLayout({"enable": 1, "slot": slot_shape(config), "row": range(max(2, rows)), "ids": ids})
+__all__ = ["LiveRows"]
 
 
 class LiveRows(wiring.Component):

@@ -8,6 +8,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from spatten.hw.control.job_layouts import report_layout
 from spatten.hw.control.job_slots import context_shape, row_count, slot_event, slot_shape
 from spatten.hw.lib.logic import equals
 from spatten.spec.config import Config
@@ -38,7 +39,7 @@ class RowCounts(wiring.Component):
     saturated : in, how many elements have saturated in this cycle's output beat, which is of `row_written.slot`
     probs, written : out, array by slot: how many rows' probabilities, and how many rows' outputs, are done
     added : out, array by context: how many rows have been added to the head importance
-    recomputed_rows, saturated_elements : out, array by slot, modulo 2**16 and 2**32
+    recomputed_rows, saturated_elements : out, array by slot, as wide as the report has them: counted modulo that
 
     Latency: a count holds an event from the next cycle on, saturated elements from the one after it.
     """
@@ -47,6 +48,7 @@ class RowCounts(wiring.Component):
         self.config = config
         event = slot_event(config)
         jobs = config.jobs_in_flight
+        report = report_layout(config)
         super().__init__(
             {
                 "begins": In(1),
@@ -60,8 +62,8 @@ class RowCounts(wiring.Component):
                 "probs": Out(data.ArrayLayout(row_count(config), jobs)),
                 "written": Out(data.ArrayLayout(row_count(config), jobs)),
                 "added": Out(data.ArrayLayout(row_count(config), config.contexts)),
-                "recomputed_rows": Out(data.ArrayLayout(16, jobs)),
-                "saturated_elements": Out(data.ArrayLayout(32, jobs)),
+                "recomputed_rows": Out(data.ArrayLayout(report.members["recomputed"], jobs)),
+                "saturated_elements": Out(data.ArrayLayout(report.members["output_saturated"], jobs)),
             }
         )
 
@@ -82,7 +84,7 @@ class RowCounts(wiring.Component):
                 happens = event.valid & equals(event.slot, n)
                 m.d.sync += counter.eq(Mux(begins, 0, counter + happens))
                 m.d.comb += counts[n].eq(counter)
-            elements = Signal(32, name=f"saturated{n}", reset_less=True)
+            elements = Signal.like(self.saturated_elements[n], name=f"saturated{n}", reset_less=True)
             m.d.sync += elements.eq(Mux(begins, 0, elements + Mux(equals(saturated_slot, n), saturated, 0)))
             m.d.comb += self.saturated_elements[n].eq(elements)
         for n in range(self.config.contexts):
