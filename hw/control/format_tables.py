@@ -13,6 +13,7 @@ from amaranth.hdl import Cat, Const, Module, Shape, Signal, Value, unsigned
 from amaranth.lib import data
 
 from spatten.hw.datapath.converter import part_code, part_layout
+from spatten.hw.lib.logic import select
 from spatten.spec.config import HEAD_DIMS, LSB_BITS, PLANE_BITS, Config
 from spatten.spec.row_format import BANKS, CODE_BITS, RowFormat, heads_per_row, row_format, row_sectors
 

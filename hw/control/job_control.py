@@ -25,7 +25,7 @@ from spatten.hw.datapath.head_importance import entry_value
 from spatten.hw.datapath.quick_select import candidate_beat
 from spatten.hw.datapath.topk import kept_beat
 from spatten.hw.lib.assertions import asserts, check_stream
-from spatten.hw.lib.expander import select
+from spatten.hw.lib.logic import select
 from spatten.spec.config import Config
 from spatten.spec.row_format import SECTOR_BITS
 

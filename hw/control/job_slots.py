@@ -10,8 +10,7 @@ from amaranth.lib import data
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.job_layouts import job_layout
-from spatten.hw.lib.expander import select
-from spatten.hw.lib.logic import equals
+from spatten.hw.lib.logic import equals, select
 from spatten.spec.config import HEAD_DIMS, SECTOR_BYTES, Config
 from spatten.spec.constants import BLOCKS
 

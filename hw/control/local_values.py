@@ -14,8 +14,8 @@ from spatten.hw.control.plan.plan_layouts import groups_max, id_shape, kept_ids,
 from spatten.hw.control.value_reader import kept_row
 from spatten.hw.datapath.topk import kept_beat
 from spatten.hw.lib.connections import by_member
-from spatten.hw.lib.expander import select
 from spatten.hw.lib.fifo import Fifo
+from spatten.hw.lib.logic import select
 from spatten.hw.lib.packer import Compactor
 from spatten.hw.lib.ram import Ram
 from spatten.spec.config import Config

@@ -15,7 +15,7 @@ from spatten.hw.datapath.progressive import row_header
 from spatten.hw.datapath.select.select_layouts import candidate_beat
 from spatten.hw.datapath.softmax import prob_beat
 from spatten.hw.lib.connections import by_member
-from spatten.hw.lib.expander import select
+from spatten.hw.lib.logic import select
 from spatten.spec.config import Config
 from spatten.spec.constants import KEPT_SLOTS
 

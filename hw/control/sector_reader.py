@@ -8,8 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.format_tables import BANKS
 from spatten.hw.control.plan.plan_layouts import members_request
-from spatten.hw.lib.expander import select
-from spatten.hw.lib.logic import wrapped
+from spatten.hw.lib.logic import select, wrapped
 from spatten.hw.memory.block_table import entry_shape, granted_block
 from spatten.hw.memory.ring_buffer import lane_window, window_request
 from spatten.spec.config import Config

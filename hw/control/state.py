@@ -26,7 +26,7 @@ from spatten.hw.control.saved.state_layouts import (
     token_sectors,
 )
 from spatten.hw.control.saved.token_load import TokenLoad
-from spatten.hw.lib.expander import select
+from spatten.hw.lib.logic import select
 from spatten.spec.config import Config
 from spatten.spec.row_format import SECTOR_BITS
 

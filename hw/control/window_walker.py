@@ -12,8 +12,7 @@ from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import BANKS, window_layout
 from spatten.hw.control.segments import beats_max, row_windows
-from spatten.hw.lib.expander import select
-from spatten.hw.lib.logic import product, wrapped
+from spatten.hw.lib.logic import product, select, wrapped
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import Config
 from spatten.spec.constants import BLOCKS

@@ -18,8 +18,8 @@ from spatten.hw.datapath.tokens.slot_reader import SlotReader
 from spatten.hw.datapath.tokens.token_jobs import TokenJobs
 from spatten.hw.datapath.tokens.token_layouts import Layouts
 from spatten.hw.lib.assertions import asserts, check_stream
-from spatten.hw.lib.expander import Expander, select
-from spatten.hw.lib.logic import one_hot
+from spatten.hw.lib.expander import Expander
+from spatten.hw.lib.logic import one_hot, select
 from spatten.hw.lib.parameters import check_integer
 
 __all__ = ["Layouts", "TokenImportance"]

@@ -12,7 +12,7 @@ from spatten.hw.lib.logic import select
 from spatten.hw.lib.parameters import check_integer, check_shape
 from spatten.hw.lib.zero_eliminator import masked_row
 
-__all__ = ["Expander", "mask_line", "select"]
+__all__ = ["Expander", "mask_line"]
 
 
 def mask_line(lanes: int) -> data.StructLayout:

@@ -27,7 +27,7 @@ from spatten.hw.control.state import layouts
 from spatten.hw.datapath.quick_select import candidate_beat
 from spatten.hw.datapath.topk import kept_beat
 from spatten.hw.lib.assertions import asserts
-from spatten.hw.lib.expander import select
+from spatten.hw.lib.logic import select
 from spatten.spec.config import Config
 from spatten.spec.job import Flag
 

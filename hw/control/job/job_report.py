@@ -21,7 +21,7 @@ from spatten.hw.control.job_slots import (
     write_entry,
 )
 from spatten.hw.control.state import state_command
-from spatten.hw.lib.expander import select
+from spatten.hw.lib.logic import select
 from spatten.spec.config import Config
 from spatten.spec.job import Flag
 

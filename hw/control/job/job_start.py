@@ -22,8 +22,7 @@ from spatten.hw.control.plan.plan_layouts import live_write, members_request
 from spatten.hw.control.segments import scale_write
 from spatten.hw.control.state import head_state, layouts, state_command
 from spatten.hw.lib.assertions import asserts
-from spatten.hw.lib.expander import select
-from spatten.hw.lib.logic import equals
+from spatten.hw.lib.logic import equals, select
 from spatten.spec.config import Config
 from spatten.spec.job import Flag, Mode
 from spatten.spec.row_format import SECTOR_BITS

@@ -11,8 +11,7 @@ from amaranth.lib.wiring import In, Out
 from spatten.hw.control.job.job_steps import StartStep
 from spatten.hw.control.job_layouts import job_layout
 from spatten.hw.control.job_slots import choice_event, write_entry
-from spatten.hw.lib.expander import select
-from spatten.hw.lib.logic import count_ones
+from spatten.hw.lib.logic import count_ones, select
 from spatten.spec.config import Config
 from spatten.spec.job import Flag
 

@@ -13,8 +13,7 @@ from spatten.hw.control.job.job_steps import StartStep
 from spatten.hw.control.job_layouts import job_layout
 from spatten.hw.control.job_slots import slot_shape
 from spatten.hw.control.segments import scale_write
-from spatten.hw.lib.expander import select
-from spatten.hw.lib.logic import first_set
+from spatten.hw.lib.logic import first_set, select
 from spatten.spec.config import Config
 
 __all__ = ["ScaleWriter"]

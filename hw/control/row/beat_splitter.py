@@ -10,8 +10,8 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.row.row_layouts import prob_beat
 from spatten.hw.lib.assertions import check_stream
-from spatten.hw.lib.expander import select
 from spatten.hw.lib.fifo import SkidBuffer
+from spatten.hw.lib.logic import select
 from spatten.spec.config import Config
 
 __all__ = ["BeatSplitter"]

@@ -11,8 +11,8 @@ from amaranth.lib.wiring import In, Out
 from spatten.hw.control.plan.plan_layouts import id_shape, query_chunk
 from spatten.hw.control.row.row_layouts import asked_query
 from spatten.hw.lib.assertions import asserts
-from spatten.hw.lib.expander import select
 from spatten.hw.lib.fifo import Fifo
+from spatten.hw.lib.logic import select
 from spatten.hw.lib.ram import Ram
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import Config

@@ -13,8 +13,8 @@ from spatten.hw.control.job_slots import by_slot, row_layout, slot_layout
 from spatten.hw.control.row.row_layouts import value_row
 from spatten.hw.control.segments import set_windows
 from spatten.hw.lib.assertions import asserts
-from spatten.hw.lib.expander import select
 from spatten.hw.lib.fifo import Fifo, SkidBuffer
+from spatten.hw.lib.logic import select
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import Config
 from spatten.spec.constants import BLOCKS

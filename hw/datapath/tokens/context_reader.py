@@ -9,8 +9,7 @@ from amaranth.utils import ceil_log2
 
 from spatten.hw.datapath.tokens.context_memory import gather_port, host_port
 from spatten.hw.datapath.tokens.token_layouts import Layouts, unstalled
-from spatten.hw.lib.expander import select
-from spatten.hw.lib.logic import one_hot
+from spatten.hw.lib.logic import one_hot, select
 
 __all__ = ["ContextReader"]
 

@@ -8,8 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.tokens.token_layouts import Layouts
 from spatten.hw.lib.assertions import asserts
-from spatten.hw.lib.expander import select
-from spatten.hw.lib.logic import store_at
+from spatten.hw.lib.logic import select, store_at
 
 __all__ = ["TokenJobs"]
 
