@@ -355,7 +355,8 @@ def mutate(
         mutants = netlist.mutants(count, part, spare=count)
         batch = mutants[:count] if sample is None else [mutants[number] for number in sample if number < count]
         spares = mutants[count:] if sample is None else []
-        limit = _healthy(unit, arguments, netlist.verilog([None])[0])
+        unchanged, *changed = netlist.verilog([None, *batch])
+        limit = _healthy(unit, arguments, unchanged)
 
         def judge(mutant: Mutant, verilog: str) -> None:
             began = time.monotonic()
@@ -366,7 +367,7 @@ def mutate(
         while batch:
             with concurrent.futures.ThreadPoolExecutor(max_workers=jobs) as pool:
                 try:
-                    for done in [pool.submit(judge, *pair) for pair in zip(batch, netlist.verilog(batch), strict=True)]:
+                    for done in [pool.submit(judge, *pair) for pair in zip(batch, changed, strict=True)]:
                         done.result()
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)  # an interrupt does not wait for the rest
@@ -387,6 +388,7 @@ def mutate(
             # Others take the places of equivalent mutants, as far as too few count.
             missing = max(0, LEAST - result.counted)
             batch, spares = spares[:missing], spares[missing:]
+            changed = netlist.verilog(batch) if batch else []
     result.seconds = round(time.monotonic() - start, 1)
     if sample is None:
         survivors = {mutant.name for mutant in result.mutants if mutant.outcome != "killed"}
