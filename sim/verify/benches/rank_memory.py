@@ -47,7 +47,7 @@ class Jobs(Twin):
         "same words as three beats before": 20,
         "beat cut short": 50,
         "slots in turns": 20,
-        "all at once": 20,
+        "all at once": 20 if SLOTS > 2 else 0,
         "top of the range": 20,
     }
 
