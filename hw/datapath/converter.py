@@ -6,7 +6,9 @@ from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value, sign
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from spatten.hw.lib.logic import select
 from spatten.hw.lib.parameters import check_integer, check_power_of_two, check_shape
+from spatten.hw.lib.pipeline import delayed, delayed_valid, register
 from spatten.hw.lib.shared import Shared
 from spatten.spec.config import HEAD_DIMS, LSB_BITS, PLANE_BITS
 from spatten.spec.row_format import CODE_BITS, SECTOR_BITS, RowFormat, row_format
@@ -163,13 +165,10 @@ class Converter(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         beat, result = self.i.payload, self.o.payload
-        valid: Value = self.i.valid
-        header = Value.cast(beat.header)
-        for stage in range(self.delay):
-            valid, before = Signal(name=f"valid{stage + 1}"), valid
-            m.d.sync += valid.eq(before)
-            header = _register(m, header, f"header{stage + 1}")
-        m.d.comb += [self.o.valid.eq(valid), Value.cast(result.header).eq(header)]
+        m.d.comb += [
+            self.o.valid.eq(delayed_valid(m, self.i.valid, self.delay, "valid")),
+            Value.cast(result.header).eq(delayed(m, Value.cast(beat.header), self.delay, "header")),
+        ]
         for index in range(self.slices):
             m.submodules[f"slice{index}"] = part = _Slice(
                 tensor=self.tensor,
@@ -223,13 +222,13 @@ class _Slice(Shared):
         part = self.part
         # Words that 16 codes take.
         step = Signal(range(_SECTOR_WORDS + 1))
-        m.d.comb += step.eq(_choose(part.width, [Const(HEAD_DIMS[0] * bits // _WORD_BITS) for bits in self._code_bits]))
-        width = _register(m, part.width, "width")
-        is_unsigned = _register(m, part.unsigned, "is_unsigned")
-        joined = _register(m, part.joined, "joined")
+        m.d.comb += step.eq(select([Const(HEAD_DIMS[0] * bits // _WORD_BITS) for bits in self._code_bits], part.width))
+        width = register(m, part.width, "width")
+        is_unsigned = register(m, part.unsigned, "is_unsigned")
+        joined = register(m, part.joined, "joined")
 
-        msb_lanes: list[Signal] = []
-        lsb_lanes: list[Signal] = []
+        msb_lanes: list[Value] = []
+        lsb_lanes: list[Value] = []
         for lane in self._lanes():
             start = self._start(m, lane, part.msb_offset, step, f"msb{lane.start}_start")
             msb_lanes.append(self._shift(m, lane, start, self._code_bits[-1], 2, f"msb{lane.start}"))
@@ -240,10 +239,10 @@ class _Slice(Shared):
 
         # The operands of all sub-lanes, side by side.
         codes = Signal(len(Value.cast(self.operands)))
-        m.d.comb += codes.eq(_choose(width, [self._codes(msb_lanes, bits, is_unsigned) for bits in self._code_bits]))
+        m.d.comb += codes.eq(select([self._codes(msb_lanes, bits, is_unsigned) for bits in self._code_bits], width))
         if self._tensor == "key":
             codes = self._join(m, codes, Cat(lsb_lanes), width, joined)
-        m.d.comb += Value.cast(self.operands).eq(_register(m, codes, "operands"))
+        m.d.comb += Value.cast(self.operands).eq(register(m, codes, "operands"))
         return m
 
     def _lanes(self) -> list[range]:
@@ -264,11 +263,11 @@ class _Slice(Shared):
             place = key * self.part.stride * _SECTOR_WORDS + operand // HEAD_DIMS[0] * step
             places.append(place if self._has_key(lane, head_dim) else Const(0))
         start = Signal(range(self._banks * _SECTOR_WORDS), name=name)
-        place = _choose(self.part.dim, places) if lane.start else Const(0)
+        place = select(places, self.part.dim) if lane.start else Const(0)
         m.d.comb += start.eq((self.first * _SECTOR_WORDS + offset + place)[: len(start)])
         return start
 
-    def _shift(self, m: Module, lane: range, start: Signal, bits: int, grid: int, name: str) -> Signal:
+    def _shift(self, m: Module, lane: range, start: Signal, bits: int, grid: int, name: str) -> Value:
         """The window's words from `start` on, wrapping at the end, in a register.
 
         These are as many words as a sub-lane's codes of up to `bits` bits take. Only starts that can occur are served:
@@ -290,19 +289,20 @@ class _Slice(Shared):
         words: Value = Value.cast(self.words)
         for level in reversed(range(len(start))):
             before = len(words) // _WORD_BITS
-            kept = min(before, reach(level, len(start)))
-            moved = min(kept, reach(level, level))
+            used = min(before, reach(level, len(start)))
+            moved = min(used, reach(level, level))
             if moved == 0:
                 continue
             shift = 1 << level
             around = Cat(words[shift * _WORD_BITS :], words[: shift * _WORD_BITS])
-            after = Signal(kept * _WORD_BITS, name=f"{name}_by{shift}")
+            after = Signal(used * _WORD_BITS, name=f"{name}_by{shift}")
             split = moved * _WORD_BITS
             m.d.comb += after.eq(Cat(Mux(start[level], around[:split], words[:split]), words[split : len(after)]))
             words = after
-        return _register(m, words, f"{name}_codes")
+        codes: Value = register(m, words, f"{name}_codes")
+        return codes
 
-    def _codes(self, shifted: list[Signal], bits: int, is_unsigned: Value) -> Value:
+    def _codes(self, shifted: list[Value], bits: int, is_unsigned: Value) -> Value:
         """Codes of `bits` bits as operands: sign-extended, or for values shifted up to the operand's width."""
         space = self._operand_bits - bits
         operands: list[Value] = []
@@ -323,7 +323,7 @@ class _Slice(Shared):
         moves = [min(LSB_BITS, bits - code) for code in self._code_bits]
         distinct = sorted(set(moves))
         move = Signal(range(1 + len(distinct)))
-        which = _choose(width, [Const(1 + distinct.index(n), len(move)) for n in moves])
+        which = select([Const(1 + distinct.index(n), len(move)) for n in moves], width)
         m.d.comb += move.eq(Mux(joined, which, 0))
 
         pairs = [(msbs.word_select(d, bits), lsbs.word_select(d, LSB_BITS)) for d in range(self._width)]
@@ -334,25 +334,10 @@ class _Slice(Shared):
             halves.append(Cat(lsb[LSB_BITS - n - 1] for _, lsb in pairs) if n < LSB_BITS else halves[0])
         floor = Signal(len(msbs))
         half = Signal(self._width)
-        m.d.comb += [floor.eq(_choose(move, floors)), half.eq(_choose(move, halves))]
+        m.d.comb += [floor.eq(select(floors, move)), half.eq(select(halves, move))]
         operands = Signal(len(msbs), name="rounded")
         top = (1 << bits - 1) - 1
         for d in range(self._width):
             below = floor.word_select(d, bits)
             m.d.comb += operands.word_select(d, bits).eq(below + (half[d] & (below != top)))
         return operands
-
-
-def _choose(index: Value, values: list[Value]) -> Value:
-    """`values[index]`, by a tree of multiplexers; an arbitrary one of them for an index beyond the last."""
-    if len(values) == 1:
-        return values[0]
-    bit = (len(values) - 1).bit_length() - 1
-    below, above = values[: 1 << bit], values[1 << bit :]
-    return Mux(index[bit], _choose(index, above), _choose(index, below))
-
-
-def _register(m: Module, value: Value, name: str) -> Signal:
-    register = Signal(len(value), name=name, reset_less=True)
-    m.d.sync += register.eq(value)
-    return register

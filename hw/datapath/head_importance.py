@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from amaranth.hdl import Assert, Cat, Module, Mux, Shape, Signal, Value, signed, unsigned
+from amaranth.hdl import Assert, Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -11,7 +11,9 @@ from amaranth.utils import ceil_log2
 from spatten.hw.lib.arithmetic import AdderTree, Multiplier
 from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.fifo import Fifo
+from spatten.hw.lib.logic import index_shape
 from spatten.hw.lib.parameters import check_integer, check_power_of_two
+from spatten.hw.lib.pipeline import delayed_fields
 from spatten.hw.lib.ram import Ram
 from spatten.spec.config import HEAD_DIMS, MULTIPLIER_FRACTION
 
@@ -19,11 +21,6 @@ __all__ = ["HeadImportance", "entry_access", "entry_value", "weighted_beat"]
 
 _ADDEND_BITS = MULTIPLIER_FRACTION + 1
 """A row adds at most 2**15."""
-
-
-def _index(count: int) -> Shape:
-    """Shape of a number below `count`: at least a bit, since Verilog has no signal without bits."""
-    return unsigned(max(1, ceil_log2(count)))
 
 
 def weighted_beat(*, lanes: int, operand_bits: int, slots: int, heads: int) -> data.StructLayout:
@@ -39,8 +36,8 @@ def weighted_beat(*, lanes: int, operand_bits: int, slots: int, heads: int) -> d
         {
             "lanes": data.ArrayLayout(signed(operand_bits), lanes),
             "last": 1,
-            "slot": _index(slots),
-            "head": _index(heads),
+            "slot": index_shape(slots),
+            "head": index_shape(heads),
             "multiplier": unsigned(_ADDEND_BITS),
         }
     )
@@ -48,7 +45,9 @@ def weighted_beat(*, lanes: int, operand_bits: int, slots: int, heads: int) -> d
 
 def entry_access(*, slots: int, heads: int, bits: int) -> data.StructLayout:
     """A read of the entry (slot, head), or a write of `value` to it, which also clears its mark of saturation."""
-    return data.StructLayout({"write": 1, "slot": _index(slots), "head": _index(heads), "value": unsigned(bits)})
+    return data.StructLayout(
+        {"write": 1, "slot": index_shape(slots), "head": index_shape(heads), "value": unsigned(bits)}
+    )
 
 
 def entry_value(bits: int) -> data.StructLayout:
@@ -143,7 +142,7 @@ class HeadImportance(wiring.Component):
                 ),
                 "i_access": In(stream.Signature(entry_access(slots=slots, heads=heads, bits=bits))),
                 "o_access": Out(stream.Signature(entry_value(bits))),
-                "done": Out(data.StructLayout({"valid": 1, "slot": _index(slots)})),
+                "done": Out(data.StructLayout({"valid": 1, "slot": index_shape(slots)})),
             }
         )
 
@@ -168,7 +167,7 @@ class HeadImportance(wiring.Component):
             )
         credits = self._addend_delay + 3
         addend_layout = data.StructLayout(
-            {"slot": _index(self.slots), "head": _index(self.heads), "addend": unsigned(_ADDEND_BITS)}
+            {"slot": index_shape(self.slots), "head": index_shape(self.heads), "addend": unsigned(_ADDEND_BITS)}
         )
         m.submodules.addends = addends = Fifo(shape=addend_layout, depth=credits)
         returns = Signal()
@@ -189,15 +188,6 @@ class HeadImportance(wiring.Component):
         m.d.sync += [count.eq(next_count), has_credit.eq(next_count != 0)]
         return has_credit
 
-    def _delayed(self, m: Module, cycles: int, name: str, **values: Value) -> SimpleNamespace:
-        """Each of `values` delayed by `cycles` cycles; only `valid` is reset."""
-        for cycle in range(cycles):
-            for role, value in values.items():
-                register = Signal(len(value), name=f"{name}{cycle}_{role}", reset_less=role != "valid")
-                m.d.sync += register.eq(value)
-                values[role] = register
-        return SimpleNamespace(**values)
-
     def _weigh(self, m: Module, addends: Any) -> None:
         """Computes what each row adds to its entry."""
         beat = self.i.payload
@@ -208,7 +198,7 @@ class HeadImportance(wiring.Component):
             element = beat.lanes[lane]
             m.d.sync += magnitude.eq(Mux(element < 0, -element, element))
             m.d.comb += tree.i[lane].eq(magnitude)
-        row = self._delayed(
+        row = delayed_fields(
             m,
             1 + tree.delay,
             "beat",
@@ -225,10 +215,10 @@ class HeadImportance(wiring.Component):
             begins = Signal(init=1)
             with m.If(row.valid):
                 m.d.sync += [so_far.eq(Mux(begins, 0, so_far) + tree.o), begins.eq(row.last)]
-            row = self._delayed(m, 1, "row", **vars(row))
+            row = delayed_fields(m, 1, "row", **vars(row))
             row_sum = so_far
         m.d.comb += [multiplier.a.eq(row_sum), multiplier.b.eq(row.multiplier)]
-        rounded = self._delayed(
+        rounded = delayed_fields(
             m, multiplier.delay + 1, "product", valid=row.valid & row.last, slot=row.slot, head=row.head
         )
         addend = Signal(_ADDEND_BITS, reset_less=True)
@@ -242,7 +232,7 @@ class HeadImportance(wiring.Component):
 
     def _accumulate(self, m: Module, addends: Any) -> None:
         """Reads, writes and additions, one a cycle: read the entry, bring it up to date, add, write it back."""
-        head_bits = _index(self.heads).width
+        head_bits = index_shape(self.heads).width
         m.submodules.entries = entries = Ram(shape=unsigned(self.bits + 1), depth=self.slots << head_bits)
         m.submodules.answers = answers = Fifo(shape=entry_value(self.bits), depth=self.READ_LATENCY + 1)
         access = self.i_access.payload
@@ -270,10 +260,10 @@ class HeadImportance(wiring.Component):
             operand=Mux(accesses, access.value, addends.o.payload.addend),
         )
         m.d.comb += [entries.read_enable.eq(turn0.valid), entries.read_address.eq(turn0.address)]
-        turn1 = self._delayed(m, 1, "turn1", **vars(turn0))
-        turn2 = self._delayed(m, 1, "turn2", **vars(turn1))
-        turn3 = self._delayed(m, 1, "turn3", **vars(turn2))
-        turn4 = self._delayed(m, 1, "turn4", **vars(turn3))
+        turn1 = delayed_fields(m, 1, "turn1", **vars(turn0))
+        turn2 = delayed_fields(m, 1, "turn2", **vars(turn1))
+        turn3 = delayed_fields(m, 1, "turn3", **vars(turn2))
+        turn4 = delayed_fields(m, 1, "turn4", **vars(turn3))
         result = Signal(self.bits + 1, reset_less=True)  # of turn 3, written now
         written = Signal(self.bits + 1, reset_less=True)  # of turn 4, in the memory, but not in what turn 1 has read
 

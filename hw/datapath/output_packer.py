@@ -1,14 +1,16 @@
 """Packs output rows into 32-byte sectors and sends each to its place in its memory channel."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from amaranth.hdl import Assert, Cat, Module, Mux, Shape, Signal, Value, signed, unsigned
+from amaranth.hdl import Assert, Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
+from spatten.hw.datapath.qk import DIM_BITS
 from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.fifo import Fifo
+from spatten.hw.lib.logic import index_shape
 from spatten.hw.lib.parameters import check_integer, check_power_of_two
 from spatten.hw.memory.axi import sector_write
 from spatten.spec.config import HEAD_DIMS, SECTOR_BYTES
@@ -18,11 +20,6 @@ __all__ = ["OutputPacker", "placed_beat"]
 _ELEMENT_BITS = 16
 """Width of an output element in memory."""
 _SECTOR_ELEMENTS = 8 * SECTOR_BYTES // _ELEMENT_BITS
-
-
-def _index(count: int) -> Shape:
-    """Shape of a number below `count`: at least a bit, since Verilog has no signal without bits."""
-    return unsigned(max(1, ceil_log2(count)))
 
 
 def placed_beat(
@@ -40,10 +37,10 @@ def placed_beat(
     return data.StructLayout(
         {
             "lanes": data.ArrayLayout(signed(operand_bits), lanes),
-            "part": _index(head_dim_max // lanes),
-            "dim": unsigned(2),
-            "row": _index(rows),
-            "head": _index(heads),
+            "part": index_shape(head_dim_max // lanes),
+            "dim": unsigned(DIM_BITS),
+            "row": index_shape(rows),
+            "head": index_shape(heads),
             "heads": range(heads + 1),
             "base": unsigned(address_bits + channels.bit_length() - 1),
         }
@@ -130,6 +127,12 @@ class OutputPacker(wiring.Component):
         self.heads = heads
         self.address_bits = address_bits
         self.depth = depth
+        self._sectors = min(lanes, head_dim_max) // _SECTOR_ELEMENTS
+        """Most sectors of a beat."""
+        self._sector_bits = self._sectors.bit_length() - 1
+        self._channel_bits = channels.bit_length() - 1
+        self._element_bits = _SECTOR_ELEMENTS * operand_bits
+        """Bits of a sector's elements before they are extended."""
         self.beat = placed_beat(
             lanes=lanes,
             operand_bits=operand_bits,
@@ -152,106 +155,147 @@ class OutputPacker(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         check_stream(m, platform, self.i, "i")
-        beat = self.i.payload
-        channel_bits = self.channels.bit_length() - 1
-        sectors = min(self.lanes, self.head_dim_max) // _SECTOR_ELEMENTS
-        sector_bits = sectors.bit_length() - 1
-        element_bits = _SECTOR_ELEMENTS * self.operand_bits
         if asserts(platform):
-            m.d.sync += Assert(
-                ~self.i.valid | ~beat.base[:channel_bits].any(), "i: base is no multiple of the channels\n"
-            )
+            low_bits = self.i.payload.base[: self._channel_bits]
+            m.d.sync += Assert(~self.i.valid | ~low_bits.any(), "i: base is no multiple of the channels\n")
+        placed_valid, placed_ready = Signal(), Signal()
+        placed = self._place(m, placed_valid, placed_ready)
+        step = self._aim(m, placed, placed_valid, placed_ready)
+        self._queue(m, step)
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += self.beats_in.eq(self.beats_in + 1)
+        with m.If(step.moves & step.is_final):
+            m.d.sync += self.beats_done.eq(self.beats_done + 1)
+        return m
 
-        # Step 1: the place of the head's part among all parts, as a sum of gated rows; so few bits need no multiplier.
-        placed_valid = Signal()
-        placed_ready = Signal()
-        placed_elements = Signal(sectors * element_bits, reset_less=True)
-        placed_place = Signal(_index(self.rows * self.heads), reset_less=True)
-        placed_dim = Signal(2, reset_less=True)
-        placed_part = Signal.like(beat.part, reset_less=True)
-        placed_base = Signal(self.address_bits, reset_less=True)
+    def _place(self, m: Module, valid: Signal, ready: Signal) -> Any:
+        """A register with the beat, and the place of its part of the row among all parts of the region."""
+        beat = self.i.payload
+        placed = Signal(
+            data.StructLayout(
+                {
+                    "elements": unsigned(self._sectors * self._element_bits),
+                    "place": index_shape(self.rows * self.heads),
+                    "dim": unsigned(DIM_BITS),
+                    "part": beat.part.shape(),
+                    "base": unsigned(self.address_bits),
+                }
+            ),
+            reset_less=True,
+        )
+        # A sum of gated rows; so few bits need no multiplier.
         products = [Mux(bit, beat.row << shift, 0) for shift, bit in enumerate(beat.heads)]
-        m.d.comb += self.i.ready.eq(~placed_valid | placed_ready)
+        m.d.comb += self.i.ready.eq(~valid | ready)
         with m.If(self.i.ready):
             m.d.sync += [
-                placed_valid.eq(self.i.valid),
-                placed_elements.eq(Value.cast(beat.lanes)),
-                placed_place.eq(sum(products, beat.head)),
-                placed_dim.eq(beat.dim),
-                placed_part.eq(beat.part),
-                placed_base.eq(beat.base >> channel_bits),
+                valid.eq(self.i.valid),
+                placed.elements.eq(Value.cast(beat.lanes)),
+                placed.place.eq(sum(products, beat.head)),
+                placed.dim.eq(beat.dim),
+                placed.part.eq(beat.part),
+                placed.base.eq(beat.base >> self._channel_bits),
             ]
+        return placed
 
-        # Step 2: addresses and channels of the beat's first `channels` sectors.
-        valid = Signal()
-        steps = Signal()
-        is_final = Signal()
-        elements = Signal.like(placed_elements)
-        address = Signal(self.address_bits, reset_less=True)
-        split = Signal(_index(sector_bits + 1), reset_less=True)  # log2 of the beat's sectors
-        is_target = Signal(self.channels, reset_less=True)
-        placed_split = Signal.like(split)
+    def _aim(self, m: Module, placed: Any, placed_valid: Signal, placed_ready: Signal) -> "_Step":
+        """A register with the sectors of a beat that are still to be sent, their address, and the channels they go to.
+
+        With fewer channels than sectors a beat takes several steps, at consecutive addresses.
+        """
+        step = _Step(
+            valid=Signal(name="step_valid"),
+            moves=Signal(name="step_moves"),
+            is_final=Signal(name="step_is_final"),
+            elements=Signal(self._sectors * self._element_bits, name="step_elements", reset_less=True),
+            address=Signal(self.address_bits, name="step_address", reset_less=True),
+            log_sectors=Signal(index_shape(self._sector_bits + 1), name="step_log_sectors", reset_less=True),
+            is_target=Signal(self.channels, name="step_is_target", reset_less=True),
+        )
+        log_sectors = Signal.like(step.log_sectors, name="placed_log_sectors")
         # A part's offset lies below the place's lowest bit, since only a head dimension above `lanes` has parts.
-        offset = Signal(_index(self.rows * self.heads * self.head_dim_max // _SECTOR_ELEMENTS))
+        offset = Signal(index_shape(self.rows * self.heads * self.head_dim_max // _SECTOR_ELEMENTS))
         m.d.comb += [
-            placed_split.eq(Mux(placed_dim > sector_bits, sector_bits, placed_dim)),
-            offset.eq((placed_place << placed_dim) | (placed_part << sector_bits)),
-            placed_ready.eq(~valid | (steps & is_final)),
+            log_sectors.eq(Mux(placed.dim > self._sector_bits, self._sector_bits, placed.dim)),
+            offset.eq((placed.place << placed.dim) | (placed.part << self._sector_bits)),
+            placed_ready.eq(~step.valid | (step.moves & step.is_final)),
         ]
         with m.If(placed_ready):
             m.d.sync += [
-                valid.eq(placed_valid),
-                elements.eq(placed_elements),
-                address.eq(placed_base + (offset >> channel_bits)),
-                split.eq(placed_split),
+                step.valid.eq(placed_valid),
+                step.elements.eq(placed.elements),
+                step.address.eq(placed.base + (offset >> self._channel_bits)),
+                step.log_sectors.eq(log_sectors),
             ]
             for channel in range(self.channels):
-                differs = (offset[:channel_bits] ^ channel) >> placed_split
-                m.d.sync += is_target[channel].eq(~differs.any())
-        if sectors <= self.channels:
-            m.d.comb += is_final.eq(1)
-        else:
-            # Fewer channels than sectors: the rest of the beat moves down to the channels, for the next local address.
-            done = Signal(range(sectors // self.channels))
-            m.d.comb += is_final.eq(done == ((1 << split) - 1) >> channel_bits)
-            with m.If(steps):
-                m.d.sync += done.eq(Mux(is_final, 0, done + 1))
-                with m.If(~is_final):
-                    m.d.sync += [elements.eq(elements >> self.channels * element_bits), address.eq(address + 1)]
+                differs = (offset[: self._channel_bits] ^ channel) >> log_sectors
+                m.d.sync += step.is_target[channel].eq(~differs.any())
+        if self._sectors <= self.channels:
+            m.d.comb += step.is_final.eq(1)
+            return step
+        # The rest of the beat moves down to the channels, for the next local address.
+        done = Signal(range(self._sectors // self.channels))
+        m.d.comb += step.is_final.eq(done == ((1 << step.log_sectors) - 1) >> self._channel_bits)
+        with m.If(step.moves):
+            m.d.sync += done.eq(Mux(step.is_final, 0, done + 1))
+            with m.If(~step.is_final):
+                m.d.sync += [
+                    step.elements.eq(step.elements >> self.channels * self._element_bits),
+                    step.address.eq(step.address + 1),
+                ]
+        return step
 
-        # Step 3: a queue per channel. A step waits until all channels that it writes to have room.
+    def _queue(self, m: Module, step: "_Step") -> None:
+        """A queue per channel, with its output. A step waits until all channels that it writes to have room."""
         free = Signal(self.channels)
-        m.d.comb += steps.eq(valid & ~(is_target & ~free).any())
-        sector_list = elements.word_select
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += self.beats_in.eq(self.beats_in + 1)
-        with m.If(steps & is_final):
-            m.d.sync += self.beats_done.eq(self.beats_done + 1)
+        m.d.comb += step.moves.eq(step.valid & ~(step.is_target & ~free).any())
+        queued = data.StructLayout({"address": unsigned(self.address_bits), "elements": unsigned(self._element_bits)})
         for channel in range(self.channels):
-            with m.If(steps & is_target[channel]):
+            sends = step.moves & step.is_target[channel]
+            with m.If(sends):
                 m.d.sync += self.queued[channel].eq(self.queued[channel] + 1)
-        for channel in range(self.channels):
-            queued = data.StructLayout({"address": unsigned(self.address_bits), "elements": unsigned(element_bits)})
             m.submodules[f"queue{channel}"] = queue = Fifo(shape=queued, depth=self.depth)
-            sector: Value = sector_list(channel % sectors, element_bits)
-            for level in reversed(range(sector_bits)):
-                if channel % sectors != channel % (1 << level):
-                    sector = Mux(split <= level, sector_list(channel % (1 << level), element_bits), sector)
             extended = [
-                queue.o.payload.elements.word_select(i, self.operand_bits).as_signed() for i in range(_SECTOR_ELEMENTS)
+                _sign_extended(queue.o.payload.elements.word_select(i, self.operand_bits))
+                for i in range(_SECTOR_ELEMENTS)
             ]
             o = self.o[channel]
             m.d.comb += [
                 free[channel].eq(queue.i.ready),
-                queue.i.valid.eq(steps & is_target[channel]),
-                queue.i.payload.address.eq(address),
-                queue.i.payload.elements.eq(sector),
+                queue.i.valid.eq(sends),
+                queue.i.payload.address.eq(step.address),
+                queue.i.payload.elements.eq(self._sector_for(step, channel)),
                 o.valid.eq(queue.o.valid),
                 queue.o.ready.eq(o.ready),
                 o.payload.address.eq(queue.o.payload.address),
-                o.payload.data.eq(Cat(_sign_extended(element) for element in extended)),
+                o.payload.data.eq(Cat(extended)),
             ]
-        return m
+
+    def _sector_for(self, step: "_Step", channel: int) -> Value:
+        """Of the step's sectors that of a channel: channel c gets sector c modulo their number."""
+        sector: Value = step.elements.word_select(channel % self._sectors, self._element_bits)
+        for level in reversed(range(self._sector_bits)):
+            low = channel % (1 << level)
+            if channel % self._sectors != low:
+                sector = Mux(step.log_sectors <= level, step.elements.word_select(low, self._element_bits), sector)
+        return sector
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What goes to the channels in one step, and when."""
+
+    valid: Signal
+    moves: Signal
+    """The step is taken in this cycle."""
+    is_final: Signal
+    """It is the last one of its beat."""
+    elements: Signal
+    """The beat's sectors from that of channel 0 on."""
+    address: Signal
+    log_sectors: Signal
+    """log2 of the beat's sectors."""
+    is_target: Signal
+    """Which channels get a sector."""
 
 
 def _sign_extended(element: Value) -> Value:

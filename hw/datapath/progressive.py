@@ -11,6 +11,7 @@ from amaranth.utils import ceil_log2
 from spatten.hw.datapath.softmax import decision, scaled_scores
 from spatten.hw.lib.assertions import check_stream
 from spatten.hw.lib.parameters import check_integer, check_shape
+from spatten.hw.lib.pipeline import elastic_stages
 from spatten.hw.lib.ram import Ram
 from spatten.spec.config import LSB_BITS, SCALE_MANTISSA_BITS
 from spatten.spec.constants import FLAT_LIMIT_BITS, SCALE_SHIFT_BITS
@@ -175,14 +176,9 @@ class Progressive(wiring.Component):
             shape=data.ArrayLayout(signed(kept_bits), self.lanes),
             depth=max(2, ((self.slots - 1) << stride_bits) + beats),
         )
-        valid = [Signal(name=f"stage{stage}_valid") for stage in range(self.delay)]
-        ready = [Signal(name=f"stage{stage}_ready") for stage in range(self.delay)]
-        for stage in range(self.delay):
-            m.d.comb += ready[stage].eq(~valid[stage] | (ready[stage + 1] if stage + 1 < self.delay else self.o.ready))
-            with m.If(ready[stage]):
-                m.d.sync += valid[stage].eq(valid[stage - 1] if stage else self.i.valid)
-        takes = Signal()
-        m.d.comb += [self.i.ready.eq(ready[0]), takes.eq(self.i.valid & ready[0])]
+        stages = elastic_stages(m, self.i.valid, self.o.ready, self.delay)
+        takes = stages[0].takes
+        m.d.comb += [self.i.ready.eq(stages[0].ready), self.o.valid.eq(stages[-1].valid)]
 
         # As a beat enters, a first pass writes its scores to the memory, and a second pass reads them.
         index = Signal(stride_bits)
@@ -202,18 +198,18 @@ class Progressive(wiring.Component):
 
         entered = Signal.like(beat, name="entered", reset_less=True)
         entered_second = Signal(reset_less=True)
-        with m.If(ready[0]):
+        with m.If(stages[0].ready):
             m.d.sync += [Value.cast(entered).eq(Value.cast(beat)), entered_second.eq(is_second)]
 
         # The memory's word goes into registers first, since an adder right behind the memory would take too long.
         fetched = Signal.like(beat, name="fetched", reset_less=True)
         fetched_kept = Signal(data.ArrayLayout(signed(kept_bits), self.lanes), reset_less=True)
-        with m.If(ready[1]):
+        with m.If(stages[1].ready):
             m.d.sync += Value.cast(fetched).eq(Value.cast(entered))
             m.d.sync += Value.cast(fetched_kept).eq(Mux(entered_second, Value.cast(kept.read_data), 0))
 
         row = Signal.like(self.o.payload, name="row", reset_less=True)
-        with m.If(ready[2]):
+        with m.If(stages[2].ready):
             for lane in range(self.lanes):
                 m.d.sync += row.scores[lane].eq(fetched.scores[lane] + (fetched_kept[lane] << LSB_BITS))
             for name in ("count", "last", "mantissa", "shift", "flat_limit"):
@@ -224,7 +220,7 @@ class Progressive(wiring.Component):
                 row.header.slot.eq(fetched.slot),
                 Value.cast(row.header.header).eq(Value.cast(fetched.header)),
             ]
-        m.d.comb += [self.o.valid.eq(valid[-1]), Value.cast(self.o.payload).eq(Value.cast(row))]
+        m.d.comb += Value.cast(self.o.payload).eq(Value.cast(row))
         return Mux(takes & is_second & beat.last, 1 << beat.slot, 0)
 
     def _decisions(self, m: Module) -> Value:

@@ -3,15 +3,18 @@
 from types import SimpleNamespace
 from typing import Any
 
-from amaranth.hdl import Array, Assert, Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value, signed, unsigned
+from amaranth.hdl import Array, Assert, Cat, Const, Module, Mux, ShapeLike, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
+from spatten.hw.datapath.qk import DIM_BITS
 from spatten.hw.lib.arithmetic import AdderTree, Multiplier, sum_shape
 from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.fifo import Fifo, SkidBuffer
+from spatten.hw.lib.logic import index_shape
 from spatten.hw.lib.parameters import check_integer, check_power_of_two, check_shape
+from spatten.hw.lib.pipeline import delayed_fields, delayed_valid, register
 from spatten.hw.lib.shared import Shared
 from spatten.spec.config import HEAD_DIMS
 
@@ -19,11 +22,6 @@ __all__ = ["PvArray", "output_beat", "value_operands", "weight_beat"]
 
 _BLOCK = HEAD_DIMS[0]
 """Operands that share a probability whatever the head dimension."""
-
-
-def _index(count: int) -> Shape:
-    """Shape of a number below `count`: at least a bit, since Verilog has no signal without bits."""
-    return unsigned(max(1, ceil_log2(count)))
 
 
 def _chosen(values: list[Value], code: Value) -> Value:
@@ -46,8 +44,8 @@ def weight_beat(*, lanes: int, prob_bits: int, header: ShapeLike) -> data.Struct
             "probs": data.ArrayLayout(unsigned(prob_bits), lanes),
             "count": range(lanes + 1),
             "last": 1,
-            "dim": unsigned(2),
-            "group": _index(ceil_log2(lanes) + 1),
+            "dim": unsigned(DIM_BITS),
+            "group": index_shape(ceil_log2(lanes) + 1),
             "header": header,
         }
     )
@@ -71,9 +69,9 @@ def output_beat(*, lanes: int, operand_bits: int, head_dim_max: int, header: Sha
     return data.StructLayout(
         {
             "lanes": data.ArrayLayout(signed(operand_bits), lanes),
-            "part": _index(head_dim_max // lanes),
+            "part": index_shape(head_dim_max // lanes),
             "last": 1,
-            "dim": unsigned(2),
+            "dim": unsigned(DIM_BITS),
             "saturated": range(lanes + 1),
             "header": header,
         }
@@ -327,7 +325,7 @@ class PvArray(wiring.Component):
 
         operands = self._live_operands(beat)
         sums = self._multiply(m, beat, operands)
-        control = self._delayed(
+        control = delayed_fields(
             m,
             self._columns[0].delay,
             "control",
@@ -352,15 +350,15 @@ class PvArray(wiring.Component):
         held = Signal(beat.shape(), reset_less=True)
         held_valid = Signal()
         live = Signal(self.lanes, reset_less=True)
-        part = Signal(_index(self.parts))
+        part = Signal(index_shape(self.parts))
         first = Signal(init=1)
         m.submodules.steps = steps = SkidBuffer(
             shape=data.StructLayout(
                 {
                     "probs": data.ArrayLayout(unsigned(self.prob_bits), keys),
                     "live": data.ArrayLayout(unsigned(blocks), self.slices),
-                    "dim": unsigned(2),
-                    "part": _index(self.parts),
+                    "dim": unsigned(DIM_BITS),
+                    "part": index_shape(self.parts),
                     "first": 1,
                     "ends": 1,
                     "last": 1,
@@ -453,15 +451,6 @@ class PvArray(wiring.Component):
                     ]
         return [column.o for column in self._columns]
 
-    def _delayed(self, m: Module, cycles: int, name: str, **values: Value) -> SimpleNamespace:
-        """Each of `values` delayed by `cycles` cycles; only `valid` is reset."""
-        for cycle in range(cycles):
-            for role, value in values.items():
-                register = Signal(len(value), name=f"{name}{cycle}_{role}", reset_less=role != "valid")
-                m.d.sync += register.eq(value)
-                values[role] = register
-        return SimpleNamespace(**values)
-
     def _accumulate(self, m: Module, sums: list[Value], control: SimpleNamespace) -> tuple[list[Value], Value, Value]:
         """Sums over the beats of a row, with the half that rounds; valid when a part is complete."""
         width = self.prob_bits + 1 + self.operand_bits
@@ -495,16 +484,11 @@ class PvArray(wiring.Component):
             m.d.comb += folds.eq(self._by_dim(dim, lambda d, to=fold: Const(d <= to, 1)))
             folded: list[Value] = []
             for position, total in enumerate(totals):
-                register = Signal(signed(width), name=f"folded{fold}_{position}", reset_less=True)
-                if position < fold:
-                    m.d.sync += register.eq(total + Mux(folds, totals[position + fold], 0))
-                else:
-                    m.d.sync += register.eq(Mux(folds, 0, total))
-                folded.append(register)
-            next_valid = Signal(name=f"folded{fold}_valid")
-            next_dim = Signal(2, name=f"folded{fold}_dim", reset_less=True)
-            m.d.sync += [next_valid.eq(valid), next_dim.eq(dim)]
-            totals, valid, dim = folded, next_valid, next_dim
+                added = total + Mux(folds, totals[position + fold], 0) if position < fold else Mux(folds, 0, total)
+                folded.append(register(m, added, f"folded{fold}_{position}", shape=signed(width)))
+            totals = folded
+            valid = delayed_valid(m, valid, 1, f"folded{fold}_valid")
+            dim = register(m, dim, f"folded{fold}_dim")
         return totals, valid
 
     # -- Output -------------------------------------------------------------------------------------------------------
@@ -522,13 +506,15 @@ class PvArray(wiring.Component):
             limit = Cat((~sign).replicate(self.operand_bits - 1), sign)
             m.d.comb += saturated.i[position].eq(exceeds)
             lanes.append(Mux(exceeds, limit, rounded[: self.operand_bits]))
-        row = self._delayed(m, saturated.delay, "row", valid=valid, lanes=Cat(lanes))
+        row = delayed_fields(m, saturated.delay, "row", valid=valid, lanes=Cat(lanes))
 
         queued = data.StructLayout(
             {"lanes": unsigned(self.slice_width * self.operand_bits), "saturated": range(self.slice_width + 1)}
         )
         m.submodules.outputs = outputs = Fifo(shape=queued, depth=credits)
-        about = data.StructLayout({"part": _index(self.parts), "last": 1, "dim": unsigned(2), "header": self.header})
+        about = data.StructLayout(
+            {"part": index_shape(self.parts), "last": 1, "dim": unsigned(DIM_BITS), "header": self.header}
+        )
         m.submodules.headers = headers = Fifo(shape=about, depth=credits)
         m.d.comb += [
             outputs.i.valid.eq(row.valid),

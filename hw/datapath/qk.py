@@ -12,10 +12,15 @@ from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.fifo import Fifo
 from spatten.hw.lib.logic import equals
 from spatten.hw.lib.parameters import check_integer, check_power_of_two, check_shape
+from spatten.hw.lib.pipeline import delayed, register
 from spatten.hw.lib.shared import Shared
 from spatten.spec.config import HEAD_DIMS
 
-__all__ = ["QkArray", "QkSlice", "dim_code", "key_beat", "query_row", "score_beat"]
+__all__ = ["DIM_BITS", "QkArray", "QkSlice", "dim_code", "key_beat", "query_row", "score_beat"]
+
+
+DIM_BITS = (len(HEAD_DIMS) - 1).bit_length()
+"""Width of the code of a head dimension."""
 
 
 def dim_code(head_dim: int) -> int:
@@ -39,7 +44,7 @@ def key_beat(*, multipliers: int, lanes: int, operand_bits: int, header: ShapeLi
             "keys": data.ArrayLayout(signed(operand_bits), multipliers),
             "count": range(lanes + 1),
             "group": range(max(exact_log2(lanes), 1) + 1),
-            "dim": unsigned(2),
+            "dim": unsigned(DIM_BITS),
             "last": unsigned(1),
             "header": header,
         }
@@ -113,9 +118,8 @@ class QkSlice(Shared):
         m.submodules.tree = tree = AdderTree(
             shape=self._product, inputs=self._width, levels_per_stage=self._levels_per_stage, taps=self._taps
         )
-        query = Signal.like(self.query, reset_less=True)
-        keys = Signal.like(self.keys, reset_less=True)
-        m.d.sync += [query.eq(self.query), keys.eq(self.keys)]
+        query = register(m, self.query, "held_query")
+        keys = register(m, self.keys, "held_keys")
         for n in range(self._width):
             m.submodules[f"multiplier{n}"] = multiplier = Multiplier(
                 a_shape=self._operand, b_shape=self._operand, stages=self._multiplier_stages
@@ -426,12 +430,11 @@ class QkArray(wiring.Component):
         return Cat(operands)
 
     def _delay(self, m: Module, control: Any, label: Any, cycles: int, name: str) -> tuple[Any, Any]:
-        for n in range(cycles):
-            next_control = Signal.like(control, name=f"{name}{n}_control")
-            next_label = Signal.like(label, name=f"{name}{n}_label", reset_less=True)
-            m.d.sync += [next_control.eq(control), next_label.eq(label)]
-            control, label = next_control, next_label
-        return control, label
+        """What is to be done, and its label, `cycles` cycles later; a reset leaves nothing to do."""
+        return (
+            delayed(m, control, cycles, f"{name}_control", is_reset=True),
+            delayed(m, label, cycles, f"{name}_label"),
+        )
 
     def _select(self, m: Module, slices: list[QkSlice], control: Any, label: Any) -> list[Signal]:
         """The score of each rank, from the level of the adder trees where groups of D products are added up."""

@@ -2,30 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import or_
 from typing import Any
 
-from amaranth.hdl import Assert, Cat, Const, Module, Mux, Shape, Signal, Value, ValueLike, unsigned
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.lib.assertions import asserts, check_stream
-from spatten.hw.lib.expander import select
+from spatten.hw.lib.logic import gather_or, index_shape, one_hot, select
+from spatten.hw.lib.pipeline import delay_line, delayed
 from spatten.hw.lib.ram import Ram
 
 __all__ = ["RankMemory", "index_shape", "one_hot", "rank_probs", "rank_word", "store_at"]
-
-
-def index_shape(count: int) -> Shape:
-    """Shape of a number below `count`, of at least one bit, since Verilog has no port without bits."""
-    return unsigned(max(1, ceil_log2(count)))
-
-
-def one_hot(index: Value, count: int) -> Value:
-    """`count` bits, of which bit `index` is set."""
-    return (Const(1, count) << index)[:count]
 
 
 def store_at(m: Module, registers: Sequence[Any], index: Value, value: ValueLike) -> None:
@@ -124,27 +113,15 @@ class RankMemory(wiring.Component):
         # Stage 1: the beat in registers, where it goes, and its probabilities without those beyond `count`.
         beat = self.i.payload
         next_number = Signal(index_shape(self.tokens // self.prob_lanes))
-        valid = [Signal(name=f"stage{stage}_valid") for stage in (1, 2, 3, 4)]
-        slot = [Signal(beat.slot.shape(), name=f"stage{stage}_slot", reset_less=True) for stage in (1, 2, 3, 4)]
-        number = [Signal(next_number.shape(), name=f"stage{stage}_beat", reset_less=True) for stage in (1, 2, 3, 4)]
-        probs = [
-            [
-                Signal(self.prob_bits, name=f"stage{stage}_prob{lane}", reset_less=True)
-                for lane in range(self.prob_lanes)
-            ]
-            for stage in (1, 2, 3)
-        ]
         m.d.comb += self.i.ready.eq(1)
         with m.If(self.i.valid):
             m.d.sync += next_number.eq(Mux(beat.last, 0, next_number + 1))
-        m.d.sync += [valid[0].eq(self.i.valid), slot[0].eq(beat.slot), number[0].eq(next_number)]
-        m.d.sync += [probs[0][lane].eq(Mux(beat.count > lane, beat.probs[lane], 0)) for lane in range(self.prob_lanes)]
-        for stage in (1, 2, 3):
-            m.d.sync += [valid[stage].eq(valid[stage - 1]), slot[stage].eq(slot[stage - 1])]
-            m.d.sync += number[stage].eq(number[stage - 1])
-        for stage in (1, 2):
-            m.d.sync += [probs[stage][lane].eq(probs[stage - 1][lane]) for lane in range(self.prob_lanes)]
-        pending = reduce(or_, (Mux(valid[n], one_hot(slot[n], self.slots), 0) for n in range(len(valid))))
+        _, *valid = delay_line(m, self.i.valid, 4, "valid", is_reset=True)
+        _, *slot = delay_line(m, beat.slot, 4, "slot")
+        _, *number = delay_line(m, next_number, 4, "beat")
+        used = [Mux(beat.count > lane, beat.probs[lane], 0) for lane in range(self.prob_lanes)]
+        probs = [delayed(m, prob, 3, f"prob{lane}") for lane, prob in enumerate(used)]
+        pending = gather_or([Mux(valid[n], one_hot(slot[n], self.slots), 0) for n in range(len(valid))])
         if asserts(platform):
             m.d.sync += Assert(~(pending & self.drains).any(), "a slot is drained while beats are on their way to it\n")
 
@@ -154,7 +131,7 @@ class RankMemory(wiring.Component):
             matches = valid[ahead] & (slot[ahead] == slot[0]) & (number[ahead] == number[0])
             m.d.sync += same[ahead - 1].eq(matches)
 
-        total = self._sums(m, self._stored_words(m, rams, slot[1], number[1]), same, probs[2])
+        total = self._sums(m, self._stored_words(m, rams, slot[1], number[1]), same, probs)
 
         row_words = Value.cast(self.write_words)
         beat_words = Cat(word.as_value() for word in total)
@@ -192,10 +169,10 @@ class RankMemory(wiring.Component):
             else:
                 row = select([ram.read_data for ram in slot_rams], read_bank)
             drained.append(Mux(self.drains[index], row, 0))
-        m.d.comb += Value.cast(self.read_words).eq(reduce(or_, drained))
+        m.d.comb += Value.cast(self.read_words).eq(gather_or(drained))
         return m
 
-    def _sums(self, m: Module, words: Value, same: list[Signal], probs: list[Signal]) -> list[Any]:
+    def _sums(self, m: Module, words: Value, same: list[Signal], probs: list[Value]) -> list[Any]:
         """Stage 2 has the word as the beats two and three ahead leave it. Stage 3 adds, to what the beat one ahead left
         if it had the same word. Stage 4 writes the sums, which are returned."""
         read = data.View(data.ArrayLayout(self.word, self.prob_lanes), words)

@@ -14,6 +14,7 @@ from spatten.hw.lib.arithmetic import AdderTree, Multiplier
 from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.fifo import Fifo
 from spatten.hw.lib.parameters import check_integer, check_shape
+from spatten.hw.lib.pipeline import delayed, delayed_valid, register
 from spatten.spec.config import SCALE_MANTISSA_BITS, SUM_FRACTION
 from spatten.spec.constants import FLAT_LIMIT_BITS, FLAT_LIMIT_FRACTION, SCALE_SHIFT_BITS
 
@@ -283,21 +284,21 @@ class Softmax(wiring.Component):
         ]
         lowest = Const(-(1 << (self.score_bits - 1)), signed(self.score_bits))
         nodes: list[Value] = [
-            _register(m, Mux(lane < beat.count, beat.scores[lane], lowest), f"live_score{lane}")
+            register(m, Mux(lane < beat.count, beat.scores[lane], lowest), f"live_score{lane}")
             for lane in range(self.lanes)
         ]
         for level in range(ceil_log2(self.lanes)):
             nodes = [
-                _register(m, _larger(*nodes[first : first + 2]), f"maximum_level{level}_{first // 2}")
+                register(m, _larger(*nodes[first : first + 2]), f"maximum_level{level}_{first // 2}")
                 for first in range(0, len(nodes), 2)
             ]
-        valid = _valid_after(m, takes, self._maximum_at - 1, "maximum_beat")
-        last = _valid_after(m, takes & beat.last, self._maximum_at - 1, "maximum_last")
+        valid = delayed_valid(m, takes, self._maximum_at - 1, "maximum_beat")
+        last = delayed_valid(m, takes & beat.last, self._maximum_at - 1, "maximum_last")
         is_first = Signal(init=1)
         maximum = Signal(signed(self.score_bits), reset_less=True)
         with m.If(valid):
             m.d.sync += [is_first.eq(last), maximum.eq(Mux(is_first, nodes[0], _larger(maximum, nodes[0])))]
-        m.d.comb += [maxima.i.valid.eq(_valid_after(m, last, 1, "maximum_found")), maxima.i.payload.eq(maximum)]
+        m.d.comb += [maxima.i.valid.eq(delayed_valid(m, last, 1, "maximum_found")), maxima.i.payload.eq(maximum)]
 
     def _second_pass(
         self,
@@ -333,16 +334,23 @@ class Softmax(wiring.Component):
         if asserts(platform):
             m.d.sync += Assert(~takes | (scores.o.valid & constants.o.valid), "softmax lost scores or constants\n")
 
-        maximum = _register(m, maxima.o.payload, "second_maximum")
-        position = _register(m, row.position, "second_position")
-        mantissa = _after(m, row.mantissa, 1 + self._normalisers[0].delay, "second_mantissa")
-        first_count = _register(m, beat.count, "second_count")
-        count = _after(m, first_count, self._scaled_at - 1, "second_count_after")
+        self._exponentiate(m, platform, takes, beat, row, maxima.o.payload, pairs)
+        self._total(m, takes, takes_last, row, reciprocals, decisions)
+
+    def _exponentiate(
+        self, m: Module, platform: Any, takes: Signal, beat: Any, row: Any, row_maximum: Any, pairs: Fifo
+    ) -> None:
+        """The exponentials of a beat's keys go into `pairs`, and into the adder tree."""
+        maximum = register(m, row_maximum, "second_maximum")
+        position = register(m, row.position, "second_position")
+        mantissa = delayed(m, row.mantissa, 1 + self._normalisers[0].delay, "second_mantissa")
+        first_count = register(m, beat.count, "second_count")
+        count = delayed(m, first_count, self._scaled_at - 1, "second_count_after")
         m.submodules.tree = tree = self._tree
         if asserts(platform):
-            valid = _valid_after(m, takes, 1, "second_beat")
+            valid = delayed_valid(m, takes, 1, "second_beat")
             for lane in range(self.lanes):
-                spread = maximum - _register(m, beat.scores[lane], f"second_checked{lane}")
+                spread = maximum - register(m, beat.scores[lane], f"second_checked{lane}")
                 m.d.sync += Assert(
                     ~valid | (lane >= first_count) | (spread < 1 << (self.score_bits - 1)),
                     "scores of a row differ by more than they may\n",
@@ -354,7 +362,7 @@ class Softmax(wiring.Component):
             m.submodules[f"addend{lane}"] = addend = self._addends[lane]
             m.d.comb += [
                 normaliser.maximum.eq(maximum),
-                normaliser.score.eq(_register(m, beat.scores[lane], f"second_score{lane}")),
+                normaliser.score.eq(register(m, beat.scores[lane], f"second_score{lane}")),
                 normaliser.position.eq(position),
                 scaler.normalised.eq(normaliser.normalised),
                 scaler.scale.eq(mantissa),
@@ -367,37 +375,41 @@ class Softmax(wiring.Component):
                 tree.i[lane].eq(addend.addend),
             ]
         m.d.comb += [
-            pairs.i.valid.eq(_valid_after(m, takes, self._paired_at, "paired_beat")),
-            pairs.i.payload.last.eq(_after(m, beat.last, self._paired_at, "paired_last")),
-            pairs.i.payload.count.eq(_after(m, count, self._exponentials[0].delay, "paired_count")),
+            pairs.i.valid.eq(delayed_valid(m, takes, self._paired_at, "paired_beat")),
+            pairs.i.payload.last.eq(delayed(m, beat.last, self._paired_at, "paired_last")),
+            pairs.i.payload.count.eq(delayed(m, count, self._exponentials[0].delay, "paired_count")),
         ]
 
-        valid = _valid_after(m, takes, self._summed_at, "summed_beat")
-        last = _valid_after(m, takes_last, self._summed_at, "summed_last")
+    def _total(
+        self, m: Module, takes: Signal, takes_last: Signal, row: Any, reciprocals: Fifo, decisions: Fifo
+    ) -> None:
+        """Adds up a row's sums; the total decides whether the row is flat, and its reciprocal is taken."""
+        valid = delayed_valid(m, takes, self._summed_at, "summed_beat")
+        last = delayed_valid(m, takes_last, self._summed_at, "summed_last")
         is_first = Signal(init=1)
         total = Signal(self._reciprocal.total.shape(), reset_less=True)
         with m.If(valid):
-            m.d.sync += [is_first.eq(last), total.eq(Mux(is_first, 0, total) + tree.o)]
+            m.d.sync += [is_first.eq(last), total.eq(Mux(is_first, 0, total) + self._tree.o)]
 
-        known = _valid_after(m, last, 1, "total_known")
-        progressive = _after(m, row.progressive, self._totalled_at, "total_progressive")
-        header = _after(m, row.header, self._totalled_at, "total_header")
-        limit = _after(m, row.flat_limit, self._totalled_at, "total_limit")
+        known = delayed_valid(m, last, 1, "total_known")
+        progressive = delayed(m, row.progressive, self._totalled_at, "total_progressive")
+        header = delayed(m, row.header, self._totalled_at, "total_header")
+        limit = delayed(m, row.flat_limit, self._totalled_at, "total_limit")
         flat = Signal(reset_less=True)
         m.d.sync += flat.eq(total > (limit << (SUM_FRACTION - FLAT_LIMIT_FRACTION)))
         m.submodules.reciprocal = reciprocal = self._reciprocal
         m.d.comb += [
-            decisions.i.valid.eq(_valid_after(m, known & progressive, 1, "decision_known")),
+            decisions.i.valid.eq(delayed_valid(m, known & progressive, 1, "decision_known")),
             decisions.i.payload.flat.eq(flat),
-            Value.cast(decisions.i.payload.header).eq(_after(m, header, 1, "decision_header")),
+            Value.cast(decisions.i.payload.header).eq(delayed(m, header, 1, "decision_header")),
             reciprocal.total.eq(total),
-            reciprocals.i.valid.eq(_valid_after(m, known, reciprocal.delay, "reciprocal_known")),
+            reciprocals.i.valid.eq(delayed_valid(m, known, reciprocal.delay, "reciprocal_known")),
             reciprocals.i.payload.reciprocal.eq(reciprocal.mantissa),
             reciprocals.i.payload.z.eq(reciprocal.z),
             reciprocals.i.payload.dropped.eq(
-                _after(m, flat & _after(m, progressive, 1, "flat_progressive"), reciprocal.delay - 1, "dropped")
+                delayed(m, flat & delayed(m, progressive, 1, "flat_progressive"), reciprocal.delay - 1, "dropped")
             ),
-            Value.cast(reciprocals.i.payload.header).eq(_after(m, header, reciprocal.delay, "reciprocal_header")),
+            Value.cast(reciprocals.i.payload.header).eq(delayed(m, header, reciprocal.delay, "reciprocal_header")),
         ]
 
     def _third_pass(self, m: Module, platform: Any, pairs: Fifo, reciprocals: Fifo, output: Fifo) -> None:
@@ -420,22 +432,22 @@ class Softmax(wiring.Component):
         if asserts(platform):
             m.d.sync += Assert(~takes | pairs.o.valid, "softmax lost pairs\n")
 
-        reciprocal = _register(m, row.reciprocal, "third_reciprocal")
-        z = _register(m, row.z, "third_z")
+        reciprocal = register(m, row.reciprocal, "third_reciprocal")
+        z = register(m, row.z, "third_z")
         for lane in range(self.lanes):
             m.submodules[f"probability{lane}"] = probability = self._probabilities[lane]
             m.d.comb += [
-                probability.mantissa.eq(_register(m, beat.mantissas[lane], f"third_mantissa{lane}")),
-                probability.exponent.eq(_register(m, beat.exponents[lane], f"third_exponent{lane}")),
+                probability.mantissa.eq(register(m, beat.mantissas[lane], f"third_mantissa{lane}")),
+                probability.exponent.eq(register(m, beat.exponents[lane], f"third_exponent{lane}")),
                 probability.reciprocal.eq(reciprocal),
                 probability.z.eq(z),
                 output.i.payload.probs[lane].eq(probability.prob),
             ]
         m.d.comb += [
-            output.i.valid.eq(_valid_after(m, passes, self._normalised_at, "third_beat")),
-            output.i.payload.count.eq(_after(m, beat.count, self._normalised_at, "third_count")),
-            output.i.payload.last.eq(_after(m, beat.last, self._normalised_at, "third_last")),
-            Value.cast(output.i.payload.header).eq(_after(m, row.header, self._normalised_at, "third_header")),
+            output.i.valid.eq(delayed_valid(m, passes, self._normalised_at, "third_beat")),
+            output.i.payload.count.eq(delayed(m, beat.count, self._normalised_at, "third_count")),
+            output.i.payload.last.eq(delayed(m, beat.last, self._normalised_at, "third_last")),
+            Value.cast(output.i.payload.header).eq(delayed(m, row.header, self._normalised_at, "third_header")),
         ]
 
 
@@ -482,7 +494,7 @@ class _Normaliser(wiring.Component):
         m = Module()
         difference = Signal(self._difference_bits, reset_less=True)
         m.d.sync += difference.eq(self.maximum - self.score)
-        position = _register(m, self.position, "difference_position")
+        position = register(m, self.position, "difference_position")
         # `shifted` has one bit more than the result, at its lower end: the half unit.
         shifted = Signal(self._difference_bits + _NORMALISED_BITS + 1)
         m.d.comb += shifted.eq((difference << (_NORMALISED_BITS + 1)) >> position)
@@ -540,11 +552,11 @@ class _Chord(wiring.Component):
                 with m.Case(index):
                     m.d.sync += read.eq(Const(each, line))
         m.submodules.multiplier = multiplier = self._multiplier
-        start = _after(m, read.start, multiplier.delay, "start")
-        live = _after(m, self.live, 1 + multiplier.delay, "chord_live")
+        start = delayed(m, read.start, multiplier.delay, "start")
+        live = delayed(m, self.live, 1 + multiplier.delay, "chord_live")
         falling = Signal.like(self.o, name="falling")
         m.d.comb += [
-            multiplier.a.eq(_register(m, self.low, "chord_low")),
+            multiplier.a.eq(register(m, self.low, "chord_low")),
             multiplier.b.eq(read.step),
             # The rounded product is subtracted: its upper bits, and its half unit as a borrow.
             falling.eq(start - multiplier.o[low_bits:] - multiplier.o[low_bits - 1]),
@@ -572,7 +584,7 @@ class _Exponential(wiring.Component):
             chord.index.eq(self.t[low_bits:_T_FRACTION]),
             chord.live.eq(self.live),
             self.mantissa.eq(chord.o),
-            self.exponent.eq(_after(m, self.t[_T_FRACTION:], self.delay, "exponent")),
+            self.exponent.eq(delayed(m, self.t[_T_FRACTION:], self.delay, "exponent")),
         ]
         return m
 
@@ -615,14 +627,14 @@ class _Reciprocal(wiring.Component):
             with m.If(self.total[SUM_FRACTION + z]):
                 m.d.comb += leading.eq(z)
         # The fraction bits behind the leading one, as many as the table and its chords take.
-        kept = _RECIPROCAL_INDEX_BITS + _RECIPROCAL_LOW_BITS
-        fraction = Signal(kept, reset_less=True)
-        m.d.sync += fraction.eq(self.total[SUM_FRACTION - kept :] >> leading)
+        fraction_bits = _RECIPROCAL_INDEX_BITS + _RECIPROCAL_LOW_BITS
+        fraction = Signal(fraction_bits, reset_less=True)
+        m.d.sync += fraction.eq(self.total[SUM_FRACTION - fraction_bits :] >> leading)
         m.d.comb += [
             chord.index.eq(fraction[_RECIPROCAL_LOW_BITS:]),
             chord.low.eq(fraction[:_RECIPROCAL_LOW_BITS]),
             self.mantissa.eq(chord.o),
-            self.z.eq(_after(m, leading, self.delay, "z")),
+            self.z.eq(delayed(m, leading, self.delay, "z")),
         ]
         return m
 
@@ -654,8 +666,8 @@ class _Probability(wiring.Component):
         exponent = Signal(_EXPONENT_BITS + 1)
         m.d.comb += exponent.eq(self.exponent + self.z)
         m.d.sync += [shift.eq(exponent), vanishes.eq(exponent[len(shift) :].any())]
-        shift = _after(m, shift, multiplier.delay - 1, "shift")
-        vanishes = _after(m, vanishes, multiplier.delay - 1, "vanishes")
+        shift = delayed(m, shift, multiplier.delay - 1, "shift")
+        vanishes = delayed(m, vanishes, multiplier.delay - 1, "vanishes")
 
         shifted = Signal(prob_bits + 2)
         point = _MANTISSA_BITS - 1 + _RECIPROCAL_BITS - 1 - prob_bits
@@ -679,30 +691,6 @@ def _exp_table() -> list[int]:
 def _reciprocal_table() -> list[int]:
     """round(2**17 / (1 + i/256)) for i = 0 to 256."""
     return [floor(Fraction(256 << (_RECIPROCAL_BITS - 1), 256 + i) + Fraction(1, 2)) for i in range(257)]
-
-
-def _register(m: Module, value: Value, name: str) -> Signal:
-    """`value` one cycle later."""
-    register = Signal(value.shape(), name=name, reset_less=True)
-    m.d.sync += register.eq(value)
-    return register
-
-
-def _after(m: Module, value: Any, cycles: int, name: str) -> Value:
-    """`value` delayed by `cycles` cycles."""
-    value = Value.cast(value)
-    for cycle in range(cycles):
-        value = _register(m, value, f"{name}_{cycle + 1}")
-    return value
-
-
-def _valid_after(m: Module, valid: Value, cycles: int, name: str) -> Value:
-    """A valid bit delayed by `cycles` cycles, in registers that are reset, unlike those of data."""
-    for cycle in range(cycles):
-        register = Signal(name=f"{name}_{cycle + 1}")
-        m.d.sync += register.eq(valid)
-        valid = register
-    return valid
 
 
 def _larger(*values: Value) -> Value:

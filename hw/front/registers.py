@@ -33,6 +33,13 @@ from spatten.spec.version import DESCRIPTOR_VERSION
 
 __all__ = ["Registers", "channel_error_layout", "core_error_layout"]
 
+_BYTE_BITS = 8
+_WORD_BITS = 32
+_WORD_BYTES = _WORD_BITS // _BYTE_BITS
+_WORD_SHIFT = _WORD_BYTES.bit_length() - 1
+"""Bits of a byte address within a word."""
+_NUMBER_BITS = NO_WORD.bit_length()
+"""Width of the number of a descriptor's word."""
 DRAIN_CYCLES = 8
 """Least cycles of a drain: in these the job queue runs empty, and `channels_idle` follows `stop`."""
 
@@ -121,7 +128,7 @@ class Registers(wiring.Component):
         write = _Write(m, self.s_axi)
         read_word, reads = self._read_port(m)
         values: dict[str, Value] = {
-            register.name: Const(register.reset, 32)
+            register.name: Const(register.reset, _WORD_BITS)
             for register in self.map.values()
             if register.access in (Access.RO, Access.WO)
         }
@@ -159,11 +166,11 @@ class Registers(wiring.Component):
 
     def _packed(self, name: str, **fields: Value) -> Value:
         """The word of a register with these values in its fields."""
-        word: Value = Const(0, 32)
+        word: Value = Const(0, _WORD_BITS)
         for field_name, value in fields.items():
             field = self.map[name].field(field_name)
             word = word | (value[: field.width] << field.bit)
-        return word[:32]
+        return word[:_WORD_BITS]
 
     def _held(self, m: Module, write: _Write, values: dict[str, Value], name: str) -> Signal:
         """A register that keeps what is written; its fields are one run of bits from bit 0 on."""
@@ -195,11 +202,11 @@ class Registers(wiring.Component):
         """The number of the word that is read, and whether one is read in this cycle."""
         bus = self.s_axi
         held = Signal()
-        word = Signal(ADDRESS_BITS - 2, reset_less=True)
+        word = Signal(ADDRESS_BITS - _WORD_SHIFT, reset_less=True)
         reads = Signal()
         m.d.comb += [bus.arready.eq(~held), reads.eq(held & ~bus.rvalid)]
         with m.If(bus.arvalid & bus.arready):
-            m.d.sync += [held.eq(1), word.eq(bus.araddr[2:])]
+            m.d.sync += [held.eq(1), word.eq(bus.araddr[_WORD_SHIFT:])]
         with m.If(reads):
             m.d.sync += [held.eq(0), bus.rvalid.eq(1)]
         with m.If(bus.rvalid & bus.rready):
@@ -208,7 +215,7 @@ class Registers(wiring.Component):
 
     def _read_values(self, m: Module, values: Mapping[str, Value], high: Value, word: Signal, reads: Signal) -> None:
         highs = [self.map.counter(name)[1].word for name in event_names(self.config)]
-        value = Signal(32)
+        value = Signal(_WORD_BITS)
         response = Signal(Response)
         with m.Switch(word):
             for register in self.map.values():
@@ -253,7 +260,7 @@ class Registers(wiring.Component):
         ]
         m.d.comb += write.waits.eq(waits | write.decides)
         found = Signal(RejectReason)
-        found_word = Signal(8, init=NO_WORD)
+        found_word = Signal(_NUMBER_BITS, init=NO_WORD)
         with m.If(wrong_version):
             m.d.comb += found.eq(RejectReason.VERSION)
         with m.Elif(draining):
@@ -266,7 +273,7 @@ class Registers(wiring.Component):
             m.d.comb += [found.eq(reason), found_word.eq(word)]
         m.d.comb += write.refused.eq(found != RejectReason.NONE)
         last_reason = Signal(RejectReason)
-        last_word = Signal(8)
+        last_word = Signal(_NUMBER_BITS)
         with m.If(write.decides):
             m.d.sync += [last_reason.eq(found), last_word.eq(Mux(write.refused, found_word, 0))]
         values["REJECT"] = self._packed("REJECT", reason=Value.cast(last_reason), word=last_word)
@@ -278,18 +285,18 @@ class Registers(wiring.Component):
         for number in range(JOB_WORDS):
             register = self.map[f"JOB{number}"]
             parts = [(field, _part(job, field.name)) for field in register.fields]
-            held: Value = Const(0, 32)
+            held: Value = Const(0, _WORD_BITS)
             for field, part in parts:
                 held = held | (part << field.bit)
-            values[register.name] = held[:32]
-            stray = Signal(4, name=f"stray{number}")
-            merged = write.merged(held[:32])
+            values[register.name] = held[:_WORD_BITS]
+            stray = Signal(_WORD_BYTES, name=f"stray{number}")
+            merged = write.merged(held[:_WORD_BITS])
             with m.If(write.to(register)):
                 m.d.sync += [part.eq(merged[field.bit : field.bit + field.width]) for field, part in parts]
-                for byte in range(4):
-                    mask = ~register.mask >> 8 * byte & 0xFF
+                for byte in range(_WORD_BYTES):
+                    mask = ~register.mask >> _BYTE_BITS * byte & (1 << _BYTE_BITS) - 1
                     with m.If(write.strobes[byte] & bool(mask)):
-                        m.d.sync += stray[byte].eq((write.data.word_select(byte, 8) & mask).any())
+                        m.d.sync += stray[byte].eq((write.data.word_select(byte, _BYTE_BITS) & mask).any())
             reserved.append(stray.any())
         return reserved
 
@@ -333,7 +340,7 @@ class Registers(wiring.Component):
         waited = Signal(range(DRAIN_CYCLES))
         is_waited = waited == DRAIN_CYCLES - 1
         all_idle = self.channels_idle.all()
-        quiet = Signal(32, init=1)
+        quiet = Signal(_WORD_BITS, init=1)
         expired = Signal()
         m.d.comb += [
             self.core_reset.eq(draining),
@@ -399,10 +406,10 @@ class Registers(wiring.Component):
         names = event_names(self.config)
         takes = Signal(len(names))
         m.d.sync += takes.eq(0)
-        high = Signal(32)
+        high = Signal(_WORD_BITS)
         for number, name in enumerate(names):
-            low = Signal(32, name=f"{name}_low")
-            above = Signal(32, name=f"{name}_high")
+            low = Signal(_WORD_BITS, name=f"{name}_low")
+            above = Signal(_WORD_BITS, name=f"{name}_high")
             carry = Signal(name=f"{name}_carry")
             total = Signal(33, name=f"{name}_total")
             m.d.comb += total.eq(low + (1 if name == "cycles" else events[name]))
@@ -434,9 +441,9 @@ class _Write:
         self.refused = Signal(name="doorbell_refused")
         address_held = Signal()
         data_held = Signal()
-        self.word = Signal(ADDRESS_BITS - 2, reset_less=True, name="write_word")
-        self._data = Signal(32, reset_less=True, name="write_data")
-        self.strobes = Signal(4, reset_less=True, name="write_strobes")
+        self.word = Signal(ADDRESS_BITS - _WORD_SHIFT, reset_less=True, name="write_word")
+        self._data = Signal(_WORD_BITS, reset_less=True, name="write_data")
+        self.strobes = Signal(_WORD_BYTES, reset_less=True, name="write_strobes")
         self.executes = Signal(name="write_executes")
         m.d.comb += [
             bus.awready.eq(~address_held),
@@ -444,13 +451,13 @@ class _Write:
             self.executes.eq(address_held & data_held & ~bus.bvalid & ~self.waits),
         ]
         with m.If(bus.awvalid & bus.awready):
-            m.d.sync += [address_held.eq(1), self.word.eq(bus.awaddr[2:])]
+            m.d.sync += [address_held.eq(1), self.word.eq(bus.awaddr[_WORD_SHIFT:])]
         with m.If(bus.wvalid & bus.wready):
             m.d.sync += [data_held.eq(1), self._data.eq(bus.wdata), self.strobes.eq(bus.wstrb)]
         with m.If(self.executes):
             m.d.sync += [address_held.eq(0), data_held.eq(0)]
-        self._mask = Cat(strobe.replicate(8) for strobe in self.strobes)
-        self.data = Signal(32, name="written")
+        self._mask = Cat(strobe.replicate(_BYTE_BITS) for strobe in self.strobes)
+        self.data = Signal(_WORD_BITS, name="written")
         """What was written, zero in bytes without a strobe."""
         m.d.comb += self.data.eq(self._data & self._mask)
 
@@ -530,8 +537,8 @@ def _checks(config: Config, job: Any, reserved: Sequence[Value]) -> list[tuple[R
         (RejectReason.KEEP_HEADS, "keep_heads", Flag.PRUNE_HEADS, job.heads),
     ):
         refuse(reason, name, flag[which] & (is_zero(job[name]) | (job[name] > most)))
-    one = 1 << MULTIPLIER_FRACTION
-    refuse(RejectReason.MULTIPLIER, "multiplier", is_zero(job.multiplier) | above(job.multiplier, one))
+    unity = 1 << MULTIPLIER_FRACTION
+    refuse(RejectReason.MULTIPLIER, "multiplier", is_zero(job.multiplier) | above(job.multiplier, unity))
     used = {
         "key_lsb": job.fetch.any(),
         "has_kv": flag[Flag.HAS_KV],
@@ -563,7 +570,7 @@ def _first_failure(m: Module, checks: Sequence[tuple[RejectReason, int, Value]])
     groups: list[tuple[Value, Value]] = []
     for start in range(0, len(checks), _GROUP):
         entries = [
-            (applies[number], Cat(Const(checks[number][0], reason_bits), Const(checks[number][1], 8)))
+            (applies[number], Cat(Const(checks[number][0], reason_bits), Const(checks[number][1], _NUMBER_BITS)))
             for number in range(start, min(start + _GROUP, len(checks)))
         ]
         fails, code = _first(entries)
@@ -573,7 +580,7 @@ def _first_failure(m: Module, checks: Sequence[tuple[RejectReason, int, Value]])
         groups.append((group_fails, group_code))
     fails, code = _first(groups)
     reason = Signal(RejectReason, reset_less=True, name="check_reason")
-    word = Signal(8, reset_less=True, name="check_word")
+    word = Signal(_NUMBER_BITS, reset_less=True, name="check_word")
     any_fails = Signal(reset_less=True, name="check_fails")
     m.d.sync += [Cat(Value.cast(reason), word).eq(code), any_fails.eq(fails)]
     return reason, word, any_fails

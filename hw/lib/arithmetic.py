@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from amaranth.hdl import Module, Shape, ShapeLike, Signal, Value, signed, unsigned
+from amaranth.hdl import Module, Shape, ShapeLike, Value, signed, unsigned
 from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.lib.parameters import check_integer, check_shape
+from spatten.hw.lib.pipeline import register
 from spatten.hw.lib.shared import Shared
 
 __all__ = ["AdderTree", "Multiplier", "sum_shape"]
@@ -19,13 +20,6 @@ def sum_shape(shape: ShapeLike, terms: int) -> Shape:
     term = Shape.cast(shape)
     width = term.width + ceil_log2(terms)
     return signed(width) if term.signed else unsigned(width)
-
-
-def _register(m: Module, value: Value, name: str, shape: Shape | None = None) -> Signal:
-    """`value` one cycle later, in its own shape, or in `shape`, which it is known to fit."""
-    register = Signal(shape if shape is not None else value.shape(), name=name, reset_less=True)
-    m.d.sync += register.eq(value)
-    return register
 
 
 class Multiplier(Shared):
@@ -81,7 +75,7 @@ class Multiplier(Shared):
             is_top = low + step >= width
             b_slice = self.b[low : low + step]
             product = self.a * (b_slice.as_signed() if is_top and self.b.shape().signed else b_slice)
-            parts.append((low, _register(m, product, f"product{low}")))
+            parts.append((low, register(m, product, f"product{low}")))
         fan_in = 2 if self.stages == 3 else len(parts)
         for stage in range(1, self.stages):
             chunks = [parts[first : first + fan_in] for first in range(0, len(parts), fan_in)]
@@ -89,7 +83,7 @@ class Multiplier(Shared):
             for chunk in chunks:
                 low = chunk[0][0]
                 total = sum((part << (at - low) for at, part in chunk[1:]), chunk[0][1])
-                parts.append((low, _register(m, total, f"sum{stage}_{low}")))
+                parts.append((low, register(m, total, f"sum{stage}_{low}")))
         m.d.comb += self.o.eq(parts[0][1])
         return m
 
@@ -162,7 +156,7 @@ class AdderTree(Shared):
         for stage in range(self.delay):
             next_size = size << self.levels_per_stage
             taps = {
-                tap: [_register(m, value, f"stage{stage}_tap{tap}_{n}") for n, value in enumerate(values)]
+                tap: [register(m, value, f"stage{stage}_tap{tap}_{n}") for n, value in enumerate(values)]
                 for tap, values in taps.items()
             }
             for tap, count in self.taps.items():
@@ -182,5 +176,5 @@ class AdderTree(Shared):
         for first in range(0, len(sums), fan_in):
             total = sum(sums[first + 1 : first + fan_in], sums[first])
             shape = sum_shape(self._shape, min(next_size, self.inputs - first * size))
-            added.append(_register(m, total, f"{name}_{first // fan_in}", shape))
+            added.append(register(m, total, f"{name}_{first // fan_in}", shape=shape))
         return added

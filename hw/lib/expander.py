@@ -1,6 +1,5 @@
 """Packed rows spread over the set bits of masks: the inverse of zero elimination and packing."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value, unsigned
@@ -9,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.lib.assertions import check_stream
+from spatten.hw.lib.logic import select
 from spatten.hw.lib.parameters import check_integer, check_shape
 from spatten.hw.lib.zero_eliminator import masked_row
 
@@ -151,13 +151,3 @@ class Expander(wiring.Component):
                     sums[lane] = total
             distance *= 2
         return sums
-
-
-def select(values: Sequence[Value], index: Value) -> Value:
-    """values[index], as a tree of two-way selections."""
-    if len(values) == 1:
-        return values[0]
-    half = 1 << (len(values) - 1).bit_length() - 1
-    low = select(values[:half], index)
-    high = select(values[half:], index)
-    return Mux(index[half.bit_length() - 1], high, low)

@@ -7,6 +7,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.lib.assertions import check_stream
+from spatten.hw.lib.logic import following
 from spatten.hw.lib.parameters import check_integer, check_shape
 from spatten.hw.lib.ram import Ram
 from spatten.hw.lib.shared import Shared
@@ -74,18 +75,12 @@ class Fifo(Shared):
             full.eq(stored + writes - reads == self.depth),
         ]
         with m.If(writes):
-            m.d.sync += write_pointer.eq(_next(write_pointer, self.depth))
+            m.d.sync += write_pointer.eq(following(write_pointer, self.depth))
         with m.If(reads):
-            m.d.sync += read_pointer.eq(_next(read_pointer, self.depth))
+            m.d.sync += read_pointer.eq(following(read_pointer, self.depth))
         with m.If(~self.o.valid | self.o.ready):
             m.d.sync += self.o.valid.eq(reads)
         return m
-
-
-def _next(pointer: Signal, depth: int) -> Value:
-    if depth & (depth - 1) == 0:
-        return (pointer + 1)[: len(pointer)]
-    return Mux(pointer == depth - 1, 0, pointer + 1)
 
 
 class SkidBuffer(wiring.Component):

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Const, Mux, Value
+from amaranth.hdl import Const, Mux, Shape, Value, unsigned
+from amaranth.utils import ceil_log2
 
-__all__ = ["choose", "count_ones", "equals", "first_set", "gather_or", "one_of", "product", "wrapped"]
+__all__ = [
+    "choose",
+    "count_ones",
+    "equals",
+    "first_set",
+    "following",
+    "gather_or",
+    "index_shape",
+    "one_hot",
+    "one_of",
+    "product",
+    "select",
+    "wrapped",
+]
 
 
 def equals(value: Value, constant: int) -> Value:
@@ -15,11 +29,20 @@ def equals(value: Value, constant: int) -> Value:
 
 
 def choose(values: Sequence[Value], index: Value) -> Value:
-    """values[index]; the last value for an index beyond it."""
+    """values[index], by a chain of comparisons; the last value for an index beyond the last."""
     result = values[-1]
     for n, value in reversed(list(enumerate(values[:-1]))):
         result = Mux(equals(index, n), value, result)
     return result
+
+
+def select(values: Sequence[Value], index: Value) -> Value:
+    """values[index], by a tree of two-way selections; an arbitrary one of them for an index beyond the last."""
+    if len(values) == 1:
+        return values[0]
+    bit = (len(values) - 1).bit_length() - 1
+    below, above = values[: 1 << bit], values[1 << bit :]
+    return Mux(index[bit], select(above, index), select(below, index))
 
 
 def count_ones(bits: Sequence[Value]) -> Value:
@@ -46,6 +69,16 @@ def gather_or(values: Sequence[Value]) -> Value:
     return result
 
 
+def index_shape(count: int) -> Shape:
+    """Shape of a number below `count`: of at least one bit, since Verilog has no signal without bits."""
+    return unsigned(max(1, ceil_log2(count)))
+
+
+def one_hot(index: Value, count: int) -> Value:
+    """`count` bits, of which bit `index` is set."""
+    return (Const(1, count) << index)[:count]
+
+
 def one_of(enables: Sequence[Value], values: Sequence[Value]) -> Value:
     """The value whose enable is set, as bits; zero if none is."""
     return gather_or([Mux(enable, value, 0) for enable, value in zip(enables, values, strict=True)])
@@ -62,3 +95,10 @@ def product(wide: Value, narrow: Value) -> Value:
 def wrapped(place: Value, size: int) -> Value:
     """`place` in a ring of `size` places; it may be given as beyond the ring's end by less than `size`."""
     return Mux(place >= size, place - size, place)
+
+
+def following(place: Value, size: int) -> Value:
+    """The place behind `place` in a ring of `size` places."""
+    if 1 << len(place) == size:
+        return (place + 1)[: len(place)]
+    return Mux(place == size - 1, 0, place + 1)

@@ -11,6 +11,7 @@ from amaranth.utils import ceil_log2
 
 from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.parameters import check_integer, check_optional_shape, check_shape
+from spatten.hw.lib.pipeline import elastic_stages, register
 from spatten.hw.lib.zero_eliminator import ZeroEliminator
 
 __all__ = ["Compactor", "Packer", "masked_beat", "packed_row"]
@@ -99,8 +100,9 @@ class Packer(wiring.Component):
         lanes = self.lanes
         layers = ceil_log2(lanes)
         stages = self.delay - 1
-        ready = [Signal(name=f"stage{stage}_ready") for stage in range(stages + 1)]
-        m.d.comb += self.i.ready.eq(ready[0])
+        join_ready = Signal()
+        pipeline = elastic_stages(m, self.i.valid, join_ready, stages)
+        m.d.comb += self.i.ready.eq(pipeline[0].ready)
 
         # How many elements will be held when the row gets to the last stage is known as soon as it enters.
         held = Signal(range(lanes + 1))
@@ -119,36 +121,22 @@ class Packer(wiring.Component):
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += held.eq(Mux(tag.last, 0, Mux(tag.full, tag.rest, tag.count)))
 
-        valid: Value = self.i.valid
         elements: list[Value] = [Value.cast(self.i.payload.lanes[lane]) for lane in range(lanes)]
         # With all lanes held the distance is `lanes`, a whole turn; a power of two is cut to 0, which is the same.
         distance: Value = held[:layers]
-        for stage in range(stages):
+        for stage, control in enumerate(pipeline):
             for _ in range(min(self.layers_per_stage, len(distance)) if stage else 0):
                 step = 1 << (layers - len(distance))
                 elements = [Mux(distance[0], elements[lane - step], elements[lane]) for lane in range(lanes)]
                 distance = distance[1:]
-            stage_valid = Signal(name=f"stage{stage}_valid")
-            takes = Signal(name=f"stage{stage}_takes")
-            m.d.comb += [ready[stage].eq(~stage_valid | ready[stage + 1]), takes.eq(valid & ready[stage])]
-            with m.If(ready[stage]):
-                m.d.sync += stage_valid.eq(valid)
-            stage_elements = [
-                Signal(self._width, name=f"stage{stage}_element{n}", reset_less=True) for n in range(lanes)
+            takes = control.takes
+            elements = [
+                register(m, element, f"stage{stage}_element{n}", enable=takes) for n, element in enumerate(elements)
             ]
-            stage_tag = Signal(self._tag(), name=f"stage{stage}_tag", reset_less=True)
-            with m.If(takes):
-                m.d.sync += [
-                    Cat(stage_elements).eq(Cat(elements)),
-                    stage_tag.eq(tag),
-                ]
-                if len(distance):
-                    stage_distance = Signal(len(distance), name=f"stage{stage}_distance", reset_less=True)
-                    m.d.sync += stage_distance.eq(distance)
-                    distance = stage_distance
-            valid, elements, tag = stage_valid, list(stage_elements), stage_tag
+            tag = register(m, tag, f"stage{stage}_tag", enable=takes)
+            distance = register(m, distance, f"stage{stage}_distance", enable=takes)
 
-        self._join(m, valid, ready[-1], elements, tag)
+        self._join(m, pipeline[-1].valid, join_ready, elements, tag)
         return m
 
     def _tag(self) -> data.StructLayout:

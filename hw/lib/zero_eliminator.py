@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.lib.parameters import check_integer, check_optional_shape, check_shape
+from spatten.hw.lib.pipeline import elastic_stages, register
 
 __all__ = ["ZeroEliminator", "compacted_row", "masked_row"]
 
@@ -108,34 +109,31 @@ class ZeroEliminator(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         steps = self.steps(self.lanes)
-        ready = [Signal(name=f"stage{stage}_ready") for stage in range(self.stages)] + [self.o.ready]
-        m.d.comb += self.i.ready.eq(ready[0])
+        stages = elastic_stages(m, self.i.valid, self.o.ready, self.stages)
+        m.d.comb += [
+            self.i.ready.eq(stages[0].ready if stages else self.o.ready),
+            self.o.valid.eq(stages[-1].valid if stages else self.i.valid),
+        ]
 
         elements, counts, live_count = self._prefix_sum(m)
         header = Value.cast(self.i.payload.header) if self._header_width else Const(0, 0)
-        valid: Value = self.i.valid
         stage = 0
         for step in range(steps):
             if step > 0:
                 elements = self._shift_layer(m, step - 1, elements, counts)
                 counts = [zeros[1:] for zeros in counts]
             if (step + 1) * self.stages // steps > stage:
-                stage_valid = Signal(name=f"stage{stage}_valid")
-                m.d.comb += ready[stage].eq(~stage_valid | ready[stage + 1])
-                with m.If(ready[stage]):
-                    m.d.sync += stage_valid.eq(valid)
-                takes = Signal(name=f"stage{stage}_takes")
-                m.d.comb += takes.eq(valid & ready[stage])
+                takes = stages[stage].takes
                 prefix = f"stage{stage}_"
-                elements = [self._register(m, takes, value, prefix + f"element{i}") for i, value in enumerate(elements)]
-                counts = [self._register(m, takes, value, prefix + f"zeros{i}") for i, value in enumerate(counts)]
-                live_count = self._register(m, takes, live_count, prefix + "count")
-                header = self._register(m, takes, header, prefix + "header")
-                valid = stage_valid
+                elements = [
+                    register(m, value, prefix + f"element{i}", enable=takes) for i, value in enumerate(elements)
+                ]
+                counts = [register(m, value, prefix + f"zeros{i}", enable=takes) for i, value in enumerate(counts)]
+                live_count = register(m, live_count, prefix + "count", enable=takes)
+                header = register(m, header, prefix + "header", enable=takes)
                 stage += 1
 
         m.d.comb += [
-            self.o.valid.eq(valid),
             self.o.payload.count.eq(live_count),
             Value.cast(self.o.payload.lanes).eq(Cat(elements)),
         ]
@@ -181,12 +179,3 @@ class ZeroEliminator(wiring.Component):
             m.d.comb += element.eq(value)
             shifted.append(element)
         return shifted
-
-    @staticmethod
-    def _register(m: Module, enable: Value, value: Value, name: str) -> Value:
-        if len(value) == 0:
-            return value
-        register = Signal(len(value), name=name, reset_less=True)
-        with m.If(enable):
-            m.d.sync += register.eq(value)
-        return register

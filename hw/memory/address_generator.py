@@ -1,5 +1,7 @@
 """From ids to requests: which sector of which channel, and where in a ring buffer its data belong."""
 
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
@@ -8,8 +10,9 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.lib.assertions import check_stream
 from spatten.hw.lib.fifo import Fifo, SkidBuffer
-from spatten.hw.lib.logic import product
+from spatten.hw.lib.logic import one_of, product, select
 from spatten.hw.lib.parameters import check_integer, check_power_of_two
+from spatten.hw.lib.pipeline import delay_line, delayed_valid, register
 from spatten.hw.lib.shared import Shared
 from spatten.spec.row_format import BANKS, SECTORS_MAX
 
@@ -18,6 +21,7 @@ __all__ = [
     "KEY",
     "LINEAR",
     "QUERY",
+    "RING_SHAPE",
     "SECTORS_MAX",
     "VALUE",
     "AddressGenerator",
@@ -28,6 +32,11 @@ __all__ = [
 
 QUERY, KEY, VALUE, LINEAR = range(4)
 """The ring buffers, and the part of the key buffer beyond its ring, where places do not wrap."""
+RING_SHAPE = unsigned(2)
+"""Shape of the number of one of these."""
+_BANK_BITS = (BANKS - 1).bit_length()
+_STAGES = 5
+"""Stages of a channel between the mask of its group and the skid buffer at its output."""
 
 
 def row_group(*, rows: int, id_bits: int, sector_bits: int, place_bits: int) -> data.StructLayout:
@@ -42,11 +51,11 @@ def row_group(*, rows: int, id_bits: int, sector_bits: int, place_bits: int) -> 
             "ids": data.ArrayLayout(unsigned(id_bits), rows),
             "count": range(rows + 1),
             "sector": unsigned(sector_bits),
-            "pitch": unsigned(4),
-            "sectors": unsigned(4),
-            "ring": unsigned(2),
+            "pitch": range(SECTORS_MAX + 1),
+            "sectors": range(SECTORS_MAX + 1),
+            "ring": RING_SHAPE,
             "place": unsigned(place_bits),
-            "stride": unsigned(4),
+            "stride": range(SECTORS_MAX + 1),
         }
     )
 
@@ -63,9 +72,9 @@ def tag(lanes: int, words: int, sequence_bits: int) -> data.StructLayout:
     """Where a sector goes, and the row group that it is part of."""
     return data.StructLayout(
         {
-            "ring": unsigned(2),
+            "ring": RING_SHAPE,
             "lane": range(max(2, lanes)),
-            "bank": unsigned(2),
+            "bank": unsigned(_BANK_BITS),
             "word": range(words),
             "sequence": unsigned(sequence_bits),
         }
@@ -220,23 +229,15 @@ class AddressGenerator(wiring.Component):
             m.d.sync += self.accepted.eq(self.accepted + 1)
 
         # The low bits of a row's first sector are the number of its first channel.
-        first_valid = Signal()
-        first = Signal(self.group_shape, reset_less=True)
-        m.d.sync += [first_valid.eq(enters), Value.cast(first).eq(Value.cast(self.i.payload))]
+        _, first_valid, second_valid = delay_line(m, enters, 2, "enters", is_reset=True)
+        _, first, second = delay_line(m, self.i.payload, 2, "group")
         first_channels = []
         for row in range(self.rows if log_channels else 0):
-            first_channel = Signal(log_channels, name=f"first_channel{row}", reset_less=True)
             at = self.i.payload.sector + self.i.payload.ids[row] * self.i.payload.pitch
-            m.d.sync += first_channel.eq(at[:log_channels])
-            first_channels.append(first_channel)
+            first_channels.append(register(m, at[:log_channels], f"first_channel{row}"))
 
         # Hit masks: bit row x visits + v of channel c if sector (c - first) mod C + v C is one of the row's.
-        second_valid = Signal()
-        second = Signal(self.group_shape, reset_less=True)
-        m.d.sync += [second_valid.eq(first_valid), second.eq(first)]
         for channel, queue in enumerate(queues):
-            mask = Signal(self.rows * self.visits, name=f"mask{channel}", reset_less=True)
-            some = Signal(name=f"some{channel}")
             hits = []
             for row in range(self.rows):
                 sector: Value = Const(0, 1)
@@ -244,7 +245,8 @@ class AddressGenerator(wiring.Component):
                     sector = (channel - first_channels[row])[:log_channels]
                 for visit in range(self.visits):
                     hits.append((row < first.count) & (sector + visit * self.channels < first.sectors))
-            m.d.sync += [mask.eq(Cat(hits)), some.eq(Cat(hits).any() & first_valid)]
+            some = delayed_valid(m, Cat(hits).any() & first_valid, 1, f"some{channel}")
+            mask = register(m, Cat(hits), f"mask{channel}")
             m.d.comb += [
                 queue.i.valid.eq(some),
                 queue.i.payload.group.eq(second),
@@ -287,8 +289,6 @@ class _ChannelQueue(Shared):
     def build(self, platform: Any) -> Module:
         m = Module()
         generator = self.generator
-        rows, visits, channels, lanes = generator.rows, generator.visits, generator.channels, generator.lanes
-        log_channels = (channels - 1).bit_length()
         m.submodules.queue = queue = Fifo(shape=self.entry, depth=generator.groups + 4)
         m.d.comb += [
             queue.i.valid.eq(self.i.valid),
@@ -296,126 +296,156 @@ class _ChannelQueue(Shared):
             self.i.ready.eq(queue.i.ready),
             self.level.eq(queue.level),
         ]
-
-        # The group being worked off: `left` are the requests still to be made.
-        group = Signal(generator.group_shape, reset_less=True)
-        sequence = Signal(generator.sequence_bits, reset_less=True)
-        left = Signal(rows * visits)
-        pick = Signal(rows * visits)
-        rest = Signal(rows * visits)
-        takes = [Signal(name=f"takes{stage}") for stage in range(5)]
-        valid = [Signal(name=f"valid{stage}") for stage in range(5)]
-        m.d.comb += [pick.eq(left & -left), rest.eq(left & ~pick)]
-        m.d.comb += queue.o.ready.eq(~left.any() | (takes[0] & ~rest.any()))
-        with m.If(queue.o.ready):
-            m.d.sync += [
-                left.eq(Mux(queue.o.valid, queue.o.payload.mask, 0)),
-                group.eq(queue.o.payload.group),
-                sequence.eq(queue.o.payload.sequence),
-            ]
-        with m.Elif(takes[0]):
-            m.d.sync += left.eq(rest)
-
         # A stage takes a request when it or a later stage is empty, or the last one can pass its request on. `o.ready`
-        # stops at the skid buffer behind the stages, whose register is stage 5.
+        # stops at the skid buffer behind the stages, whose register is one more stage.
         m.submodules.skid = skid = SkidBuffer(shape=generator.request_shape)
-        for stage in range(5):
+        wiring.connect(m, skid.o, wiring.flipped(self.o))
+        takes = [Signal(name=f"takes{stage}") for stage in range(_STAGES)]
+        valid = [Signal(name=f"valid{stage}") for stage in range(_STAGES)]
+        work = self._work_off(m, queue, takes[0])
+        for stage in range(_STAGES):
             m.d.comb += takes[stage].eq(~Cat(valid[stage:]).all() | skid.i.ready)
             with m.If(takes[stage]):
-                m.d.sync += valid[stage].eq(valid[stage - 1] if stage else left.any())
-        sequences: list[Value] = [sequence]
-
-        def register(stage: int, value: Any, name: str) -> Signal:
-            value = Value.cast(value)
-            held = Signal(len(value), name=f"{name}{stage}", reset_less=True)
-            with m.If(takes[stage]):
-                m.d.sync += held.eq(value)
-            return held
-
-        def one_hot(select: list[Value], values: list[Any]) -> Value:
-            result: Value = Const(0, 0)
-            for bit, value in zip(select, values, strict=True):
-                result = result | Mux(bit, Value.cast(value), 0)
-            return result
-
-        by_row = [pick[row * visits : (row + 1) * visits].any() for row in range(rows)]
-        by_visit = [Cat(pick[row * visits + visit] for row in range(rows)).any() for visit in range(visits)]
-        # Stage 0: the row, by its one-hot pick.
-        identity = register(0, one_hot(by_row, [group.ids[row] for row in range(rows)]), "id")
-        row = register(
-            0, one_hot(by_row, [Const(row, unsigned(max(1, (rows - 1).bit_length()))) for row in range(rows)]), "row"
-        )
-        visit = register(0, one_hot(by_visit, [Const(v, unsigned(4)) for v in range(visits)]), "visit")
-        ring = register(0, group.ring, "ring")
-        sector = register(0, group.sector, "sector")
-        pitch = register(0, group.pitch, "pitch")
-        place = register(0, group.place, "place")
-        stride = register(0, group.stride, "stride")
-        sequences.append(register(0, sequence, "sequence"))
-        # Stage 1: the row's distance from id 0, and its block row's from the first.
-        log_lanes = (lanes - 1).bit_length()
-        lane = Mux(ring.any(), row[:log_lanes], 0) if log_lanes else Const(0, 1)
-        block_row = Mux(ring.any(), row[log_lanes:], row)  # the query ring, number 0, has one lane
-        distance = register(1, product(identity, pitch), "distance")
-        advance = register(1, product(stride, block_row), "advance")
-        lane = register(1, lane, "lane")
-        visit, ring, sector, place = (
-            register(1, value, name)
-            for value, name in ((visit, "visit"), (ring, "ring"), (sector, "sector"), (place, "place"))
-        )
-        sequences.append(register(1, sequences[-1], "sequence"))
-        # Stage 2: the row's first sector.
-        start = register(2, (sector + distance)[: generator.sector_bits], "start")
-        target = register(2, place + advance, "target")
-        visit, ring, lane = (
-            register(2, value, name) for value, name in ((visit, "visit"), (ring, "ring"), (lane, "lane"))
-        )
-        sequences.append(register(2, sequences[-1], "sequence"))
-        # Stage 3: which of the row's sectors is this channel's.
-        skip = Signal(range(SECTORS_MAX + channels))
-        if log_channels:
-            m.d.comb += skip.eq((self.channel - start[:log_channels])[:log_channels] + visit * channels)
-        else:
-            m.d.comb += skip.eq(visit)
-        which = register(3, skip, "which")
-        start, target, ring, lane = (
-            register(3, value, name)
-            for value, name in ((start, "start"), (target, "target"), (ring, "ring"), (lane, "lane"))
-        )
-        sequences.append(register(3, sequences[-1], "sequence"))
-        # Stage 4: the sector's address in the channel, and its place in the ring, which may lie beyond the ring's end.
-        address = register(4, (start + which)[log_channels : generator.sector_bits], "address")
-        target = register(4, target + which, "target")
-        ring, lane = (register(4, value, name) for value, name in ((ring, "ring"), (lane, "lane")))
-        sequences.append(register(4, sequences[-1], "sequence"))
-        # Stage 5: a place beyond the ring's end wraps.
-        sizes = [Const(sectors, unsigned(generator.place_bits + 1)) for sectors in generator.ring_sectors]
-        size = Mux(ring[1], sizes[VALUE], Mux(ring[0], sizes[KEY], sizes[QUERY]))
-        wrapped = Signal(generator.place_bits)
-        m.d.comb += wrapped.eq(Mux((target >= size) & ~(ring == LINEAR), target - size, target))
-        m.d.comb += [
-            skid.i.valid.eq(valid[4]),
-            skid.i.payload.address.eq(address),
-            skid.i.payload.tag.ring.eq(ring),
-            skid.i.payload.tag.lane.eq(lane),
-            skid.i.payload.tag.bank.eq(wrapped[:2]),
-            skid.i.payload.tag.word.eq(wrapped[2:]),
-            skid.i.payload.tag.sequence.eq(sequences[-1]),
-        ]
-        wiring.connect(m, skid.o, wiring.flipped(self.o))
+                m.d.sync += valid[stage].eq(valid[stage - 1] if stage else work.left.any())
+        sequences = [work.sequence]
+        for stage in range(_STAGES):
+            sequences.append(register(m, sequences[-1], f"sequence{stage}", enable=takes[stage]))
+        m.d.comb += [skid.i.valid.eq(valid[-1]), skid.i.payload.tag.sequence.eq(sequences[-1])]
+        self._locate(m, takes, work, skid.i.payload)
 
         # The oldest group of all, from the last stage back to the queue.
         oldest = Signal(generator.sequence_bits)
         m.d.comb += oldest.eq(queue.o.payload.sequence)
-        held_here = [(sequence, left.any()), *zip(sequences[1:], valid, strict=True)]
+        held_here = [(work.sequence, work.left.any()), *zip(sequences[1:], valid, strict=True)]
         held_here.append((self.o.payload.tag.sequence, self.o.valid))
         for held, here in held_here:
             with m.If(here):
                 m.d.comb += oldest.eq(held)
-        inside = Cat(left, *valid, self.o.valid).any()
+        inside = Cat(work.left, *valid, self.o.valid).any()
         m.d.comb += [
             self.pending.some.eq(inside | queue.level.any()),
             self.pending.known.eq(inside | queue.o.valid),
             self.pending.sequence.eq(oldest),
         ]
         return m
+
+    def _work_off(self, m: Module, queue: Fifo, takes: Signal) -> "_Work":
+        """Takes groups from the queue, and one request after the other from the group's mask."""
+        generator = self.generator
+        hits = generator.rows * generator.visits
+        work = _Work(
+            group=Signal(generator.group_shape, name="group", reset_less=True),
+            sequence=Signal(generator.sequence_bits, name="sequence", reset_less=True),
+            left=Signal(hits, name="left"),
+            pick=Signal(hits, name="pick"),
+        )
+        rest = Signal(hits)
+        m.d.comb += [
+            work.pick.eq(work.left & -work.left),
+            rest.eq(work.left & ~work.pick),
+            queue.o.ready.eq(~work.left.any() | (takes & ~rest.any())),
+        ]
+        with m.If(queue.o.ready):
+            m.d.sync += [
+                work.left.eq(Mux(queue.o.valid, queue.o.payload.mask, 0)),
+                work.group.eq(queue.o.payload.group),
+                work.sequence.eq(queue.o.payload.sequence),
+            ]
+        with m.Elif(takes):
+            m.d.sync += work.left.eq(rest)
+        return work
+
+    def _locate(self, m: Module, takes: list[Signal], work: "_Work", request: Any) -> None:
+        """The request that is picked: its address, and where in the ring its data go. The stages of the arithmetic."""
+        generator, group, pick = self.generator, work.group, work.pick
+        rows, visits, channels = generator.rows, generator.visits, generator.channels
+        log_channels = (channels - 1).bit_length()
+
+        def at(stage: int, **values: Value) -> SimpleNamespace:
+            """The values in registers of that stage."""
+            return SimpleNamespace(
+                **{name: register(m, value, f"{name}{stage}", enable=takes[stage]) for name, value in values.items()}
+            )
+
+        by_row = [pick[row * visits : (row + 1) * visits].any() for row in range(rows)]
+        by_visit = [Cat(pick[row * visits + visit] for row in range(rows)).any() for visit in range(visits)]
+        row_numbers = [Const(row, unsigned(max(1, (rows - 1).bit_length()))) for row in range(rows)]
+        visit_numbers = [Const(visit, range(SECTORS_MAX + 1)) for visit in range(visits)]
+        # Stage 0: the row, by its one-hot pick.
+        picked = at(
+            0,
+            id=one_of(by_row, [group.ids[row] for row in range(rows)]),
+            row=one_of(by_row, row_numbers),
+            visit=one_of(by_visit, visit_numbers),
+            ring=group.ring,
+            sector=group.sector,
+            pitch=group.pitch,
+            place=group.place,
+            stride=group.stride,
+        )
+        # Stage 1: the row's distance from id 0, and its block row's from the first.
+        log_lanes = (generator.lanes - 1).bit_length()
+        has_lanes = picked.ring.any()  # all but the query ring, number 0
+        lane = Mux(has_lanes, picked.row[:log_lanes], 0) if log_lanes else Const(0, 1)
+        block_row = Mux(has_lanes, picked.row[log_lanes:], picked.row)
+        moved = at(
+            1,
+            distance=product(picked.id, picked.pitch),
+            advance=product(picked.stride, block_row),
+            lane=lane,
+            visit=picked.visit,
+            ring=picked.ring,
+            sector=picked.sector,
+            place=picked.place,
+        )
+        # Stage 2: the row's first sector.
+        begun = at(
+            2,
+            start=(moved.sector + moved.distance)[: generator.sector_bits],
+            target=moved.place + moved.advance,
+            visit=moved.visit,
+            ring=moved.ring,
+            lane=moved.lane,
+        )
+        # Stage 3: which of the row's sectors is this channel's.
+        skip = Signal(range(SECTORS_MAX + channels))
+        if log_channels:
+            m.d.comb += skip.eq(
+                (self.channel - begun.start[:log_channels])[:log_channels] + begun.visit * channels,
+            )
+        else:
+            m.d.comb += skip.eq(begun.visit)
+        hit = at(3, which=skip, start=begun.start, target=begun.target, ring=begun.ring, lane=begun.lane)
+        # Stage 4: the sector's address in the channel, and its place in the ring, which may lie beyond the ring's end.
+        found = at(
+            4,
+            address=(hit.start + hit.which)[log_channels : generator.sector_bits],
+            target=hit.target + hit.which,
+            ring=hit.ring,
+            lane=hit.lane,
+        )
+        # Behind stage 4: a place beyond the ring's end wraps.
+        sizes = [Const(sectors, unsigned(generator.place_bits + 1)) for sectors in generator.ring_sectors]
+        size = select([*sizes, sizes[VALUE]], found.ring)  # any will do for LINEAR
+        wraps = (found.target >= size) & ~(found.ring == LINEAR)
+        ring_sector = Signal(generator.place_bits)
+        m.d.comb += [
+            ring_sector.eq(Mux(wraps, found.target - size, found.target)),
+            request.address.eq(found.address),
+            request.tag.ring.eq(found.ring),
+            request.tag.lane.eq(found.lane),
+            request.tag.bank.eq(ring_sector[:_BANK_BITS]),
+            request.tag.word.eq(ring_sector[_BANK_BITS:]),
+        ]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The group that a channel works off."""
+
+    group: Any
+    sequence: Signal
+    left: Signal
+    """The bits of the group's mask whose requests are still to be made."""
+    pick: Signal
+    """The lowest of them, which is next."""

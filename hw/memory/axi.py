@@ -6,6 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from spatten.hw.front.axi_lite import Response
 from spatten.hw.lib.assertions import check_stream
 from spatten.hw.lib.parameters import check_integer
 from spatten.hw.lib.shared import Shared
@@ -21,6 +22,7 @@ __all__ = [
     "bus_error",
     "check_sizes",
     "drive_address",
+    "report_response",
     "sector_write",
 ]
 
@@ -29,6 +31,8 @@ BURST_SECTORS = 16
 _PAGE_BITS = 7
 """log2 of the sectors of 4 KiB, whose boundary no burst may cross."""
 _SECTOR_SHIFT = SECTOR_BYTES.bit_length() - 1
+_BAD_RESPONSE_BIT = 1
+"""The bit that SLVERR and DECERR have, and OKAY and EXOKAY do not."""
 _INCR = 1
 _CACHE = 0b0011
 """Normal, non-cacheable, bufferable: interconnects may change a transfer's width and cut it."""
@@ -108,6 +112,12 @@ def axi4(address_bits: int, data_bits: int, id_bits: int = 1) -> wiring.Signatur
 
 bus_error = data.StructLayout({"valid": 1, "is_decode": 1})
 """A bad response: `is_decode` for DECERR (nothing is there), else SLVERR (what is there failed)."""
+
+
+def report_response(m: Module, error: Any, transfer: Value, response: Value) -> None:
+    """Says on `error`, a `bus_error`, in the cycle after a transfer whether its response was a bad one."""
+    is_bad = response[_BAD_RESPONSE_BIT]
+    m.d.sync += [error.valid.eq(transfer & is_bad), error.is_decode.eq(transfer & (response == Response.DECERR))]
 
 
 def check_sizes(address_bits: int, local_bits: int, channel_bits: int) -> None:

@@ -9,7 +9,15 @@ from amaranth.lib.wiring import In, Out
 from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.parameters import check_integer
 from spatten.hw.lib.shared import Shared
-from spatten.hw.memory.axi import BURST_SECTORS, BurstMerger, axi4_read, bus_error, check_sizes, drive_address
+from spatten.hw.memory.axi import (
+    BURST_SECTORS,
+    BurstMerger,
+    axi4_read,
+    bus_error,
+    check_sizes,
+    drive_address,
+    report_response,
+)
 from spatten.spec.config import SECTOR_BYTES
 from spatten.spec.constants import PAGE_BITS
 
@@ -129,7 +137,7 @@ class AxiReader(Shared):
             self.idle.eq(answered & ~merger.waits & ~sector_valid),
             self.activity.eq((axi.arvalid & axi.arready) | takes),
         ]
-        m.d.sync += [self.error.valid.eq(takes & axi.rresp[1]), self.error.is_decode.eq(takes & (axi.rresp == 3))]
+        report_response(m, self.error, takes, axi.rresp)
         if asserts(platform):
             stopped = Signal()
             m.d.sync += stopped.eq(self.stop & ~self.idle)

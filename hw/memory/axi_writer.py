@@ -17,6 +17,7 @@ from spatten.hw.memory.axi import (
     bus_error,
     check_sizes,
     drive_address,
+    report_response,
     sector_write,
 )
 from spatten.spec.config import SECTOR_BYTES
@@ -187,7 +188,7 @@ class AxiWriter(Shared):
             self.idle.eq(~queue.level.any() & ~bursts.level.any() & ~merger.waits),
             self.activity.eq((axi.awvalid & axi.awready) | sends | answers),
         ]
-        m.d.sync += [self.error.valid.eq(answers & axi.bresp[1]), self.error.is_decode.eq(answers & (axi.bresp == 3))]
+        report_response(m, self.error, answers, axi.bresp)
         if asserts(platform):
             stopped = Signal()
             m.d.sync += stopped.eq(self.stop & ~self.idle)

@@ -8,10 +8,11 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.lib.assertions import check_stream
 from spatten.hw.lib.fifo import Fifo
-from spatten.hw.lib.logic import equals
+from spatten.hw.lib.logic import equals, one_of
 from spatten.hw.lib.parameters import check_integer, check_power_of_two
+from spatten.hw.lib.pipeline import delayed, delayed_valid, register
 from spatten.hw.lib.shared import Shared
-from spatten.hw.memory.address_generator import BANKS, pending, tag
+from spatten.hw.memory.address_generator import BANKS, RING_SHAPE, pending, tag
 from spatten.spec.row_format import SECTOR_BITS
 
 __all__ = ["Crossbar", "write_port"]
@@ -19,7 +20,7 @@ __all__ = ["Crossbar", "write_port"]
 
 def write_port(words: int) -> data.StructLayout:
     """A write into a bank: `ring`, `word` and the sector's `data`, which mean something only while `enable` is set."""
-    return data.StructLayout({"enable": 1, "ring": unsigned(2), "word": range(words), "data": unsigned(SECTOR_BITS)})
+    return data.StructLayout({"enable": 1, "ring": RING_SHAPE, "word": range(words), "data": unsigned(SECTOR_BITS)})
 
 
 class Crossbar(wiring.Component):
@@ -122,14 +123,14 @@ class Crossbar(wiring.Component):
             m.d.comb += chosen.eq(Cat(equals(bank, column) for column in range(BANKS)))
             m.d.comb += meets.eq(queue.o.valid & self.i_data[channel].valid & (ready & chosen).any())
             m.d.comb += [queue.o.ready.eq(meets), self.i_data[channel].ready.eq(meets)]
-            for column, own in enumerate(columns[channel]):
-                m.submodules[f"column{channel}_{column}"] = own
+            for column, waiting in enumerate(columns[channel]):
+                m.submodules[f"column{channel}_{column}"] = waiting
                 m.d.comb += [
-                    ready[column].eq(own.i.ready),
-                    own.i.valid.eq(queue.o.valid & self.i_data[channel].valid & chosen[column]),
-                    own.i.payload.tag.eq(queue.o.payload),
-                    own.i.payload.data.eq(self.i_data[channel].payload),
-                    own.lane.eq(Cat(equals(queue.o.payload.lane, lane) for lane in range(self.lanes))),
+                    ready[column].eq(waiting.i.ready),
+                    waiting.i.valid.eq(queue.o.valid & self.i_data[channel].valid & chosen[column]),
+                    waiting.i.payload.tag.eq(queue.o.payload),
+                    waiting.i.payload.data.eq(self.i_data[channel].payload),
+                    waiting.lane.eq(Cat(equals(queue.o.payload.lane, lane) for lane in range(self.lanes))),
                 ]
         granted: dict[tuple[int, int], list[Value]] = {}
         for lane in range(self.lanes):
@@ -178,18 +179,11 @@ class Crossbar(wiring.Component):
                     ),
                 )
             )
-            first = Signal(width, name=f"distance{channel}", reset_less=True)
-            m.d.sync += first.eq(behind)
-            distances.append(first)
+            distances.append(register(m, behind, f"distance{channel}"))
             for column, queue in enumerate(columns[channel]):
-                inside = Signal(width, name=f"distance{channel}_{column}", reset_less=True)
                 everything = (1 << width) - 1
-                m.d.sync += inside.eq(Mux(queue.o.valid, queue.o.payload.tag.sequence - self.completed, everything))
-                distances.append(inside)
-        base: Value = self.completed
-        base = self._delayed(m, base, "base0")
-        valid: Value = Const(1, 1)
-        valid = self._delayed(m, valid, "valid0", reset=True)
+                inside = Mux(queue.o.valid, queue.o.payload.tag.sequence - self.completed, everything)
+                distances.append(register(m, inside, f"distance{channel}_{column}", shape=unsigned(width)))
         stage = 0
         while len(distances) > 1:
             # Two levels of the tree a cycle.
@@ -197,21 +191,16 @@ class Crossbar(wiring.Component):
             minima = []
             for number in range(0, len(distances), 4):
                 least = _minimum(m, distances[number : number + 4], f"least{stage}_{number}")
-                minima.append(self._delayed(m, least, f"minimum{stage}_{number}"))
+                minima.append(register(m, least, f"minimum{stage}_{number}"))
             distances = minima
-            base = self._delayed(m, base, f"base{stage}")
-            valid = self._delayed(m, valid, f"valid{stage}", reset=True)
+        # The tree holds distances from the `completed` of when they entered, and nothing right after a reset.
+        base = delayed(m, self.completed, 1 + stage, "base")
+        valid = delayed_valid(m, Const(1, 1), 1 + stage, "valid")
         candidate = Signal(width)
         advance = Signal(width)
         m.d.comb += [candidate.eq(base + distances[0]), advance.eq(candidate - self.completed)]
         with m.If(valid & ~advance[-1]):
             m.d.sync += self.completed.eq(candidate)
-
-    @staticmethod
-    def _delayed(m: Module, value: Value, name: str, *, reset: bool = False) -> Signal:
-        register = Signal(len(value), name=name, reset_less=not reset)
-        m.d.sync += register.eq(value)
-        return register
 
 
 def _minimum(m: Module, values: list[Value], name: str) -> Value:
@@ -251,12 +240,8 @@ class _BankPort(Shared):
         ]
         with m.If(self.wants.any()):
             m.d.sync += after.eq(~((self.grant - 1) | self.grant))
-        chosen: Value = Const(0, 1)
-        for channel, payload in enumerate(self.i):
-            chosen = chosen | Mux(self.grant[channel], payload, 0)
-        held = Signal(len(self.o), reset_less=True)
-        m.d.sync += [held.eq(chosen), self.enable.eq(self.wants.any())]
-        m.d.comb += self.o.eq(held)
+        m.d.sync += self.enable.eq(self.wants.any())
+        m.d.comb += self.o.eq(register(m, one_of(self.grant, self.i), "chosen"))
         return m
 
 

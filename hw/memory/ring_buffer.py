@@ -7,7 +7,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.lib.assertions import asserts, check_stream
+from spatten.hw.lib.logic import following, wrapped
 from spatten.hw.lib.parameters import check_integer, check_shape
+from spatten.hw.lib.pipeline import delayed, delayed_valid
 from spatten.hw.lib.ram import Ram
 from spatten.spec.row_format import SECTOR_BITS
 
@@ -158,7 +160,7 @@ class RingBuffer(wiring.Component):
         with m.If(grants):
             m.d.sync += [
                 base.eq(end),
-                end.eq(Mux(after >= self.sectors, after - self.sectors, after)),
+                end.eq(wrapped(after, self.sectors)),
                 self.o_block.valid.eq(1),
             ]
         with m.Elif(self.o_block.ready):
@@ -179,7 +181,7 @@ class RingBuffer(wiring.Component):
         m.d.comb += [
             first.eq(request.sector[:bank_bits]),
             word.eq(request.sector[bank_bits:]),
-            next_word.eq(Mux(word == self.sectors // self.banks - 1, 0, word + 1)),
+            next_word.eq(following(word, self.sectors // self.banks)),
         ]
         enables = []
         addresses = []
@@ -197,19 +199,11 @@ class RingBuffer(wiring.Component):
             enables.append(enable)
             addresses.append(address)
 
-        valid = self.i_read.valid
-        header: Value = Value.cast(request.header)
-        bank_of_first: Value = first
-        for stage in range(self.delay):
-            valid, before = Signal(name=f"valid{stage + 1}"), valid
-            m.d.sync += valid.eq(before)
-            header = self._delayed(m, header, f"header{stage + 1}")
-            bank_of_first = self._delayed(m, bank_of_first, f"first{stage + 1}")
         window = self.o_read.payload
         m.d.comb += [
-            self.o_read.valid.eq(valid),
-            window.first.eq(bank_of_first),
-            Value.cast(window.header).eq(header),
+            self.o_read.valid.eq(delayed_valid(m, self.i_read.valid, self.delay, "valid")),
+            window.first.eq(delayed(m, first, self.delay, "first")),
+            Value.cast(window.header).eq(delayed(m, Value.cast(request.header), self.delay, "header")),
         ]
 
         return enables, addresses
@@ -221,8 +215,7 @@ class RingBuffer(wiring.Component):
             """How far a sector lies behind the oldest allocated one."""
             distance = Signal(signed(len(end) + 3), name="distance")
             m.d.comb += distance.eq(sector + self.level - end)
-            size = self.sectors
-            return Mux(distance < 0, distance + size, Mux(distance >= size, distance - size, distance))
+            return Mux(distance < 0, distance + self.sectors, wrapped(distance, self.sectors))
 
         request = self.i_read.payload
         asked = self.i_allocate.payload
@@ -255,9 +248,3 @@ class RingBuffer(wiring.Component):
                         f"lane {lane}, bank {bank}: a sector is read in the cycle in which it is written\n",
                     ),
                 ]
-
-    @staticmethod
-    def _delayed(m: Module, value: Value, name: str) -> Value:
-        register = Signal(len(value), name=name, reset_less=True)
-        m.d.sync += register.eq(value)
-        return register

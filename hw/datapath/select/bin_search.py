@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.select.select_layouts import lowest_free_bits, passes_of, rank_shape, select_bin
 from spatten.hw.lib.assertions import asserts
-from spatten.hw.lib.delay import delayed
+from spatten.hw.lib.pipeline import delayed
 
 __all__ = ["BinSearch"]
 

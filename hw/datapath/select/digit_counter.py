@@ -9,6 +9,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.select.select_layouts import rank_shape
+from spatten.hw.lib.logic import one_of
+from spatten.hw.lib.pipeline import delayed_valid, register
 
 __all__ = ["DigitCounter", "constant_of_bin", "thermometer"]
 
@@ -63,20 +65,12 @@ class DigitCounter(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        valid = Signal()
-        first = Signal(reset_less=True)
-        last = Signal(reset_less=True)
-        rank = Signal(self.rank_shape, reset_less=True)
-        top_rank = Signal(self.rank_shape, reset_less=True)
-        m.d.sync += [
-            valid.eq(self.valid),
-            first.eq(self.first),
-            last.eq(self.last),
-            rank.eq(self.rank),
-            self.done.eq(valid & last),
-        ]
-        with m.If(valid & first):
-            m.d.sync += top_rank.eq(rank)
+        valid = delayed_valid(m, self.valid, 1, "valid")
+        first = register(m, self.first, "first")
+        last = register(m, self.last, "last")
+        rank = register(m, self.rank, "rank")
+        m.d.sync += self.done.eq(valid & last)
+        top_rank = register(m, rank, "top_rank", enable=valid & first)
         ranks = []
         for boundary in range(1, self.bins):
             above = Signal(range(self.lanes + 1), name=f"above{boundary}", reset_less=True)
@@ -89,10 +83,7 @@ class DigitCounter(wiring.Component):
         reached = [Const(1, 1), *(rank_below[-1] for rank_below in ranks), Const(0, 1)]
         m.d.comb += self.bin.eq(Cat(reached[n] & ~reached[n + 1] for n in range(self.bins)))
         upper = [*ranks, top_rank]
-        chosen: Value = Const(0, len(top_rank))
-        for n in range(self.bins):
-            chosen = chosen | Mux(self.bin[n], upper[n].as_unsigned(), 0)
-        m.d.comb += self.bin_rank.eq(chosen.as_signed())
+        m.d.comb += self.bin_rank.eq(one_of(list(self.bin), [rank.as_unsigned() for rank in upper]).as_signed())
         return m
 
 

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.select.digit_counter import DigitCounter, constant_of_bin, thermometer
 from spatten.hw.datapath.select.select_layouts import rank_shape, scanned_beat, select_bin
+from spatten.hw.lib.pipeline import delayed, register
 from spatten.hw.lib.unstalled import unstalled
 
 __all__ = ["DigitPass", "binned_beat"]
@@ -65,35 +66,27 @@ class DigitPass(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        lanes, width, digit_bits = self.lanes, self.width, self.digit_bits
+        lanes, digit_bits = self.lanes, self.digit_bits
         # One register, and then another: the values, and what is known of them.
-        tag_layout = data.StructLayout({"valid": 1, "first": 1, "last": 1, "several": 1})
-        value_tag = Signal(tag_layout)
-        digit_tag = Signal(tag_layout)
-        values = [Signal(width, name=f"value{lane}", reset_less=True) for lane in range(lanes)]
-        count = Signal(range(lanes + 1), reset_less=True)
+        beat = self.i.payload
+        values = [register(m, beat.values[lane], f"value{lane}") for lane in range(lanes)]
+        count = register(m, beat.count, "count")
         in_bin = Signal(lanes, reset_less=True)
         digits = [Signal(digit_bits, name=f"digit{lane}", reset_less=True) for lane in range(lanes)]
-        beat = self.i.payload
-        m.d.sync += [
-            value_tag.valid.eq(self.i.valid),
-            value_tag.first.eq(beat.first),
-            value_tag.last.eq(beat.last),
-            value_tag.several.eq(beat.several),
-            digit_tag.eq(value_tag),
-            Cat(values).eq(Value.cast(beat.values)),
-            count.eq(beat.count),
-        ]
         for lane, value in enumerate(values):
             m.d.sync += [
                 in_bin[lane].eq((count > lane) & ~((value ^ self.bin.value) & self.bin.known).any()),
                 digits[lane].eq(value >> self.bin.low),
             ]
         m.submodules.counter = counter = DigitCounter(bins=1 << digit_bits, lanes=lanes, n_max=self.n_max)
+        tag = {
+            name: delayed(m, value, 2, f"beat_{name}", is_reset=True)
+            for name, value in (("valid", self.i.valid), ("first", beat.first), ("last", beat.last))
+        }
         m.d.comb += [
-            counter.valid.eq(digit_tag.valid),
-            counter.first.eq(digit_tag.first),
-            counter.last.eq(digit_tag.last),
+            counter.valid.eq(tag["valid"]),
+            counter.first.eq(tag["first"]),
+            counter.last.eq(tag["last"]),
             counter.rank.eq(self.rank),
         ]
         reached = [thermometer(list(digit)) for digit in digits]
@@ -105,14 +98,12 @@ class DigitPass(wiring.Component):
             self.digit_rank.eq(counter.bin_rank),
         ]
         if self.passes_on:
-            late_values = Signal(data.ArrayLayout(unsigned(width), lanes), reset_less=True)
-            m.d.sync += Value.cast(late_values).eq(Cat(values))
             m.d.comb += [
-                self.o.valid.eq(digit_tag.valid),
-                self.o.payload.values.eq(late_values),
+                self.o.valid.eq(tag["valid"]),
+                Value.cast(self.o.payload.values).eq(register(m, Cat(values), "passed_values")),
                 self.o.payload.in_bin.eq(in_bin),
-                self.o.payload.first.eq(digit_tag.first),
-                self.o.payload.last.eq(digit_tag.last),
-                self.o.payload.several.eq(digit_tag.several),
+                self.o.payload.first.eq(tag["first"]),
+                self.o.payload.last.eq(tag["last"]),
+                self.o.payload.several.eq(delayed(m, beat.several, 2, "beat_several", is_reset=True)),
             ]
         return m

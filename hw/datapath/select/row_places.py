@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Assert, Const, Module, Mux, ShapeLike, Signal, Value
+from amaranth.hdl import Assert, Module, ShapeLike, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.datapath.select.select_layouts import selection
 from spatten.hw.lib.assertions import asserts
+from spatten.hw.lib.logic import one_of
 
 __all__ = ["RowPlaces"]
 
@@ -83,14 +84,12 @@ class RowPlaces(wiring.Component):
                 Assert(~self.enters | (inside < self.places), "a row enters while all places are taken\n"),
                 Assert(~self.finishes | (finished < inside), "a row finishes that is not inside\n"),
             ]
-        result: Value = Const(0, self.layout.size)
-        for n in range(self.places):
-            row = Signal(self.layout, name=f"row{n}", reset_less=True)
+        rows = [Signal(self.layout, name=f"row{n}", reset_less=True) for n in range(self.places)]
+        for n, row in enumerate(rows):
             if self.has_header:
                 with m.If(self.enters & entering[n]):
                     m.d.sync += Value.cast(row.header).eq(Value.cast(self.header))
             with m.If(self.finishes & finishing[n]):
                 m.d.sync += [row.threshold.eq(self.threshold), row.equals.eq(self.equals)]
-            result = result | Mux(leaving[n], Value.cast(row), 0)
-        m.d.comb += Value.cast(self.o.payload).eq(result)
+        m.d.comb += Value.cast(self.o.payload).eq(one_of(list(leaving), [Value.cast(row) for row in rows]))
         return m

@@ -22,6 +22,7 @@ class SortedRow(Twin):
     goals = {
         "lowest bin": 20,
         "highest bin": 20,
+        "far down in the highest bin": 20,
         "beyond the row": 20,
         "back to back": 20,
         "one beat": 20,
@@ -44,7 +45,8 @@ class SortedRow(Twin):
     def _begin(self) -> None:
         kind = self.source.randrange(4)
         lengths = (1, self.source.randint(1, LANES), self.source.randint(1, N_MAX), N_MAX)
-        bins = sorted(self.source.sample(range(BINS), self.source.choice([1, 2, BINS])))
+        any_bins = self.source.sample(range(BINS), self.source.choice([1, 2, BINS]))
+        bins = self.source.choice([any_bins, any_bins, [BINS - 1]])
         elements = [self.source.choice(bins) for _ in range(lengths[kind])]
         self.rank = self.source.choice([0, len(elements) - 1, self.source.randrange(N_MAX), N_MAX - 1])
         self.saw("longest row", len(elements) == N_MAX)
@@ -97,6 +99,7 @@ class SortedRow(Twin):
                 self.results[self.now + 2] = wanted, self.rank - above
                 self.saw("lowest bin", wanted == 0)
                 self.saw("highest bin", wanted == BINS - 1)
+                self.saw("far down in the highest bin", wanted == BINS - 1 and self.rank >= N_MAX // 2)
                 self.saw("beyond the row", self.rank >= len(self.elements))
         self.now += 1
 

@@ -30,8 +30,7 @@ class Rows(Twin):
         """Rows in the buffers that are full, at most 2."""
         self.todo: list[str] = []
         """Of the row in work: "read", "last read", "decide", "free"."""
-        self.started = self.left = False
-        self.wait = 0
+        self.left = self.decided = False
 
     def inputs(self) -> Values:
         self.rows += self.rows < 2 and self.source.random() < 0.5
@@ -80,9 +79,9 @@ class Rows(Twin):
 
     def clock(self) -> None:
         self.saw("row behind row", self.starts and self.left)
-        self.saw("frees at once", self.frees and self.started_freeing if not HAS_ONE_PASS else False)
+        self.saw("frees at once", self.frees and self.decided)
         self.left = self.frees
-        self.started_freeing = self.step == "decide"
+        self.decided = self.step == "decide"
         if self.reads or self.frees or (self.step == "decide" and self.done):
             del self.todo[0]
             self.first = False

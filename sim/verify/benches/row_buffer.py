@@ -41,7 +41,7 @@ class Beats(Twin):
         self.is_full = False
         self.last: tuple[int, int] | None = None
         """Number of the last beat and how many values of it are live; None while a row is written."""
-        self.rewrites_left = 0
+        self.written = self.rewritten = self.rewrites_left = 0
         self.shown: list[int] | None = None
 
     def _beat(self, count: int) -> Beat:
