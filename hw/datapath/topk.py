@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,6 +13,7 @@ from spatten.hw.lib.assertions import check_stream
 from spatten.hw.lib.fifo import Fifo
 from spatten.hw.lib.packer import Compactor, packed_row
 from spatten.hw.lib.parameters import check_optional_shape
+from spatten.hw.lib.pipeline import elastic_stages, register
 
 __all__ = ["PackedTopK", "TopK", "element", "kept_beat"]
 
@@ -92,10 +93,10 @@ class TopK(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         check_stream(m, platform, self.i, "i")
-        lanes, width = self.lanes, self.width
+        lanes = self.lanes
         m.submodules.select = select = self._select
         # While a row waits for its result and then passes the filter, up to two more rows may enter.
-        layout = kept_beat(width, lanes, self.header)
+        layout = kept_beat(self.width, lanes, self.header)
         m.submodules.copy = copy = Fifo(shape=layout, depth=2 * select.beats_max + 8)
         m.d.comb += [
             self.pass_done.eq(select.pass_done),
@@ -114,65 +115,55 @@ class TopK(wiring.Component):
         ]
         if self.header is not None:
             m.d.comb += Value.cast(copy.i.payload.header).eq(Value.cast(self.i.payload.header))
+        self._filter(m, copy, select)
+        return m
 
-        beats = [Signal(layout, name=f"beat{stage}", reset_less=True) for stage in range(self.FILTER_STAGES)]
-        valid = [Signal(name=f"valid{stage}") for stage in range(self.FILTER_STAGES)]
-        takes = [Signal(name=f"takes{stage}") for stage in range(self.FILTER_STAGES)]
-        ready = [Signal(name=f"ready{stage}") for stage in range(self.FILTER_STAGES)] + [self.o.ready]
+    def _filter(self, m: Module, copy: Fifo, select: QuickSelect) -> None:
+        """Lets the beats of the copy pass once their row's result is there, and marks those values that survive."""
+        lanes = self.lanes
         enters = Signal()
+        stages = elastic_stages(m, enters, self.o.ready, self.FILTER_STAGES)
+        takes = [stage.takes for stage in stages]
         m.d.comb += [
             enters.eq(copy.o.valid & select.o.valid),
-            copy.o.ready.eq(select.o.valid & ready[0]),
-            select.o.ready.eq(copy.o.valid & copy.o.payload.last & ready[0]),
-            self.o.valid.eq(valid[-1]),
-            Value.cast(self.o.payload).eq(Value.cast(beats[-1])),
+            copy.o.ready.eq(select.o.valid & stages[0].ready),
+            select.o.ready.eq(copy.o.valid & copy.o.payload.last & stages[0].ready),
+            self.o.valid.eq(stages[-1].valid),
         ]
-        sources = [Value.cast(copy.o.payload), *(Value.cast(beat) for beat in beats[:-1])]
-        for stage in range(self.FILTER_STAGES):
-            comes = valid[stage - 1] if stage else enters
-            m.d.comb += [ready[stage].eq(~valid[stage] | ready[stage + 1]), takes[stage].eq(comes & ready[stage])]
-            with m.If(ready[stage]):
-                m.d.sync += valid[stage].eq(comes)
-            with m.If(takes[stage]):
-                m.d.sync += Value.cast(beats[stage]).eq(sources[stage])
+        # The beats, and how many equals of the threshold their row may keep, up to where the mask is known.
+        beats = [copy.o.payload]
+        quotas = [select.o.payload.equals]
+        for stage in range(self.FILTER_STAGES - 1):
+            beats.append(register(m, beats[-1], f"beat{stage}", enable=takes[stage]))
+            quotas.append(register(m, quotas[-1], f"quota{stage}", enable=takes[stage]))
 
         # Stage 0: the beat comes out of the queue, the threshold out of the quick-select.
-        threshold = Signal(width, reset_less=True)
-        with m.If(takes[0]):
-            m.d.sync += threshold.eq(select.o.payload.threshold)
-        equals = [Signal(select.o.payload.equals.shape(), name=f"equals{n}", reset_less=True) for n in range(3)]
-        for stage, source in enumerate([select.o.payload.equals, *equals[:-1]]):
-            with m.If(takes[stage]):
-                m.d.sync += equals[stage].eq(source)
+        threshold = register(m, select.o.payload.threshold, "threshold", enable=takes[0])
         # Stage 1: comparisons.
-        larger = [Signal(lanes, name=f"larger{n}", reset_less=True) for n in range(2)]
-        equal = [Signal(lanes, name=f"equal{n}", reset_less=True) for n in range(2)]
-        live = beats[0].mask
-        with m.If(takes[1]):
-            for lane in range(lanes):
-                value = beats[0].values[lane]
-                m.d.sync += [
-                    larger[0][lane].eq(live[lane] & (value > threshold)),
-                    equal[0][lane].eq(live[lane] & (value == threshold)),
-                ]
+        live, values = beats[1].mask, beats[1].values
+        is_larger = Cat(live[lane] & (values[lane] > threshold) for lane in range(lanes))
+        is_equal = Cat(live[lane] & (values[lane] == threshold) for lane in range(lanes))
+        larger = register(m, is_larger, "larger1", enable=takes[1])
+        equal = register(m, is_equal, "equal1", enable=takes[1])
         # Stage 2: how many equals come before each of them in the beat.
-        before = [Signal(range(lanes + 1), name=f"before{lane}", reset_less=True) for lane in range(lanes + 1)]
-        with m.If(takes[2]):
-            m.d.sync += [larger[1].eq(larger[0]), equal[1].eq(equal[0])]
-            for lane, count in enumerate(_counts_before(m, equal[0])):
-                m.d.sync += before[lane].eq(count)
+        counts = enumerate(_counts_before(m, equal))
+        count_shape = Shape.cast(range(lanes + 1))
+        before = [register(m, n, f"before{lane}", shape=count_shape, enable=takes[2]) for lane, n in counts]
+        larger = register(m, larger, "larger2", enable=takes[2])
+        equal = register(m, equal, "equal2", enable=takes[2])
         # Stage 3: those survive for which there is room after the beats before.
         starts = Signal(init=1)
-        left = Signal(equals[0].shape(), reset_less=True)
-        room = Signal(equals[0].shape())
-        m.d.comb += room.eq(Mux(starts, equals[2], left))
+        left = Signal(quotas[-1].shape(), reset_less=True)
+        room = Signal(quotas[-1].shape())
+        marked = Signal(self.o.payload.shape(), reset_less=True)
+        m.d.comb += [room.eq(Mux(starts, quotas[-1], left)), Value.cast(self.o.payload).eq(Value.cast(marked))]
         with m.If(takes[3]):
             m.d.sync += [
-                starts.eq(beats[2].last),
+                starts.eq(beats[-1].last),
                 left.eq(Mux(before[lanes] < room, room - before[lanes], 0)),
-                beats[3].mask.eq(larger[1] | Cat(equal[1][lane] & (before[lane] < room) for lane in range(lanes))),
+                marked.eq(beats[-1]),
+                marked.mask.eq(larger | Cat(equal[lane] & (before[lane] < room) for lane in range(lanes))),
             ]
-        return m
 
 
 class PackedTopK(wiring.Component):
@@ -246,7 +237,7 @@ class PackedTopK(wiring.Component):
         return m
 
 
-def _counts_before(m: Module, bits: Signal) -> list[Value]:
+def _counts_before(m: Module, bits: Value) -> list[Value]:
     """For each bit how many below it are set, and at last how many in all."""
     counts: list[Value] = list(bits)
     distance = 1
