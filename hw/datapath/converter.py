@@ -291,13 +291,13 @@ class _Slice(Shared):
         words: Value = Value.cast(self.words)
         for level in reversed(range(len(start))):
             before = len(words) // _WORD_BITS
-            kept = min(before, reach(level, len(start)))
-            moved = min(kept, reach(level, level))
+            used = min(before, reach(level, len(start)))
+            moved = min(used, reach(level, level))
             if moved == 0:
                 continue
             shift = 1 << level
             around = Cat(words[shift * _WORD_BITS :], words[: shift * _WORD_BITS])
-            after = Signal(kept * _WORD_BITS, name=f"{name}_by{shift}")
+            after = Signal(used * _WORD_BITS, name=f"{name}_by{shift}")
             split = moved * _WORD_BITS
             m.d.comb += after.eq(Cat(Mux(start[level], around[:split], words[:split]), words[split : len(after)]))
             words = after

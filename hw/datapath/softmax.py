@@ -628,9 +628,9 @@ class _Reciprocal(wiring.Component):
             with m.If(self.total[SUM_FRACTION + z]):
                 m.d.comb += leading.eq(z)
         # The fraction bits behind the leading one, as many as the table and its chords take.
-        kept = _RECIPROCAL_INDEX_BITS + _RECIPROCAL_LOW_BITS
-        fraction = Signal(kept, reset_less=True)
-        m.d.sync += fraction.eq(self.total[SUM_FRACTION - kept :] >> leading)
+        fraction_bits = _RECIPROCAL_INDEX_BITS + _RECIPROCAL_LOW_BITS
+        fraction = Signal(fraction_bits, reset_less=True)
+        m.d.sync += fraction.eq(self.total[SUM_FRACTION - fraction_bits :] >> leading)
         m.d.comb += [
             chord.index.eq(fraction[_RECIPROCAL_LOW_BITS:]),
             chord.low.eq(fraction[:_RECIPROCAL_LOW_BITS]),

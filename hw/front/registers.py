@@ -537,8 +537,8 @@ def _checks(config: Config, job: Any, reserved: Sequence[Value]) -> list[tuple[R
         (RejectReason.KEEP_HEADS, "keep_heads", Flag.PRUNE_HEADS, job.heads),
     ):
         refuse(reason, name, flag[which] & (is_zero(job[name]) | (job[name] > most)))
-    one = 1 << MULTIPLIER_FRACTION
-    refuse(RejectReason.MULTIPLIER, "multiplier", is_zero(job.multiplier) | above(job.multiplier, one))
+    unity = 1 << MULTIPLIER_FRACTION
+    refuse(RejectReason.MULTIPLIER, "multiplier", is_zero(job.multiplier) | above(job.multiplier, unity))
     used = {
         "key_lsb": job.fetch.any(),
         "has_kv": flag[Flag.HAS_KV],

@@ -72,14 +72,14 @@ class ElasticStage:
 
 
 def elastic_stages(m: Module, valid: Value, ready: Value, stages: int) -> list[ElasticStage]:
-    """A pipeline of `stages` registers, at least 1, between a stream with `valid` in front and its `ready` behind.
+    """A pipeline of `stages` registers between a stream with `valid` in front and its `ready` behind.
 
     Each stage has its own valid bit, and takes what the stage before it holds when it is empty itself or the stage
     behind it takes its contents: bubbles close up while the end is held up. The caller makes the registers of the data,
     which change with `takes`; the stream in front is ready with the first stage, and the stream behind is valid with
     the last one.
     """
-    made = [
+    line = [
         ElasticStage(
             valid=Signal(name=f"stage{stage}_valid"),
             ready=Signal(name=f"stage{stage}_ready"),
@@ -87,10 +87,10 @@ def elastic_stages(m: Module, valid: Value, ready: Value, stages: int) -> list[E
         )
         for stage in range(stages)
     ]
-    for number, stage in enumerate(made):
-        comes = made[number - 1].valid if number else valid
-        is_taken = made[number + 1].ready if number + 1 < stages else ready
+    for number, stage in enumerate(line):
+        comes = line[number - 1].valid if number else valid
+        is_taken = line[number + 1].ready if number + 1 < stages else ready
         m.d.comb += [stage.ready.eq(~stage.valid | is_taken), stage.takes.eq(comes & stage.ready)]
         with m.If(stage.ready):
             m.d.sync += stage.valid.eq(comes)
-    return made
+    return line

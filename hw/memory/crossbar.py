@@ -123,14 +123,14 @@ class Crossbar(wiring.Component):
             m.d.comb += chosen.eq(Cat(equals(bank, column) for column in range(BANKS)))
             m.d.comb += meets.eq(queue.o.valid & self.i_data[channel].valid & (ready & chosen).any())
             m.d.comb += [queue.o.ready.eq(meets), self.i_data[channel].ready.eq(meets)]
-            for column, own in enumerate(columns[channel]):
-                m.submodules[f"column{channel}_{column}"] = own
+            for column, waiting in enumerate(columns[channel]):
+                m.submodules[f"column{channel}_{column}"] = waiting
                 m.d.comb += [
-                    ready[column].eq(own.i.ready),
-                    own.i.valid.eq(queue.o.valid & self.i_data[channel].valid & chosen[column]),
-                    own.i.payload.tag.eq(queue.o.payload),
-                    own.i.payload.data.eq(self.i_data[channel].payload),
-                    own.lane.eq(Cat(equals(queue.o.payload.lane, lane) for lane in range(self.lanes))),
+                    ready[column].eq(waiting.i.ready),
+                    waiting.i.valid.eq(queue.o.valid & self.i_data[channel].valid & chosen[column]),
+                    waiting.i.payload.tag.eq(queue.o.payload),
+                    waiting.i.payload.data.eq(self.i_data[channel].payload),
+                    waiting.lane.eq(Cat(equals(queue.o.payload.lane, lane) for lane in range(self.lanes))),
                 ]
         granted: dict[tuple[int, int], list[Value]] = {}
         for lane in range(self.lanes):

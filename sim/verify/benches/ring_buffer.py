@@ -247,6 +247,29 @@ class Life:
             self.done += 1
 
 
+class Behind:
+    """Writes at random behind the ring, which must not disturb what is read from the ring."""
+
+    def __init__(self, bench: Bench, ports: Ports) -> None:
+        self._source = bench.random("behind")
+        self._ports = ports
+        self.met = 0
+        bench.agents.append(self)
+
+    def drive(self) -> None:
+        for lane in range(LANES):
+            for sector in self._source.sample(range(SECTORS, SECTORS + LINEAR), LINEAR):
+                if (lane, sector % BANKS) not in self._ports.writes:
+                    self._ports.put(lane, sector)
+        self.met += bool(LINEAR and self._ports.reads)
+
+    def sample(self, cycle: int) -> None:
+        pass
+
+    def clear(self) -> None:
+        pass
+
+
 def make_sizes(seed: int) -> list[int]:
     """Blocks of all sizes, the largest and smallest among them, more often small."""
     source = np.random.default_rng(seed)
@@ -278,7 +301,10 @@ async def blocks_come_and_go(dut: HierarchyObject, idle: float, stall: float, se
 @cocotb.test
 @cocotb.parametrize(seed=SEEDS)
 async def windows_come_every_cycle(dut: HierarchyObject, seed: int) -> None:
-    """Every window of a full ring, one per cycle; before each sweep all of the ring is written anew."""
+    """Every window of a full ring, one per cycle; before each sweep all of the ring is written anew.
+
+    Meanwhile all banks are written behind the ring.
+    """
     bench = Bench(dut, seed=seed)
     ports, space = Ports(bench), Space(bench)
     source = np.random.default_rng(seed)
@@ -297,6 +323,7 @@ async def windows_come_every_cycle(dut: HierarchyObject, seed: int) -> None:
                 for bank in range(BANKS):
                     ports.put(lane, int(word) * BANKS + bank)
             await bench.step()
+        behind = Behind(bench, ports)
         windows = [(first, count) for first in range(SECTORS) for count in range(1, BANKS + 1)]
         if len(windows) > 400:
             windows = [windows[int(n)] for n in source.integers(0, len(windows), 400)]
@@ -310,8 +337,10 @@ async def windows_come_every_cycle(dut: HierarchyObject, seed: int) -> None:
         await bench.until(lambda: not ports.waiting, what="last window", limit=len(windows) + 10)
         assert ports.count - before == wanted
         assert bench.cycle - start == wanted + DELAY
+        assert not LINEAR or behind.met >= wanted - 1
         record("latency", DELAY, unit="cycles", of="read")
         record("cycles_per_window", (bench.cycle - start - DELAY) / wanted, unit="cycles")
+        bench.agents.remove(behind)
         space.free(SECTORS)
         await bench.step(3)
         await bench.reset(1)
