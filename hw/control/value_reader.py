@@ -105,7 +105,7 @@ class ValueReader(wiring.Component):
         m.submodules.pruned_queue = pruned_queue = RowQueue(config=config, lanes=config.topk_lanes)
         m.submodules.splitter = splitter = BeatSplitter(config=config)
         m.submodules.rows = rows = ValueRows(config=config)
-        m.submodules.windows = windows = self._windows
+        m.submodules.value_windows = windows = self._windows
         m.submodules.gate = gate = ArrivalGate(config=config)
         m.submodules.credits = credits = Credits(places=self.places)
         connect = wiring.connect

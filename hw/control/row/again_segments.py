@@ -71,8 +71,12 @@ class AgainSegments(wiring.Component):
                 has_job.eq(looks_up),
                 has_segment.eq(has_job | (has_segment & ~self.o.ready)),
             ]
-        job = Signal(slot_layout(config), reset_less=True)
-        m.d.sync += Value.cast(job).eq(by_slot(self.slots, header.slot))
+        record = slot_layout(config)
+        fields = ("head_dim", "key_bits", "flat_limit")
+        standing = Signal(record)
+        job = Signal(data.StructLayout({name: record.members[name] for name in fields}), reset_less=True)
+        m.d.comb += Value.cast(standing).eq(by_slot(self.slots, header.slot))
+        m.d.sync += [job[name].eq(standing[name]) for name in fields]
         m.submodules.scales = scales = scale_memory(m, config, self.scale)
         m.d.comb += [
             scales.read_enable.eq(looks_up),
