@@ -68,7 +68,7 @@ class ValueReader(wiring.Component):
     o_prob : stream of `hw.datapath.pv.weight_beat`, to the array, in time for its values
     used : out, `block_event`: a row has read its block
 
-    Latency: 7 cycles from a row's first beat to its first read. Throughput: a window per cycle, across rows.
+    Latency: 6 cycles from a row's first beat to its first read. Throughput: a window per cycle, across rows.
 
     It assumes that `left` is set once for each output beat that it has sent the values of, which `Credits` asserts in
     simulation; and that no row has more probabilities than `tokens_max`, which `RowQueue` does. Pruned rows come here
