@@ -24,7 +24,7 @@ from spatten.spec.config import Config
 from spatten.spec.constants import BLOCKS
 from spatten.spec.row_format import value_ring_sectors
 
-__all__ = ["ValueReader", "pruned_row", "prob_row"]
+__all__ = ["ValueReader", "prob_row", "pruned_row"]
 
 
 def prob_row(config: Config) -> data.StructLayout:

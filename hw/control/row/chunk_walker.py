@@ -126,16 +126,17 @@ class ChunkWalker(wiring.Component):
 
     def _job_in(self, m: Module, slot: Value) -> Any:
         """Of the record of the job in `slot` what the walk needs, in a register."""
-        record = slot_layout(self.config)
-        members = {name: record.members[name] for name in _JOB_FIELDS}
-        standing = Signal(record)
+        members = {name: slot_layout(self.config).members[name] for name in _JOB_FIELDS}
         job = Signal(data.StructLayout({**members, "accumulate": 1, "prune_values": 1}), name="job", reset_less=True)
-        m.d.comb += Value.cast(standing).eq(by_slot(self.slots, slot))
-        m.d.sync += [
-            *(job[name].eq(standing[name]) for name in _JOB_FIELDS),
-            job.accumulate.eq(standing.flags[Flag.ACCUMULATE]),
-            job.prune_values.eq(standing.flags[Flag.PRUNE_VALUES]),
+        records = [
+            Cat(
+                *(record[name] for name in _JOB_FIELDS),
+                record.flags[Flag.ACCUMULATE],
+                record.flags[Flag.PRUNE_VALUES],
+            )
+            for record in (self.slots[n] for n in range(self.jobs))
         ]
+        m.d.sync += Value.cast(job).eq(by_slot(records, slot))
         return job
 
     def _chunk(self, m: Module) -> None:
