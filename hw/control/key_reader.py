@@ -81,7 +81,7 @@ class KeyReader(wiring.Component):
         m = Module()
         config = self.config
         m.submodules.segments = segments = SegmentWindows(config=config)
-        m.submodules.windows = windows = KeyWindows(config=config)
+        m.submodules.key_windows = windows = KeyWindows(config=config)
         m.submodules.gate = gate = ArrivalGate(config=config, has_linear=True)
         m.submodules.credits = credits = Credits(places=self.places)
         wiring.connect(m, wiring.flipped(self.i), segments.i)

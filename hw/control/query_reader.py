@@ -84,7 +84,7 @@ class QueryReader(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        m.submodules.windows = windows = QueryWindows(config=config)
+        m.submodules.query_windows = windows = QueryWindows(config=config)
         m.submodules.rows = rows = RowNumbers(config=config, queries=QUERIES)
         m.submodules.converter = converter = Converter(
             tensor="key",

@@ -85,7 +85,7 @@ class RowControl(wiring.Component):
         m.submodules.walker = walker = ChunkWalker(config=config)
         m.submodules.blocks = blocks = ChunkBlocks(config=config)
         m.submodules.kept_slots = kept_slots = KeptSlots()
-        m.submodules.again = again = AgainSegments(config=config)
+        m.submodules.again_segments = again = AgainSegments(config=config)
         wiring.connect(m, wiring.flipped(self.i_query), blocks.i_query)
         wiring.connect(m, wiring.flipped(self.i_key), blocks.i_key)
         wiring.connect(m, wiring.flipped(self.i_value), blocks.i_value)

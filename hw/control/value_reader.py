@@ -24,7 +24,7 @@ from spatten.spec.config import Config
 from spatten.spec.constants import BLOCKS
 from spatten.spec.row_format import value_ring_sectors
 
-__all__ = ["ValueReader", "kept_row", "prob_row"]
+__all__ = ["ValueReader", "prob_row", "pruned_row"]
 
 
 def prob_row(config: Config) -> data.StructLayout:
@@ -32,7 +32,7 @@ def prob_row(config: Config) -> data.StructLayout:
     return data.StructLayout({**prob_beat(config, config.softmax_lanes).members, "row": row_layout(config)})
 
 
-def kept_row(config: Config) -> data.StructLayout:
+def pruned_row(config: Config) -> data.StructLayout:
     """A beat of the probabilities that top-k keeps of a row, its largest: as many as the top-k engine has lanes."""
     return data.StructLayout({**prob_beat(config, config.topk_lanes).members, "row": row_layout(config)})
 
@@ -60,7 +60,7 @@ class ValueReader(wiring.Component):
     Ports
     -----
     slots : in, described at `hw.control.planner.Planner`
-    i : stream of `prob_row`; i_kept : stream of `kept_row`, the pruned rows
+    i : stream of `prob_row`; i_kept : stream of `pruned_row`, the pruned rows
     i_block : stream of entries, the value block of each row of `i_kept`
     arrived, bases : in, for each value block how many of its row groups are there, and where it begins
     left : in, an output beat has left the array
@@ -68,7 +68,7 @@ class ValueReader(wiring.Component):
     o_prob : stream of `hw.datapath.pv.weight_beat`, to the array, in time for its values
     used : out, `block_event`: a row has read its block
 
-    Latency: 7 cycles from a row's first beat to its first read. Throughput: a window per cycle, across rows.
+    Latency: 6 cycles from a row's first beat to its first read. Throughput: a window per cycle, across rows.
 
     It assumes that `left` is set once for each output beat that it has sent the values of, which `Credits` asserts in
     simulation; and that no row has more probabilities than `tokens_max`, which `RowQueue` does. Pruned rows come here
@@ -86,7 +86,7 @@ class ValueReader(wiring.Component):
             {
                 "slots": In(data.ArrayLayout(slot_layout(config), config.jobs_in_flight)),
                 "i": In(stream.Signature(prob_row(config))),
-                "i_kept": In(stream.Signature(kept_row(config))),
+                "i_kept": In(stream.Signature(pruned_row(config))),
                 "i_block": In(stream.Signature(entry)),
                 "arrived": In(data.ArrayLayout(groups_shape(config), BLOCKS)),
                 "bases": In(data.ArrayLayout(range(value_ring_sectors(config)), BLOCKS)),
@@ -105,7 +105,7 @@ class ValueReader(wiring.Component):
         m.submodules.pruned_queue = pruned_queue = RowQueue(config=config, lanes=config.topk_lanes)
         m.submodules.splitter = splitter = BeatSplitter(config=config)
         m.submodules.rows = rows = ValueRows(config=config)
-        m.submodules.windows = windows = self._windows
+        m.submodules.value_windows = windows = self._windows
         m.submodules.gate = gate = ArrivalGate(config=config)
         m.submodules.credits = credits = Credits(places=self.places)
         connect = wiring.connect

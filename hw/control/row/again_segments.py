@@ -71,8 +71,10 @@ class AgainSegments(wiring.Component):
                 has_job.eq(looks_up),
                 has_segment.eq(has_job | (has_segment & ~self.o.ready)),
             ]
-        job = Signal(slot_layout(config), reset_less=True)
-        m.d.sync += Value.cast(job).eq(by_slot(self.slots, header.slot))
+        fields = {name: slot_layout(config).members[name] for name in ("head_dim", "key_bits", "flat_limit")}
+        job = Signal(data.StructLayout(fields), reset_less=True)
+        records = [Cat(self.slots[n][name] for name in fields) for n in range(config.jobs_in_flight)]
+        m.d.sync += Value.cast(job).eq(by_slot(records, header.slot))
         m.submodules.scales = scales = scale_memory(m, config, self.scale)
         m.d.comb += [
             scales.read_enable.eq(looks_up),

@@ -22,6 +22,22 @@ from spatten.spec.job import Flag, KeyFetch, Mode
 
 __all__ = ["ChunkWalker"]
 
+_JOB_FIELDS = (
+    "mode",
+    "fetch",
+    "head_dim",
+    "query_bits",
+    "key_bits",
+    "value_bits",
+    "query_offset",
+    "flat_limit",
+    "live_heads",
+    "live",
+    "first_rank",
+    "rows",
+)
+"""What the walk needs of a job's record, besides two of its flags."""
+
 
 class ChunkWalker(wiring.Component):
     """Follows the jobs in the order of their start, each job's live heads, and the live query rows of each head.
@@ -70,9 +86,8 @@ class ChunkWalker(wiring.Component):
         row = row_layout(config).members
         self._taken = Signal(range(2 * self.jobs))
         slot = Signal(row["slot"])
-        self._job = job = Signal(slot_layout(config), reset_less=True)
         m.d.comb += slot.eq(self._taken[: len(slot)] if self.jobs > 1 else 0)
-        m.d.sync += Value.cast(job).eq(by_slot(self.slots, slot))
+        self._job = job = self._job_in(m, slot)
 
         # The heads that are still to be walked, the first of which is walked now, and what its scores are.
         self._heads = Signal(config.heads_max, reset_less=True)
@@ -109,6 +124,21 @@ class ChunkWalker(wiring.Component):
             ]
         return m
 
+    def _job_in(self, m: Module, slot: Value) -> Any:
+        """Of the record of the job in `slot` what the walk needs, in a register."""
+        members = {name: slot_layout(self.config).members[name] for name in _JOB_FIELDS}
+        job = Signal(data.StructLayout({**members, "accumulate": 1, "prune_values": 1}), name="job", reset_less=True)
+        records = [
+            Cat(
+                *(record[name] for name in _JOB_FIELDS),
+                record.flags[Flag.ACCUMULATE],
+                record.flags[Flag.PRUNE_VALUES],
+            )
+            for record in (self.slots[n] for n in range(self.jobs))
+        ]
+        m.d.sync += Value.cast(job).eq(by_slot(records, slot))
+        return job
+
     def _chunk(self, m: Module) -> None:
         """Says which rows the chunk has, and what goes with them."""
         config, job, chunk = self.config, self._job, self.o.payload
@@ -125,8 +155,8 @@ class ChunkWalker(wiring.Component):
             chunk.dim.eq(job.head_dim),
             chunk.query_bits.eq(job.query_bits),
             chunk.offset.eq(job.query_offset),
-            chunk.accumulate.eq(job.flags[Flag.ACCUMULATE]),
-            chunk.prune.eq(job.flags[Flag.PRUNE_VALUES]),
+            chunk.accumulate.eq(job.accumulate),
+            chunk.prune.eq(job.prune_values),
             chunk.flat_limit.eq(job.flat_limit),
         ]
         with m.If(self.o.ready):

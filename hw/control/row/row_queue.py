@@ -35,7 +35,7 @@ class RowQueue(wiring.Component):
     o_row : stream of `row_layout`, once for each row
     o_beat : stream of `prob_beat`
 
-    Latency: 2 cycles. Combinational from `i.ready` to nothing. An assertion checks in simulation that no row has more
+    Latency: 2 cycles; `i.ready` comes from registers. An assertion checks in simulation that no row has more
     beats than `tokens_max` keys take: else two whole rows would not find room.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Assert, Const, Module, Mux, ResetSignal, Signal, Value
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -75,10 +75,12 @@ class ValueRows(wiring.Component):
             self.i_pruned.ready.eq(takes_pruned & moves),
             blocks.o.ready.eq(takes_pruned & moves),
         ]
-        row, job = Signal(row_layout(config)), Signal(slot_layout(config))
+        fields = {name: slot_layout(config).members[name] for name in ("head_dim", "value_bits")}
+        records = [Cat(self.slots[n][name] for name in fields) for n in range(config.jobs_in_flight)]
+        row, job = Signal(row_layout(config)), Signal(data.StructLayout(fields))
         m.d.comb += [
             row.eq(Mux(takes_pruned, self.i_pruned.payload, self.i.payload)),
-            Value.cast(job).eq(by_slot(self.slots, row.slot)),
+            Value.cast(job).eq(by_slot(records, row.slot)),
         ]
         block = block_table(m, config, dim=job.head_dim, bits=job.value_bits, joined=Const(0, 1), name="job_format")
         chosen_valid, chosen_pruned = Signal(), Signal(reset_less=True)

@@ -103,7 +103,7 @@ class Rows(Twin):
         self.takes = self.source.random() < 0.5
         return {
             "slots": self.jobs.records,
-            "scale": self.scales.pop() if self.scales else {"enable": 0},
+            "scale": self.scales.pop() if self.scales else self.jobs.other_scale(),
             "i": {"valid": 0} if self.offer is None else {"valid": 1, "payload": self.offer},
             "o": {"ready": self.takes},
         }

@@ -135,7 +135,7 @@ class Walk(Twin):
             self._start()
         self.chunk = self.walk.chunk
         self.takes = self.chunk is not None and self.source.random() < 0.7
-        scale = self.scales.popleft() if self.scales else {"enable": 0}
+        scale = self.scales.popleft() if self.scales else self.jobs.other_scale()
         slots = [record if self._stands(slot) else {} for slot, record in enumerate(self.jobs.records)]
         return {"slots": slots, "started": self.jobs.count, "scale": scale, "o": {"ready": self.takes}}
 

@@ -30,15 +30,15 @@ class Reads(Twin):
     """Segments at random; their queries and keys come, and their scores leave, in phases of different paces."""
 
     goals = {
-        "segment": 80,
+        "segment": 40,
         "behind the ring": 15,
         "frees a slot": 3,
-        "uses up a block": 10,
+        "uses up a block": 5,
         "query is late": 50,
         "keys are late": 50,
         "no place": 30,
         "full speed": 200,
-        "segment without a pause": 10,
+        "segment without a pause": 5,
     }
 
     def reset(self) -> None:

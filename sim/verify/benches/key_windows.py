@@ -34,14 +34,14 @@ def any_segment(source: random.Random) -> tuple[dict[str, Any], list[dict[str, A
     row, head, is_lsb = any_format(CONFIG, source, is_key=True)
     record = windows_record(CONFIG, row, head, is_lsb=is_lsb)
     keys_of_window, step = record["window_keys"], record["step"]
-    # Behind the ring there is room for as many groups as fit.
+    # Behind the ring there is room for some groups, at most for as many as fit.
     group_sectors = WIDE // CONFIG.slices * row.stride
-    groups = BEHIND // group_sectors
-    linear = int(groups > 0 and source.random() < 0.4)
+    groups = source.randint(2, BEHIND // group_sectors)
+    linear = int(source.random() < 0.4)
     base = RING if linear else source.randrange(RING)
     limit = RING + groups * group_sectors if linear else 0
     causal = int(not linear and source.random() < 0.5)
-    rows = 1 if linear else source.randint(1, WIDE)
+    rows = 1 if linear else source.choice([1, 2, source.randint(1, WIDE)])
     keys = source.choice([1, CONFIG.tokens_max, *(source.randint(1, CONFIG.tokens_max) for _ in range(3))])
     if causal:
         keys = min(keys, CONFIG.tokens_max - rows + 1)
@@ -111,14 +111,15 @@ class Windows(Twin):
     """Segment after segment at random, offered and taken at random."""
 
     goals = {
-        "segment": 60,
+        "segment": 40,
         "behind the ring": 15,
         "frees": 3,
-        "causal": 15,
+        "causal": 10,
         "full speed": 100,
-        "segment without a pause": 10,
-        "pause": 10,
+        "segment without a pause": 5,
+        "pause": 5,
         "wraps": 5,
+        "wraps behind the ring": 5,
     }
 
     def reset(self) -> None:
@@ -126,12 +127,15 @@ class Windows(Twin):
         self.segment: dict[str, Any] = {}
         self.unmade: list[dict[str, Any]] = []
         self.window: dict[str, Any] | None = None
+        self.sector = 0
         self.pace = 1.0
+        self.offers = 0.5
 
     def inputs(self) -> Values:
         if self.source.random() < 0.05:
             self.pace = self.source.choice([0.3, 1, 1])
-        if self.offer is None and self.source.random() < 0.5:
+            self.offers = self.source.choice([0.02, 0.5])
+        if self.offer is None and self.source.random() < self.offers:
             self.offer = any_segment(self.source)
         self.ready = self.source.random() < self.pace
         offer = {"valid": 0} if self.offer is None else {"valid": 1, "payload": self.offer[0]}
@@ -157,6 +161,8 @@ class Windows(Twin):
             self.window = self.unmade.pop(0)
             sector = self.window["request"]["sector"]
             self.saw("wraps", not self.window["linear"] and sector < self.segment["base"])
+            self.saw("wraps behind the ring", self.window["linear"] and sector < self.sector)
+            self.sector = 0 if self.window["ends_row"] else sector
         if self.takes and self.offer is not None:
             self.saw("segment")
             self.saw("segment without a pause", self.begins)

@@ -118,7 +118,7 @@ class Control(Twin):
         return {
             "slots": self.jobs.records,
             "started": self.jobs.count,
-            "scale": self.scales.popleft() if self.scales else {"enable": 0},
+            "scale": self.scales.popleft() if self.scales else self.jobs.other_scale(),
             **{port: {"valid": 0} if row is None else {"valid": 1, "payload": row} for port, row in offers.items()},
             "freed": self.freed,
             **{f"o_{name}": {"ready": takes} for name, takes in self.takes.items()},

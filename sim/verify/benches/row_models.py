@@ -172,6 +172,21 @@ class Jobs:
         self.started += 1
         return slot, job
 
+    def other_scale(self) -> dict[str, int]:
+        """A write of a scale that nobody reads, of a head that does not take part; or what looks like one and is not
+        enabled."""
+        slot = self._source.randrange(len(self.records))
+        live_heads = self.records[slot].get("live_heads", 0)
+        dead_heads = [head for head in range(self.config.heads_max) if not live_heads >> head & 1]
+        writes = bool(dead_heads) and self._source.random() < 0.5
+        return {
+            "enable": int(writes),
+            "slot": slot,
+            "head": self._source.choice(dead_heads) if writes else self._source.randrange(self.config.heads_max),
+            "mantissa": self._source.getrandbits(16),
+            "shift": self._source.getrandbits(6),
+        }
+
     @property
     def count(self) -> int:
         """How many have been started, as the ports say it."""

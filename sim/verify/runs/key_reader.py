@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spatten.hw.control.key_reader import KeyReader
-from spatten.sim.verify.runs.row_parts import ROWS
+from spatten.sim.verify.runs.row_parts import LONG
 from spatten.sim.verify.runs.twin import twin_run
 from spatten.spec.config import Config
 
@@ -15,4 +15,4 @@ def run_arguments(config: Config, *, places: int = 5, cycles: int = 5000) -> dic
 
 
 def mutation_run() -> dict[str, Any]:
-    return run_arguments(ROWS)
+    return run_arguments(LONG)

@@ -29,6 +29,10 @@ ROWS = TINY.replace(
 beat of top-k is two of softmax."""
 
 
+LONG = ROWS.replace(name="long", tokens_max=64, key_buffer_rows=128, value_buffer_rows=128)
+"""Rows of more keys than there is room for behind the key ring."""
+
+
 def kept_slots_run(config: Config) -> dict[str, Any]:
     return twin_run(KeptSlots(), config, "kept_slots", cycles=2000)
 
@@ -82,7 +86,7 @@ def key_windows_run(config: Config) -> dict[str, Any]:
 
 
 def key_windows_mutation_run() -> dict[str, Any]:
-    return key_windows_run(ROWS)
+    return key_windows_run(LONG)
 
 
 def query_windows_run(config: Config) -> dict[str, Any]:

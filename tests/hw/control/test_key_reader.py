@@ -8,11 +8,11 @@ from spatten.hw.emit.verilog import convert
 from spatten.sim.verify.build import lint
 from spatten.sim.verify.cosim import cosimulate
 from spatten.sim.verify.runs.key_reader import run_arguments
-from spatten.sim.verify.runs.row_parts import ROWS
+from spatten.sim.verify.runs.row_parts import LONG
 from spatten.spec.config import PAPER, TINY, Config
 
 
-@pytest.mark.parametrize("config", [TINY, ROWS], ids=["tiny", "rows"])
+@pytest.mark.parametrize("config", [TINY, LONG], ids=["tiny", "long"])
 def test_it_does_what_its_twin_does(config: Config) -> None:
     assert cosimulate(**run_arguments(config), simulator="icarus", strip_initial=True)
 
