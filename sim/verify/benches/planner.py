@@ -33,6 +33,7 @@ from spatten.sim.verify.benches.planner_jobs import (
 )
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.stream import Bench
+from spatten.sim.verify.twin import Anything
 from spatten.spec.config import Config
 from spatten.spec.constants import BLOCKS, KEPT_SLOTS
 from spatten.spec.job import KeyFetch
@@ -42,10 +43,13 @@ PARAMETERS = parameters()
 CONFIG = Config(**PARAMETERS["config"])
 SEQUENCE_BITS: int = PARAMETERS["sequence_bits"]
 PLANNER = Planner(config=CONFIG, sequence_bits=SEQUENCE_BITS)
+ANY_ROW = Anything(PLANNER.i_again.payload.shape())
 LANES = CONFIG.topk_lanes
 JOBS = CONFIG.jobs_in_flight
 SECTORS = ring_sectors(CONFIG)
 RINGS = {QUERY: "query", KEY: "key", VALUE: "value"}
+FETCHES = (KeyFetch.STATIC, KeyFetch.JOINED, KeyFetch.PROGRESSIVE, KeyFetch.PROGRESSIVE)
+"""Half of the jobs may have flat rows."""
 UNDER_WAY_MAX = (1 << (SEQUENCE_BITS - 1)) - 4
 """Most groups that the fetch unit lets be under way."""
 CLASSES = {
@@ -171,6 +175,8 @@ class Row:
     job: Work
     head: int
     values: Held | None
+    header: dict[str, Any] = field(default_factory=dict)
+    """What a flat row is announced with."""
 
 
 @dataclass(eq=False)
@@ -239,11 +245,10 @@ class Machine:
     the blocks of that ring, "query space" and so on its ring buffer, "refetch" whoever reads the keys of flat rows.
     """
 
-    def __init__(self, bench: Bench, *, jobs: int, **chances: bool) -> None:
+    def __init__(self, bench: Bench, *, jobs: int) -> None:
         self.bench = bench
         self.source: random.Random = bench.random("machine")
         self.jobs = jobs
-        self.chances = chances
         self.withheld: set[str] = set()
         self.seen: Counter[str] = Counter()
         member = PLANNER.signature.members
@@ -291,7 +296,7 @@ class Machine:
         self.works: deque[Work] = deque()
         """Jobs that have a slot: the oldest first; the last of them may not have been started."""
         self.begun = self.started = self.done = 0
-        self.order = source.randrange(256) if self.chances.get("any_order") else 0
+        self.order = 0
         self.live_writes: deque[dict[str, Any]] = deque()
         self.asked_members: deque[dict[str, int]] = deque()
         self.blocks: dict[int, deque[tuple[Block, Work]]] = {ring: deque() for ring in RINGS}
@@ -384,7 +389,7 @@ class Machine:
 
     def _begin_job(self) -> None:
         source = self.source
-        job = random_job(source, CONFIG, order=self.order, prunes=self.chances.get("prunes"))
+        job = random_job(source, CONFIG, order=self.order, fetches=FETCHES)
         self.order += len(live_heads(job))
         tokens = range(CONFIG.tokens_max)
         ids = list(tokens) if job["dense"] else sorted(source.sample(tokens, job["live"]))
@@ -658,8 +663,7 @@ class Machine:
         row = self.flat_rows[0]
         job = row.job.record
         room, sectors = flat_room(CONFIG, job, owner_kind(row))
-        header = segment["row"]["header"]
-        assert (header["slot"], header["head"]) == (row.job.slot, row.head), "another row's keys are offered"
+        assert segment["row"] == row.header, f"the keys of {segment['row']} are offered, not of {row.header}"
         assert segment["limit"] == key_ring_sectors(CONFIG) + room * sectors, "where its keys wrap"
         assert segment["keys"] == job["live"], "how many keys it has"
         groups = -(-job["live"] // LANES)
@@ -720,8 +724,10 @@ class Machine:
             self._finish(row)
             return
         kind = owner_kind(row)
-        header = {"slot": row.job.slot, "head": row.head, "row": 0, "values": 0, "accumulate": 0, "prune": 0}
-        self.i_again.queue.append({"kind": kind, "slot": 0, "header": header})
+        row.header = ANY_ROW(self.source)
+        row.header["kind"] = kind
+        row.header["header"] |= {"slot": row.job.slot, "head": row.head}
+        self.i_again.queue.append(row.header)
         self.flat_rows.append(row)
         self.flat_groups.append(0)
         for request in flat_requests(CONFIG, job, kind, row.head, slot=row.job.slot):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +50,20 @@ class Block:
     """As `hw.control.plan.plan_layouts.plane_fetch` has them."""
 
 
-def random_job(source: random.Random, config: Config, *, order: int = 0, prunes: bool | None = None) -> Record:
+def random_job(
+    source: random.Random,
+    config: Config,
+    *,
+    order: int = 0,
+    prunes: bool | None = None,
+    fetches: Sequence[KeyFetch] = tuple(KeyFetch),
+) -> Record:
     """A job that could have started; `prunes`: whether it prunes values locally, by chance if None."""
     if prunes is None:
         prunes = source.random() < 0.3
     live = source.randint(1, config.tokens_max)
     flags = prunes << Flag.PRUNE_VALUES
-    fetch = source.choice(list(KeyFetch))
+    fetch = source.choice(fetches)
     rows = 1 if prunes or fetch is KeyFetch.PROGRESSIVE else source.choice([1, source.randint(1, live)])
     is_causal = rows > 1 and source.random() < 0.3
     first_rank = source.randint(0, live - rows)
