@@ -43,7 +43,7 @@ class Counts(Twin):
         self.busy_slots = list(JOBS)
         self.begin_chance = 0.05
 
-    def _event(self, places: range, chance: float, where: list[int]) -> dict[str, Any]:
+    def _event(self, chance: float, where: list[int]) -> dict[str, Any]:
         return {"valid": 1, "slot": self.source.choice(where)} if self.source.random() < chance else {"valid": 0}
 
     def inputs(self) -> Values:
@@ -54,17 +54,16 @@ class Counts(Twin):
             self.begin_chance = source.choice([0, 0.05])
         slots = self.busy_slots if source.random() < 0.7 else list(JOBS)
         self.given = {
-            "probs_done": self._event(JOBS, 0.7, slots),
-            "row_written": self._event(JOBS, 0.7, slots),
-            "recomputed": self._event(JOBS, 0.9, slots),
-            "heads_done": self._event(CONTEXTS, 0.7, list(CONTEXTS)),
+            "probs_done": self._event(0.7, slots),
+            "row_written": self._event(0.7, slots),
+            "recomputed": self._event(0.9, slots),
+            "heads_done": self._event(0.7, list(CONTEXTS)),
         }
         # Elements saturate in beats of a row before the one that ends it, too.
         self.given["row_written"]["slot"] = source.choice(slots)
         self.saturated = source.choice([0, 1, CONFIG.head_dim_max, source.randint(0, CONFIG.head_dim_max)])
-        self.begins = (
-            source.choice(JOBS) if source.random() < self.begin_chance or len(self.begun) < len(JOBS) else None
-        )
+        begins = source.random() < self.begin_chance or len(self.begun) < len(JOBS)
+        self.begins = source.choice(JOBS) if begins else None
         self.context = source.choice(CONTEXTS)
         given: dict[str, Any] = {**self.given, "saturated": self.saturated, "begins": self.begins is not None}
         if self.begins is not None:
