@@ -42,7 +42,7 @@ def legal_job(config: Config, source: random.Random) -> dict[str, Any]:
     keys = job["keys"] = source.choice([config.tokens_max, source.randint(1, config.tokens_max)])
     job["kv_rows"] = source.randint(keys, config.tokens_max)
     job["valid_length"] = source.choice([keys, source.randint(1, keys)])
-    job["query_offset"] = source.choice([0, source.randrange(keys)])
+    job["query_offset"] = source.choice([0, source.randrange(keys), keys - 1 - source.randrange(keys) // 4])
     job["queries"] = 1 if job["mode"] == Mode.GENERATION else source.randint(1, keys - job["query_offset"])
     job["keep_tokens"] = source.randint(1, config.tokens_max)
     job["keep_heads"] = source.randint(1, config.heads_max)

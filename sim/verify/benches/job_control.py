@@ -43,7 +43,6 @@ class World:
 
     def __init__(self, dut: HierarchyObject, *, seed: int, stall: float, count: int, ends_empty: bool) -> None:
         self.bench = Bench(dut, seed=seed)
-        self.random = self.bench.random("world")
         self.stall = stall
         self.jobs = jobs_of(CONFIG, self.bench.random(f"jobs {stall} {ends_empty}"), count, ends_empty=ends_empty)
         self.i = {

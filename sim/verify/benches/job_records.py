@@ -50,11 +50,12 @@ class Records(Twin):
         self.live_heads = source.randrange(1, 1 << HEADS)
         before = source.randrange(TOKENS)
         within = source.randint(0, TOKENS - before)
-        live = source.randint(before + within, TOKENS)
+        live = source.choice([TOKENS, source.randint(before + within, TOKENS)])
         self.gathered = {"live": live, "pinned": source.randint(0, live)}
         self.before, self.within = before, within
         wait = [source.choice([StartStep.ASK, StartStep.ROW, StartStep.GATHER, StartStep.LINES])] * source.randint(1, 4)
         self.steps = [StartStep.IDLE] * source.randint(1, 2)
+        self.steps += [StartStep.LOAD, StartStep.LOADED] if source.random() < 0.3 else []
         self.steps += [StartStep.SHAPE, *wait, StartStep.GATHERED, StartStep.START, StartStep.IDLE]
 
     def inputs(self) -> Values:

@@ -23,7 +23,13 @@ MOST = CONFIG.tokens_max * CONFIG.heads_max
 class Counts(Twin):
     """Events are kept in lists by stage and slot, or context, and counted when they are looked at."""
 
-    goals = {"all in one cycle": 5, "one of the slot that begins": 5, "saturated in the cycle before": 5, "high": 100}
+    goals = {
+        "all in one cycle": 5,
+        "one of the slot that begins": 5,
+        "saturated in the cycle before": 5,
+        "high": 100,
+        "many recomputed": 20,
+    }
 
     def reset(self) -> None:
         self.begun: set[int] = set()
@@ -35,8 +41,9 @@ class Counts(Twin):
         self.late: tuple[int, int] | None = None
         """Slot and number of the elements of the last cycle."""
         self.busy_slots = list(JOBS)
+        self.begin_chance = 0.05
 
-    def _event(self, places: range, chance: float, where: list[int]) -> dict[str, Any]:
+    def _event(self, chance: float, where: list[int]) -> dict[str, Any]:
         return {"valid": 1, "slot": self.source.choice(where)} if self.source.random() < chance else {"valid": 0}
 
     def inputs(self) -> Values:
@@ -44,17 +51,19 @@ class Counts(Twin):
         # Most events are of one slot and context, so that their counters come far.
         if source.random() < 0.004:
             self.busy_slots = [source.choice(JOBS)]
+            self.begin_chance = source.choice([0, 0.05])
         slots = self.busy_slots if source.random() < 0.7 else list(JOBS)
         self.given = {
-            "probs_done": self._event(JOBS, 0.7, slots),
-            "row_written": self._event(JOBS, 0.7, slots),
-            "recomputed": self._event(JOBS, 0.4, slots),
-            "heads_done": self._event(CONTEXTS, 0.7, list(CONTEXTS)),
+            "probs_done": self._event(0.7, slots),
+            "row_written": self._event(0.7, slots),
+            "recomputed": self._event(0.9, slots),
+            "heads_done": self._event(0.7, list(CONTEXTS)),
         }
         # Elements saturate in beats of a row before the one that ends it, too.
         self.given["row_written"]["slot"] = source.choice(slots)
         self.saturated = source.choice([0, 1, CONFIG.head_dim_max, source.randint(0, CONFIG.head_dim_max)])
-        self.begins = source.choice(JOBS) if source.random() < 0.01 or len(self.begun) < len(JOBS) else None
+        begins = source.random() < self.begin_chance or len(self.begun) < len(JOBS)
+        self.begins = source.choice(JOBS) if begins else None
         self.context = source.choice(CONTEXTS)
         given: dict[str, Any] = {**self.given, "saturated": self.saturated, "begins": self.begins is not None}
         if self.begins is not None:
@@ -78,13 +87,14 @@ class Counts(Twin):
         events = {(stage, event["slot"]) for stage, event in self.given.items() if event["valid"]}
         self.events.update(events)
         self.saw("all in one cycle", len(events) == 4 and len({place for _, place in events}) == 1)
-        self.saw("one of the slot that begins", self.begins in {event["slot"] for event in self.given.values()
-                                                                if event["valid"]})  # fmt: skip
+        places = {event["slot"] for event in self.given.values() if event["valid"]}
+        self.saw("one of the slot that begins", self.begins in places)
         if self.late is not None:
             self.elements[self.late[0]] += self.late[1]
             self.saw("saturated in the cycle before", self.begins == self.late[0])
         self.late = self.given["row_written"]["slot"], self.saturated
         self.saw("high", max(self.events.values(), default=0) > MOST // 2)
+        self.saw("many recomputed", max(self.events["recomputed", n] for n in JOBS) > 150)
         if self.begins is not None:
             self.begun.add(self.begins)
             self.begun_contexts.add(self.context)

@@ -30,6 +30,8 @@ WIDE = TINY.replace(
     jobs_in_flight=4,
 )
 """What `tiny` is not: heads that are no multiple of the top-k lanes, contexts that are no power of two, more jobs."""
+LONG = WIDE.replace(name="long", operand_bits=16, head_dim_max=128, key_buffer_rows=256, value_buffer_rows=256)
+"""All head dimensions and code widths that a plane can have."""
 
 
 def head_port_run(config: Config) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def job_sizes_run(config: Config) -> dict[str, Any]:
 
 
 def job_sizes_mutation_run() -> dict[str, Any]:
-    return job_sizes_run(WIDE)
+    return job_sizes_run(LONG)
 
 
 def live_rows_run(config: Config) -> dict[str, Any]:
