@@ -19,10 +19,11 @@ from spatten.hw.control.prob_router import ProbRouter
 from spatten.hw.control.query_reader import QueryReader
 from spatten.hw.control.query_ring import QueryRing
 from spatten.hw.control.row_control import RowControl
+from spatten.hw.control.saved.state_layouts import layouts
 from spatten.hw.control.saved_states import SavedStates
 from spatten.hw.control.sector_reader import SectorReader
 from spatten.hw.control.segments import key_header
-from spatten.hw.control.state import StateLoad, StateStore, layouts
+from spatten.hw.control.state import StateLoad, StateStore
 from spatten.hw.control.value_reader import ValueReader
 from spatten.hw.control.write_merger import WriteMerger
 from spatten.hw.datapath.converter import Converter

@@ -19,8 +19,8 @@ from spatten.hw.control.job.row_counts import RowCounts, context_event
 from spatten.hw.control.job_layouts import job_layout, report_layout
 from spatten.hw.control.job_slots import slot_event, slot_layout, write_entry
 from spatten.hw.control.plan.plan_layouts import live_write, members_request
+from spatten.hw.control.saved.state_layouts import head_state, layouts, state_command
 from spatten.hw.control.segments import scale_write
-from spatten.hw.control.state import head_state, layouts, state_command
 from spatten.hw.datapath.head_importance import entry_value
 from spatten.hw.datapath.quick_select import candidate_beat
 from spatten.hw.datapath.topk import kept_beat

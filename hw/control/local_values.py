@@ -11,7 +11,7 @@ from amaranth.utils import ceil_log2
 
 from spatten.hw.control.job_slots import row_layout
 from spatten.hw.control.plan.plan_layouts import groups_max, id_shape, kept_ids, live_row_shape, live_write
-from spatten.hw.control.value_reader import kept_row
+from spatten.hw.control.value_reader import pruned_row
 from spatten.hw.datapath.topk import kept_beat
 from spatten.hw.lib.connections import by_member
 from spatten.hw.lib.fifo import Fifo
@@ -39,7 +39,7 @@ class LocalValues(wiring.Component):
     live_write : in, a row of a job's live list, before the job counts as started
     dense : in, for each job in flight whether its live tokens are dense
     o_ids : stream of `hw.control.plan.plan_layouts.kept_ids`, by way of a queue that holds two whole rows
-    o_kept : stream of `hw.control.value_reader.kept_row`
+    o_kept : stream of `hw.control.value_reader.pruned_row`
 
     Latency: 1 cycle, that of `hw.lib.packer.Compactor`, and for `o_ids` that of a queue. Throughput: a beat per cycle.
     A packed beat leaves in the cycle in which the value reader takes its probabilities and the queue its ids; so the
@@ -57,7 +57,7 @@ class LocalValues(wiring.Component):
                 "live_write": In(live_write(config)),
                 "dense": In(config.jobs_in_flight),
                 "o_ids": Out(stream.Signature(kept_ids(config))),
-                "o_kept": Out(stream.Signature(kept_row(config))),
+                "o_kept": Out(stream.Signature(pruned_row(config))),
             }
         )
 

@@ -9,7 +9,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.job_slots import row_layout, slot_event
-from spatten.hw.control.state import layouts
+from spatten.hw.control.saved.state_layouts import layouts
 from spatten.hw.control.value_reader import prob_row
 from spatten.hw.datapath.progressive import row_header
 from spatten.hw.datapath.select.select_layouts import candidate_beat

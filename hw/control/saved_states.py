@@ -10,7 +10,8 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.format_tables import BANKS
 from spatten.hw.control.plan.plan_layouts import members_request
-from spatten.hw.control.state import StateLoad, StateStore, head_state, layouts, sector_at, state_command
+from spatten.hw.control.saved.state_layouts import head_state, layouts, sector_at, state_command
+from spatten.hw.control.state import StateLoad, StateStore
 from spatten.hw.lib.arbiter import RoundRobin
 from spatten.spec.config import Config
 from spatten.spec.row_format import SECTOR_BITS
@@ -27,13 +28,13 @@ class SavedStates(wiring.Component):
 
     Ports
     -----
-    i_load, i_store : streams of `hw.control.state.state_command`
-    loaded : out, `hw.control.state.head_state`, valid from when a command on `i_load` is taken
-    stored : in, `hw.control.state.head_state`, stable while a command on `i_store` is valid
+    i_load, i_store : streams of `hw.control.saved.state_layouts.state_command`
+    loaded : out, `hw.control.saved.state_layouts.head_state`, valid from when a command on `i_load` is taken
+    stored : in, `hw.control.saved.state_layouts.head_state`, stable while a command on `i_store` is valid
     o_request, i_rows : stream of requests for the sector reader; stream of its rows, those of bitmaps among them
     o_bitmaps : stream of rows: all that come while no command to load is there
     o_access, i_access : streams to and from the token importance unit
-    o : stream of `hw.control.state.sector_at`, to memory
+    o : stream of `hw.control.saved.state_layouts.sector_at`, to memory
 
     Combinational from `i_rows` to `o_bitmaps`.
     """

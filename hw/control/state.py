@@ -30,7 +30,7 @@ from spatten.hw.lib.logic import select
 from spatten.spec.config import Config
 from spatten.spec.row_format import SECTOR_BITS
 
-__all__ = ["StateLoad", "StateStore", "head_state", "layouts", "state_command"]
+__all__ = ["StateLoad", "StateStore"]
 
 
 class StateStore(wiring.Component):

@@ -9,7 +9,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from spatten.hw.control.state import sector_at
+from spatten.hw.control.saved.state_layouts import sector_at
 from spatten.hw.lib.logic import equals
 from spatten.hw.memory.axi import sector_write
 from spatten.spec.config import Config
@@ -27,7 +27,7 @@ class WriteMerger(wiring.Component):
     Ports
     -----
     i_output : array by channel of streams of `hw.memory.axi.sector_write`
-    i_state : stream of `hw.control.state.sector_at`
+    i_state : stream of `hw.control.saved.state_layouts.sector_at`
     o : array by channel of streams of `hw.memory.axi.sector_write`
     output_queued : in, for each channel how many sectors of output it has been given, modulo 65,536
     queued : out, the same with the sectors of states

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.lib.parameters import check_integer
 
-__all__ = ["AxiLite", "Response"]
-
-
-class Response(IntEnum):
-    """Values of BRESP and RRESP."""
-
-    OKAY = 0
-    SLVERR = 2
-    DECERR = 3
+__all__ = ["AxiLite"]
 
 
 class AxiLite(wiring.Signature):

@@ -10,9 +10,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.job_layouts import events_layout, job_layout, report_layout
-from spatten.hw.front.axi_lite import AxiLite, Response
+from spatten.hw.front.axi_lite import AxiLite
 from spatten.hw.lib.assertions import check_stream
 from spatten.hw.lib.fifo import Fifo
+from spatten.hw.memory.axi import Response
 from spatten.spec.config import MULTIPLIER_FRACTION, SCALE_SHIFT_MIN, Config
 from spatten.spec.constants import PAGE_BITS
 from spatten.spec.job import JOB_WORDS, Flag, KeyFetch, Mode, index_bits, job_fields

@@ -1,12 +1,12 @@
 """AXI4: the signatures of a master's ports, and the merging of sector requests to bursts, for reads and writes."""
 
+from enum import IntEnum
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.front.axi_lite import Response
 from spatten.hw.lib.assertions import check_stream
 from spatten.hw.lib.parameters import check_integer
 from spatten.hw.lib.shared import Shared
@@ -16,6 +16,7 @@ from spatten.spec.constants import PAGE_BITS
 __all__ = [
     "BURST_SECTORS",
     "BurstMerger",
+    "Response",
     "axi4",
     "axi4_read",
     "axi4_write",
@@ -36,6 +37,14 @@ _BAD_RESPONSE_BIT = 1
 _INCR = 1
 _CACHE = 0b0011
 """Normal, non-cacheable, bufferable: interconnects may change a transfer's width and cut it."""
+
+
+class Response(IntEnum):
+    """Values of BRESP and RRESP, here and in AXI4-Lite."""
+
+    OKAY = 0
+    SLVERR = 2
+    DECERR = 3
 
 
 def sector_write(address_bits: int) -> data.StructLayout:

@@ -11,7 +11,7 @@ from amaranth.utils import ceil_log2
 
 from spatten.hw.control.job_layouts import job_layout
 from spatten.hw.control.job_slots import context_shape
-from spatten.hw.control.state import head_state
+from spatten.hw.control.saved.state_layouts import head_state
 from spatten.hw.datapath.head_importance import entry_access, entry_value
 from spatten.hw.lib.assertions import asserts
 from spatten.spec.config import Config

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 from spatten.hw.control.job.head_port import head_answer, head_read
 from spatten.hw.control.job.job_steps import FinishStep
 from spatten.hw.control.job_slots import slot_layout
-from spatten.hw.control.state import head_state
+from spatten.hw.control.saved.state_layouts import head_state
 from spatten.hw.lib.logic import first_set
 from spatten.spec.config import Config
 

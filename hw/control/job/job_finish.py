@@ -23,7 +23,7 @@ from spatten.hw.control.job_slots import (
     store_event,
     write_entry,
 )
-from spatten.hw.control.state import layouts
+from spatten.hw.control.saved.state_layouts import layouts
 from spatten.hw.datapath.quick_select import candidate_beat
 from spatten.hw.datapath.topk import kept_beat
 from spatten.hw.lib.assertions import asserts

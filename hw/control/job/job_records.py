@@ -12,7 +12,7 @@ from spatten.hw.control.job.job_sizes import job_sizes
 from spatten.hw.control.job.job_steps import StartStep
 from spatten.hw.control.job_layouts import job_layout
 from spatten.hw.control.job_slots import row_count, slot_layout, slot_shape, write_entry
-from spatten.hw.control.state import layouts
+from spatten.hw.control.saved.state_layouts import layouts
 from spatten.hw.lib.logic import equals, product
 from spatten.spec.config import Config
 from spatten.spec.job import Mode

@@ -20,7 +20,7 @@ from spatten.hw.control.job_slots import (
     store_event,
     write_entry,
 )
-from spatten.hw.control.state import state_command
+from spatten.hw.control.saved.state_layouts import state_command
 from spatten.hw.lib.logic import select
 from spatten.spec.config import Config
 from spatten.spec.job import Flag

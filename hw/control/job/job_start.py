@@ -19,8 +19,8 @@ from spatten.hw.control.job.scale_writer import ScaleWriter
 from spatten.hw.control.job_layouts import job_layout
 from spatten.hw.control.job_slots import choice_event, row_count, slot_layout, slot_shape, store_event
 from spatten.hw.control.plan.plan_layouts import live_write, members_request
+from spatten.hw.control.saved.state_layouts import head_state, layouts, state_command
 from spatten.hw.control.segments import scale_write
-from spatten.hw.control.state import head_state, layouts, state_command
 from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.logic import equals, select
 from spatten.spec.config import Config

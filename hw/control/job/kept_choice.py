@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 from spatten.hw.control.job.head_port import head_answer
 from spatten.hw.control.job.job_steps import FinishStep
 from spatten.hw.control.job_slots import slot_layout
-from spatten.hw.control.state import layouts
+from spatten.hw.control.saved.state_layouts import layouts
 from spatten.hw.datapath.quick_select import candidate_beat
 from spatten.hw.datapath.topk import kept_beat
 from spatten.spec.config import Config

@@ -12,7 +12,7 @@ from spatten.hw.control.job.job_steps import StartStep
 from spatten.hw.control.job_layouts import job_layout
 from spatten.hw.control.job_slots import slot_shape
 from spatten.hw.control.plan.plan_layouts import live_write
-from spatten.hw.control.state import layouts
+from spatten.hw.control.saved.state_layouts import layouts
 from spatten.hw.lib.logic import count_ones
 from spatten.spec.config import Config
 

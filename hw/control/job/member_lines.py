@@ -13,7 +13,7 @@ from spatten.hw.control.format_tables import BANKS
 from spatten.hw.control.job.job_steps import StartStep
 from spatten.hw.control.job_layouts import job_layout
 from spatten.hw.control.plan.plan_layouts import members_request
-from spatten.hw.control.state import layouts
+from spatten.hw.control.saved.state_layouts import layouts
 from spatten.spec.config import Config
 from spatten.spec.job import Flag
 from spatten.spec.row_format import SECTOR_BITS

@@ -8,7 +8,7 @@ from typing import Any
 import cocotb
 from cocotb.handle import HierarchyObject
 
-from spatten.hw.control.state import layouts
+from spatten.hw.control.saved.state_layouts import layouts
 from spatten.hw.datapath.tokens.rank_packer import LINE_REGISTERS, ROWS_WAITING, RankPacker
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.twin import Twin, Values, compare

@@ -7,7 +7,7 @@ from typing import Any
 import cocotb
 from cocotb.handle import HierarchyObject
 
-from spatten.hw.control.state import layouts
+from spatten.hw.control.saved.state_layouts import layouts
 from spatten.hw.datapath.tokens.scatter_control import ScatterControl
 from spatten.hw.datapath.tokens.token_layouts import AGE_BITS
 from spatten.sim.verify.cosim import parameters

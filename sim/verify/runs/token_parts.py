@@ -7,7 +7,7 @@ from typing import Any
 
 from amaranth.lib import wiring
 
-from spatten.hw.control.state import layouts
+from spatten.hw.control.saved.state_layouts import layouts
 from spatten.hw.datapath.rank_memory import RankMemory
 from spatten.hw.datapath.tokens.context_memory import ContextMemory
 from spatten.hw.datapath.tokens.context_reader import ContextReader
