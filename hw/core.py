@@ -283,7 +283,9 @@ class Core(wiring.Component):
             tokens.i_probs.valid.eq(router.o_importance.valid),
             tokens.i_probs.payload.eq(router.o_importance.payload),
             jobs.probs_done.eq(router.probs_done),
-            local.live_write.eq(jobs.live_write),
+            local.list_busy.eq(jobs.live_write.enable),
+            self.planner.live_read.eq(local.live_read),
+            local.live_ids.eq(self.planner.live_ids),
         ]
         for slot in range(self.config.jobs_in_flight):
             m.d.comb += [

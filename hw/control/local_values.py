@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.job_slots import row_layout
-from spatten.hw.control.plan.plan_layouts import groups_max, id_shape, kept_ids, live_row_shape, live_write
+from spatten.hw.control.plan.plan_layouts import groups_max, id_shape, kept_ids, live_read, live_row_shape
 from spatten.hw.control.value_reader import pruned_row
 from spatten.hw.datapath.topk import kept_beat
 from spatten.hw.lib.connections import by_member
 from spatten.hw.lib.fifo import Fifo
 from spatten.hw.lib.logic import select
 from spatten.hw.lib.packer import Compactor
-from spatten.hw.lib.ram import Ram
 from spatten.spec.config import Config
 
 __all__ = ["LocalValues"]
@@ -36,14 +35,17 @@ class LocalValues(wiring.Component):
     Ports
     -----
     i : stream of `hw.datapath.topk.kept_beat`
-    live_write : in, a row of a job's live list, before the job counts as started
+    live_read : out, `hw.control.plan.plan_layouts.live_read`; live_ids : in, the ids of the row that was read last,
+        from the next cycle on: the live lists are the planner's
+    list_busy : in, a live list is being written in this cycle, so none can be read
     dense : in, for each job in flight whether its live tokens are dense
     o_ids : stream of `hw.control.plan.plan_layouts.kept_ids`, by way of a queue that holds two whole rows
     o_kept : stream of `hw.control.value_reader.pruned_row`
 
-    Latency: 1 cycle, that of `hw.lib.packer.Compactor`, and for `o_ids` that of a queue. Throughput: a beat per cycle.
-    A packed beat leaves in the cycle in which the value reader takes its probabilities and the queue its ids; so the
-    value reader, once it is ready, must stay so until it takes a beat, as a FIFO does (the queue of ids asserts it).
+    A beat waits while a live list is written. Latency: 1 cycle, that of `hw.lib.packer.Compactor`, and for `o_ids` that
+    of a queue. Throughput: a beat per cycle. A packed beat leaves in the cycle in which the value reader takes its
+    probabilities and the queue its ids; so the value reader, once it is ready, must stay so until it takes a beat, as a
+    FIFO does (the queue of ids asserts it).
     """
 
     def __init__(self, *, config: Config) -> None:
@@ -54,7 +56,9 @@ class LocalValues(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(kept_beat(config.prob_bits, config.topk_lanes, row))),
-                "live_write": In(live_write(config)),
+                "live_read": Out(live_read(config)),
+                "live_ids": In(data.ArrayLayout(id_shape(config), config.topk_lanes)),
+                "list_busy": In(1),
                 "dense": In(config.jobs_in_flight),
                 "o_ids": Out(stream.Signature(kept_ids(config))),
                 "o_kept": Out(stream.Signature(pruned_row(config))),
@@ -86,8 +90,6 @@ class LocalValues(wiring.Component):
         """Looks up the ids of each beat of `i`, and gives them to the compactor with the probabilities."""
         config = self.config
         lanes, id_bits = config.topk_lanes, id_shape(config).width
-        write = self.live_write
-        m.submodules.live_ids = live = Ram(shape=lanes * id_bits, depth=config.jobs_in_flight << len(write.row))
         line = Signal(live_row_shape(config))
         """Which beat of its row comes next, and so which row of the live list belongs to it."""
         slot = self.i.payload.header.slot
@@ -97,17 +99,15 @@ class LocalValues(wiring.Component):
         is_dense = Signal(reset_less=True)
         takes = Signal()
         m.d.comb += [
-            live.write_enable.eq(write.enable),
-            live.write_address.eq(self._address(write.slot, write.row)),
-            live.write_data.eq(Value.cast(write.ids)),
-            live.read_enable.eq(self.i.valid & self.i.ready),
-            live.read_address.eq(self._address(slot, line)),
+            self.live_read.enable.eq(self.i.valid & self.i.ready),
+            self.live_read.slot.eq(slot),
+            self.live_read.row.eq(line),
             takes.eq(~valid | compactor.i.ready),
-            self.i.ready.eq(takes),
+            self.i.ready.eq(takes & ~self.list_busy),
         ]
         with m.If(takes):
             m.d.sync += [
-                valid.eq(self.i.valid),
+                valid.eq(self.i.valid & ~self.list_busy),
                 beat.eq(self.i.payload),
                 beat_line.eq(line),
                 is_dense.eq(select(list(self.dense), slot)),
@@ -125,9 +125,5 @@ class LocalValues(wiring.Component):
             rank = Cat(Const(lane, ceil_log2(lanes)), beat_line)[:id_bits]
             m.d.comb += [
                 identified.lanes[lane].prob.eq(beat.values[lane]),
-                identified.lanes[lane].id.eq(Mux(is_dense, rank, live.read_data.word_select(lane, id_bits))),
+                identified.lanes[lane].id.eq(Mux(is_dense, rank, self.live_ids[lane])),
             ]
-
-    def _address(self, slot: Value, row: Value) -> Value:
-        """An address in the live lists' memory, where the rows of a slot lie together."""
-        return Cat(row, slot) if self.config.jobs_in_flight > 1 else Value.cast(row)

@@ -23,6 +23,7 @@ from spatten.hw.control.plan.plan_layouts import (
     groups_max,
     id_shape,
     kept_ids,
+    live_read,
     live_write,
     members_request,
     query_chunk,
@@ -105,6 +106,8 @@ class Planner(wiring.Component):
     slots, started : in, the jobs in flight, and how many have been started, modulo twice the slots; job n has slot
         n mod slots, and its record stands until all of its rows have left
     live_write : in, `live_write`: a row of a job's live list, before the job counts as started
+    live_read : in, `live_read`: local pruning reads a row, but not while one is written; live_ids : out, its ids, in
+        the next cycle and until the next read
     i_members : stream of `members_request`: rows of a bitmap or a saved state for the query ring; o_members : stream of
         `ring_grant`, the block for them
     i_kept : stream of `kept_ids`; o_kept : stream of entries, the value block of each pruned row, in order
@@ -139,6 +142,8 @@ class Planner(wiring.Component):
                 "slots": In(data.ArrayLayout(slot_layout(config), jobs)),
                 "started": In(range(2 * jobs)),
                 "live_write": In(live_write(config)),
+                "live_read": In(live_read(config)),
+                "live_ids": Out(live_write(config)["ids"].shape),
                 "i_members": In(stream.Signature(members_request(config))),
                 "o_members": Out(stream.Signature(ring_grant(config, QUERY))),
                 "i_kept": In(stream.Signature(kept_ids(config))),
@@ -203,6 +208,8 @@ class Planner(wiring.Component):
             emitter.valid.eq(arbiter.valid),
             emitter.request.eq(arbiter.request),
             emitter.live_write.eq(self.live_write),
+            emitter.live_read.eq(self.live_read),
+            self.live_ids.eq(emitter.live_ids),
             emitter.kept.eq(self.i_kept.payload.ids),
             ledger.completed.eq(self.completed),
             self.chunk.eq(ledger.chunk),

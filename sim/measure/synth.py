@@ -175,14 +175,37 @@ def _number(path: Path, text: str) -> float:
 
 @dataclass(frozen=True, order=True)
 class Macro:
-    """A memory with one write and one synchronous read port."""
+    """A memory with one write and one synchronous read port; or with a port that writes or reads, and a read port: then
+    `access` is the number of the former among the netlist's two read ports, else -1."""
 
     depth: int
     width: int
+    access: int = -1
+
+    @property
+    def accesses(self) -> bool:
+        """Whether the port that writes also reads."""
+        return self.access >= 0
 
     @property
     def name(self) -> str:
-        return f"ram_{self.depth}x{self.width}"
+        return f"ram_{'rw_' if self.accesses else ''}{self.depth}x{self.width}"
+
+    @property
+    def ports(self) -> dict[str, tuple[str, int]]:
+        """Direction and width of every port but the clock."""
+        address = (self.depth - 1).bit_length()
+        ports = {
+            "write_enable": ("input", 1),
+            "read_enable": ("input", 1),
+            "write_address": ("input", address),
+            "read_address": ("input", address),
+            "write_data": ("input", self.width),
+            "read_data": ("output", self.width),
+        }
+        if self.accesses:
+            ports |= {"access_read_enable": ("input", 1), "access_read_data": ("output", self.width)}
+        return ports
 
     @property
     def bits(self) -> int:
@@ -224,16 +247,13 @@ def _macro_liberty(macros: Iterable[Macro], library: Library) -> str:
 
     text = _MACRO_LIBRARY
     for macro in macros:
-        address = (macro.depth - 1).bit_length()
         setup, delay, slew = macro.setup(scale), macro.clock_to_data(scale), 0.05 * scale
         taken = timing("setup_rising", rise_constraint=setup, fall_constraint=setup)
         launched = timing("rising_edge", cell_rise=delay, cell_fall=delay, rise_transition=slew, fall_transition=slew)
-        ports = [(port, 1) for port in ("write_enable", "read_enable")]
-        ports += [("write_address", address), ("read_address", address), ("write_data", macro.width)]
         buses, types = "", ""
-        for port, width in [*ports, ("read_data", macro.width)]:
-            what = launched if port == "read_data" else taken
-            direction = "output" if port == "read_data" else f"input; capacitance : {library.nand2_load:.4f}"
+        for port, (way, width) in macro.ports.items():
+            what = launched if way == "output" else taken
+            direction = way if way == "output" else f"input; capacitance : {library.nand2_load:.4f}"
             types += (
                 f"  type({macro.name}_{port}) {{ base_type : array; data_type : bit; bit_width : {width}; "
                 f"bit_from : {width - 1}; bit_to : 0; downto : true; }}\n"
@@ -258,12 +278,22 @@ _MEMORY_PARAMETERS = (
 
 def _macro_map(macros: Iterable[Macro]) -> str:
     """Yosys techmap rules from memories to macros; a ROM matches none, and becomes logic."""
-    rules = "".join(
-        f"  if (WR_PORTS == 1 && SIZE == {macro.depth} && WIDTH == {macro.width})\n"
-        f"    {macro.name} _TECHMAP_REPLACE_ (.clk(RD_CLK), .read_enable(RD_EN), .read_address(RD_ADDR), "
-        ".read_data(RD_DATA), .write_enable(WR_EN[0]), .write_address(WR_ADDR), .write_data(WR_DATA));\n  else\n"
-        for macro in macros
-    )
+    rules = ""
+    for macro in macros:
+        size = f"SIZE == {macro.depth} && WIDTH == {macro.width}"
+        pins = {"clk": "RD_CLK[0]", "write_enable": "WR_EN[0]", "write_address": "WR_ADDR", "write_data": "WR_DATA"}
+        reads = 2 if macro.accesses else 1
+        read = 1 - macro.access if macro.accesses else 0
+        pins |= {
+            "read_enable": f"RD_EN[{read}]",
+            "read_address": f"RD_ADDR[{read}*ABITS +: ABITS]",
+            "read_data": f"RD_DATA[{read}*WIDTH +: WIDTH]",
+        }
+        if macro.accesses:
+            pins["access_read_enable"] = f"RD_EN[{macro.access}]"
+            pins["access_read_data"] = f"RD_DATA[{macro.access}*WIDTH +: WIDTH]"
+        rules += f"  if (WR_PORTS == 1 && RD_PORTS == {reads} && {size})\n    {macro.name} _TECHMAP_REPLACE_ ("
+        rules += ", ".join(f".{pin}({net})" for pin, net in pins.items()) + ");\n  else\n"
     return (
         "module \\$mem_v2 (RD_CLK, RD_EN, RD_ARST, RD_SRST, RD_ADDR, RD_DATA, WR_CLK, WR_EN, WR_ADDR, WR_DATA);\n"
         + "".join(f"  parameter {name} = 0;\n" for name in _MEMORY_PARAMETERS)
@@ -277,12 +307,11 @@ def _macro_map(macros: Iterable[Macro]) -> str:
 
 def _macro_stubs(macros: Iterable[Macro]) -> str:
     """Verilog modules without contents, for their ports' directions."""
-    return "".join(
-        f"module {macro.name}(input clk, write_enable, read_enable, input [{macro.width - 1}:0] write_data, "
-        f"input [{(macro.depth - 1).bit_length() - 1}:0] write_address, read_address, "
-        f"output [{macro.width - 1}:0] read_data);\nendmodule\n"
-        for macro in sorted(macros)
-    )
+    text = ""
+    for macro in sorted(macros):
+        ports = ", ".join(f"{way} [{width - 1}:0] {port}" for port, (way, width) in macro.ports.items())
+        text += f"module {macro.name}(input clk, {ports});\nendmodule\n"
+    return text
 
 
 def _find_macros(netlist: Facts, unit: str) -> list[Macro]:
@@ -297,19 +326,23 @@ def _find_macros(netlist: Facts, unit: str) -> list[Macro]:
                 continue
             connections = cell["connections"]
             what = None
-            if value["WR_PORTS"] != 1 or value["RD_PORTS"] != 1:
-                what = f"{value['WR_PORTS']} write and {value['RD_PORTS']} read ports, not one of each"
-            elif value["RD_CLK_ENABLE"] != 1:
+            reads = value["RD_PORTS"]
+            address = connections["WR_ADDR"]
+            addresses = [connections["RD_ADDR"][n * len(address) :][: len(address)] for n in range(reads)]
+            access = addresses.index(address) if reads == 2 and address in addresses else -1
+            if value["WR_PORTS"] != 1 or (reads != 1 and access < 0):
+                what = f"{value['WR_PORTS']} write and {reads} read ports with addresses of their own, not one of each"
+            elif value["RD_CLK_ENABLE"] != (1 << reads) - 1:
                 what = "a read port without a register"
             elif len(set(connections["WR_EN"])) != 1:
                 what = "a write enable for parts of a word"
-            elif connections["WR_CLK"] != connections["RD_CLK"]:
+            elif connections["WR_CLK"] * reads != connections["RD_CLK"]:
                 what = "two clocks"
             elif value["RD_TRANSPARENCY_MASK"] != 0:
                 what = "a read port that must see what is being written"
             if what is not None:
-                raise SynthesisError(f"{unit}: the memory {name} has {what}; use spatten.hw.lib.ram.Ram")
-            macros.append(Macro(value["SIZE"], value["WIDTH"]))
+                raise SynthesisError(f"{unit}: the memory {name} has {what}; use those of spatten.hw.lib.ram")
+            macros.append(Macro(value["SIZE"], value["WIDTH"], access))
     return macros
 
 
@@ -391,6 +424,8 @@ def _to_words(top: str, keep: Sequence[str] = ()) -> list[str]:
         "wreduce",
         "peepopt",
         "opt_clean",
+        "opt_expr -mux_undef",  # the address of a write does not matter while nothing is written
+        "opt_clean",
         "memory -nomap",
         "opt_clean",
     ]
@@ -414,7 +449,7 @@ def structure(component: wiring.Component, *, name: str = "top") -> Facts:
     """Word-level facts of a circuit: `memories` (depth, width), `flip_flops` (bits), `multipliers` (widths of a and b).
 
     Raises `SynthesisError` if it has a latch, a combinational loop, a signal with two drivers or none, or a memory that
-    is not a `Ram`.
+    is not one of `hw.lib.ram`.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -14,10 +14,11 @@ from spatten.hw.control.plan.plan_layouts import (
     group_request,
     id_shape,
     kept_ids,
+    live_read,
     live_write,
 )
 from spatten.hw.lib.fifo import SkidBuffer
-from spatten.hw.lib.ram import Ram
+from spatten.hw.lib.ram import ReadWriteRam
 from spatten.spec.config import Config
 
 __all__ = ["GroupEmitter"]
@@ -25,6 +26,8 @@ __all__ = ["GroupEmitter"]
 
 class GroupEmitter(wiring.Component):
     """Keeps the live lists of all jobs in flight, and gives each requested row group the ids of its rows.
+
+    Whoever else needs a row of a live list (`hw.control.local_values.LocalValues`) reads it here, too.
 
     The ids are the ranks themselves where a job's live tokens are dense, those of local pruning for a pruned row, and
     otherwise the row of the live list, without its first `skip` ids.
@@ -36,6 +39,8 @@ class GroupEmitter(wiring.Component):
     Ports
     -----
     live_write : in, `live_write`: a row of a job's live list, before that row is first asked for
+    live_read : in, `live_read`: somebody else reads a row; not in a cycle in which one is written
+    live_ids : out, the ids of the row that was read last, from the next cycle on
     valid, request : in, a `group_request` has come; only while `takes` is set
     kept : in, ids of local pruning, of the request that comes in this cycle
     takes : out, a request may come in this cycle
@@ -50,6 +55,8 @@ class GroupEmitter(wiring.Component):
         super().__init__(
             {
                 "live_write": In(live_write(config)),
+                "live_read": In(live_read(config)),
+                "live_ids": Out(live_write(config)["ids"].shape),
                 "valid": In(1),
                 "request": In(group_request(config)),
                 "kept": In(kept_ids(config)["ids"].shape),
@@ -63,7 +70,7 @@ class GroupEmitter(wiring.Component):
         config = self.config
         m.submodules.leaving = leaving = SkidBuffer(shape=emitted_group(config))
         wiring.connect(m, leaving.o, wiring.flipped(self.o))
-        m.submodules.live = live = Ram(
+        m.submodules.live = live = ReadWriteRam(
             shape=config.topk_lanes * id_shape(config).width,
             depth=config.jobs_in_flight << len(Value.cast(self.live_write.row)),
         )
@@ -74,7 +81,15 @@ class GroupEmitter(wiring.Component):
         kept = Signal(self.kept.shape(), reset_less=True)
         m.d.comb += [
             live.write_enable.eq(self.live_write.enable),
-            live.write_address.eq(self._live_address(self.live_write.slot, self.live_write.row)),
+            live.access_read_enable.eq(self.live_read.enable),
+            live.access_address.eq(
+                Mux(
+                    self.live_write.enable,
+                    self._live_address(self.live_write.slot, self.live_write.row),
+                    self._live_address(self.live_read.slot, self.live_read.row),
+                )
+            ),
+            Value.cast(self.live_ids).eq(live.access_read_data),
             live.write_data.eq(Value.cast(self.live_write.ids)),
             live.read_enable.eq(self.valid),
             live.read_address.eq(self._live_address(self.request.slot, self.request.row)),

@@ -36,6 +36,7 @@ __all__ = [
     "head_shape",
     "id_shape",
     "kept_ids",
+    "live_read",
     "live_row_shape",
     "live_write",
     "members_request",
@@ -167,6 +168,11 @@ def again_segment(config: Config) -> data.StructLayout:
     row = flat_row(config)
     sectors = range(key_ring_sectors(config) + lsb_sectors(config) + 1)
     return data.StructLayout({"row": row, "limit": sectors, "keys": range(config.tokens_max + 1)})
+
+
+def live_read(config: Config) -> data.StructLayout:
+    """A read of a `row` of the live list of the job in `slot`."""
+    return data.StructLayout({"enable": 1, "slot": slot_shape(config), "row": live_row_shape(config)})
 
 
 def live_write(config: Config) -> data.StructLayout:

@@ -30,10 +30,11 @@ class Groups(Twin):
     One of these waits for its ids, which take a cycle; behind it two may wait for the fetch unit.
     """
 
-    goals = {"dense": 50, "kept": 50, "live": 50, "skipped": 50, "full": 50, "row written again": 20}
+    goals = {"dense": 50, "kept": 50, "live": 50, "skipped": 50, "full": 50, "row written again": 20, "other": 50}
 
     def reset(self) -> None:
         self.live: dict[tuple[int, int], list[int]] = {}
+        self.other_ids: list[int] | None = None
         self.waits: dict[str, Any] | None = None
         self.leaving: deque[dict[str, Any]] = deque()
 
@@ -53,6 +54,13 @@ class Groups(Twin):
         if not is_read and source.random() < 0.3:
             self.ids = ANY_IDS(source)
             given["live_write"] = {"enable": 1, "slot": self.written[0], "row": self.written[1], "ids": self.ids}
+        # Somebody else reads a row, but not while one is written.
+        self.other: tuple[int, int] | None = None
+        if self.ids is None and self.live and source.random() < 0.3:
+            self.other = source.choice(list(self.live))
+        given["live_read"] = {"enable": 0}
+        if self.other is not None:
+            given["live_read"] = {"enable": 1, "slot": self.other[0], "row": self.other[1]}
         return given
 
     def random_request(self) -> dict[str, Any]:
@@ -68,6 +76,8 @@ class Groups(Twin):
         wanted: dict[str, Any] = {"takes": self.takes, "o": {"valid": bool(self.leaving)}}
         if self.leaving:
             wanted["o"]["payload"] = self.leaving[0]
+        if self.other_ids is not None:
+            wanted["live_ids"] = self.other_ids
         return wanted
 
     def group(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -98,6 +108,9 @@ class Groups(Twin):
             self.saw("dense", self.request["dense"] and not self.request["kept"])
             self.saw("live", not self.request["dense"] and not self.request["kept"])
             self.saw("skipped", self.request["skip"] and not self.request["kept"])
+        if self.other is not None:
+            self.saw("other")
+            self.other_ids = self.live[self.other]
         if self.ids is not None:
             self.saw("row written again", self.written in self.live)
             self.live[self.written] = self.ids

@@ -13,7 +13,7 @@ import cocotb
 from cocotb.handle import HierarchyObject
 
 from spatten.hw.control.local_values import LocalValues
-from spatten.hw.control.plan.plan_layouts import kept_ids, live_write
+from spatten.hw.control.plan.plan_layouts import kept_ids, live_read
 from spatten.hw.emit.payload import Payload
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.stream import Bench, StreamDriver, StreamMonitor
@@ -23,7 +23,8 @@ PARAMETERS = parameters()
 CONFIG = Config(**PARAMETERS["config"])
 UNIT = LocalValues(config=CONFIG)
 LANES, JOBS, TOKENS = CONFIG.topk_lanes, CONFIG.jobs_in_flight, CONFIG.tokens_max
-LIVE_WRITE = Payload(live_write(CONFIG))
+LIVE_READ = Payload(live_read(CONFIG))
+IDS = Payload(UNIT.live_ids.shape())
 Beat = dict[str, Any]
 
 
@@ -66,29 +67,52 @@ def packed(values: list[int]) -> list[tuple[list[int], int, int]]:
 
 
 class LiveLists:
-    """The live list of each job's slot, written row by row through `live_write`."""
+    """The live list of each job's slot, as the planner answers reads of it: in the next cycle, and until the next read.
+
+    Now and then a list is being written: none is read then.
+    """
 
     def __init__(self, bench: Bench) -> None:
-        self._write = bench.signal("live_write")
-        self._dense = bench.signal("dense")
+        self._read, self._ids = bench.signal("live_read"), bench.signal("live_ids")
+        self._dense, self._busy = bench.signal("dense"), bench.signal("list_busy")
         self._source = bench.random("live lists")
-        self._bench = bench
-        self.ids: list[list[int]] = [[] for _ in range(JOBS)]
         self._is_dense = [False] * JOBS
+        self._shown = [0] * LANES
+        self.ids: list[list[int]] = [[] for _ in range(JOBS)]
+        self.reads = self.busy_cycles = 0
+        bench.agents.append(self)
 
-    async def begin(self, slot: int) -> None:
-        """A new job in `slot`, whose live list is written."""
+    def clear(self) -> None:
+        self._is_busy = False
+        self._busy.value = 0
+
+    def drive(self) -> None:
+        self._is_busy = self._source.random() < 0.2
+        self._busy.value = self._is_busy
+        self._ids.value = IDS.pack(self._shown)
+        self.busy_cycles += self._is_busy
+
+    def sample(self, cycle: int) -> None:
+        # Slot and row are unknown while nothing is read.
+        text = str(self._read.value)
+        assert text[-1] in "01", f"live_read.enable is {text[-1]} in cycle {cycle}"
+        if text[-1] == "0":
+            return
+        read = LIVE_READ.unpack(int(text, 2))
+        assert not self._is_busy, f"a live list is read in cycle {cycle}, while one is written"
+        self.reads += 1
+        row = self.ids[read["slot"]][read["row"] * LANES :][:LANES]
+        if self._is_dense[read["slot"]]:
+            # The list of a dense job was not written: what is there must not matter.
+            row = []
+        self._shown = row + [self._source.randrange(TOKENS) for _ in range(LANES - len(row))]
+
+    def begin(self, slot: int, *, dense: bool | None = None) -> None:
+        """A new job in `slot`."""
         source = self._source
-        self._is_dense[slot] = source.random() < 0.3
-        live = source.randint(1, TOKENS)
+        self._is_dense[slot] = source.random() < 0.3 if dense is None else dense
+        live = TOKENS if dense else source.randint(1, TOKENS)
         self.ids[slot] = list(range(live)) if self._is_dense[slot] else sorted(source.sample(range(TOKENS), live))
-        # The list of a dense job is not written; what was there must not matter.
-        for row in range(0 if self._is_dense[slot] else -(-live // LANES)):
-            ids = self.ids[slot][row * LANES :][:LANES]
-            ids += [source.randrange(TOKENS) for _ in range(LANES - len(ids))]
-            self._write.value = LIVE_WRITE.pack({"enable": 1, "slot": slot, "row": row, "ids": ids})
-            await self._bench.step()
-        self._write.value = LIVE_WRITE.pack({"enable": 0, "slot": slot, "row": 0, "ids": [0] * LANES})
         self._dense.value = sum(is_dense << n for n, is_dense in enumerate(self._is_dense))
 
 
@@ -104,7 +128,7 @@ async def marked_probabilities_get_their_tokens(dut: HierarchyObject, idle: floa
     await bench.reset()
     for _ in range(PARAMETERS["rounds"]):
         for slot in range(JOBS):
-            await lists.begin(slot)
+            lists.begin(slot)
         for _ in range(PARAMETERS["rows"]):
             slot = source.randrange(JOBS)
             beats, ids, probs = marked_row(source, slot, lists.ids[slot])
@@ -118,8 +142,9 @@ async def marked_probabilities_get_their_tokens(dut: HierarchyObject, idle: floa
                 {"probs": some, "count": count, "last": last, "row": row} for some, count, last in packed(probs)
             )
         await bench.drain()
-    # A list is read row by row, and a row of it with the beat that it belongs to.
     assert ids_out.count == kept_out.count > PARAMETERS["rounds"] * PARAMETERS["rows"]
+    assert lists.reads == driver.count
+    assert lists.busy_cycles > 50
 
 
 @cocotb.test()
@@ -132,9 +157,7 @@ async def two_rows_of_ids_wait_for_the_planner(dut: HierarchyObject) -> None:
     kept_out = StreamMonitor(bench, "o_kept", UNIT.o_kept.payload.shape())
     lists = LiveLists(bench)
     await bench.reset()
-    await lists.begin(0)
-    lists.ids[0] = list(range(TOKENS))
-    dut.dense.value = (1 << JOBS) - 1
+    lists.begin(0, dense=True)
     ids_out.stop()
     row_beats = -(-TOKENS // LANES)
     for _ in range(3):

@@ -271,6 +271,7 @@ class Machine:
                 ("slots", PLANNER.slots.shape()),
                 ("started", PLANNER.started.shape()),
                 ("live_write", PLANNER.live_write.shape()),
+                ("live_read", PLANNER.live_read.shape()),
                 ("completed", PLANNER.completed.shape()),
                 ("again_read", 1),
                 ("again_done", 1),
@@ -279,7 +280,8 @@ class Machine:
         }
         self.arrived = {ring: bench.signal(f"arrived_{name}") for ring, name in RINGS.items()}
         self.again_arrived = bench.signal("again_arrived")
-        self.watched = {name: bench.signal(name) for name in ("chunk", "sectors", "value_bases")}
+        self.watched = {name: bench.signal(name) for name in ("chunk", "sectors", "value_bases", "live_ids")}
+        self.live_ids = Payload(PLANNER.live_ids.shape())
         self.chunk = Payload(PLANNER.chunk.shape())
         self.sectors = Payload(PLANNER.sectors.shape())
         self.clear()
@@ -298,6 +300,11 @@ class Machine:
         self.begun = self.started = self.done = 0
         self.order = 0
         self.live_writes: deque[dict[str, Any]] = deque()
+        self.lists: dict[tuple[int, int], list[int]] = {}
+        """The rows of live lists that were written, by slot and row."""
+        self.list_row: list[int] | None = None
+        """What was last read of them, besides by the planner."""
+        self.list_row_asked: list[int] | None = None
         self.asked_members: deque[dict[str, int]] = deque()
         self.blocks: dict[int, deque[tuple[Block, Work]]] = {ring: deque() for ring in RINGS}
         """Blocks of the started jobs that have not been granted, in order."""
@@ -349,11 +356,17 @@ class Machine:
             "started": self.started % (2 * JOBS),
             "slots": self.slots,
             "live_write": {"enable": 0, "slot": 0, "row": 0, "ids": [0] * LANES},
+            "live_read": {"enable": 0, "slot": 0, "row": 0},
             "again_read": 0,
             "again_done": 0,
         }
         if self.live_writes and source.random() < 0.5:
-            values["live_write"] = self.live_writes.popleft()
+            values["live_write"] = write = self.live_writes.popleft()
+            self.lists[write["slot"], write["row"]] = write["ids"]
+        elif self.lists and source.random() < 0.2:
+            slot, row = source.choice(list(self.lists))
+            values["live_read"] = {"enable": 1, "slot": slot, "row": row}
+            self.list_row = self.lists[slot, row]
         for ring, events in self.events.items():
             values[f"uses__{ring}"] = {"valid": 0, "entry": source.randrange(BLOCKS)}
             if events and RINGS[ring] not in withheld and source.random() < 0.5:
@@ -488,6 +501,11 @@ class Machine:
             raise AssertionError(f"{error}, cycle {cycle}, seed {self.bench.seed}") from None
 
     def _sample(self) -> None:
+        # The ids of a row that is asked for in this cycle come in the next one.
+        seen, self.list_row_asked = self.list_row_asked, self.list_row
+        if seen is not None:
+            ids = self.live_ids.unpack(int(self.watched["live_ids"].value))
+            assert ids == seen, f"the live list's row is {ids}, not {seen}"
         granted = {name: sink.taken() for name, sink in self.grants.items()}
         self.i_members.taken()
         self.i_kept.taken()

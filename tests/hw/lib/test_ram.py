@@ -8,11 +8,11 @@ import pytest
 from amaranth.lib import data
 
 from spatten.hw.emit.verilog import convert
-from spatten.hw.lib.ram import Ram
-from spatten.sim.measure.synth import ecp5
+from spatten.hw.lib.ram import Ram, ReadWriteRam
+from spatten.sim.measure.synth import ecp5, structure
 from spatten.sim.verify.build import lint
 from spatten.sim.verify.cosim import cosimulate
-from spatten.sim.verify.runs.ram import run_arguments
+from spatten.sim.verify.runs.ram import read_write_ram_run, run_arguments
 
 SIZES = [(2, 1), (3, 5), (16, 8), (21, 66)]
 """(depth, width)"""
@@ -28,6 +28,20 @@ def test_words_in_icarus_without_initial_values(depth: int, width: int) -> None:
 @pytest.mark.parametrize(("depth", "width"), [(2, 1), (100, 66)])
 def test_words_in_verilator(depth: int, width: int) -> None:
     assert len(cosimulate(**run_arguments(depth, width, 2))) == 2 * TESTS
+
+
+@pytest.mark.parametrize(("depth", "width"), SIZES[1:])
+def test_two_readers_in_icarus_without_initial_values(depth: int, width: int) -> None:
+    assert cosimulate(**read_write_ram_run(depth, width), simulator="icarus", strip_initial=True)
+
+
+def test_the_words_of_two_readers_are_there_once() -> None:
+    assert structure(ReadWriteRam(shape=36, depth=512))["memories"] == [[512, 36]]
+    # A true dual-port block RAM of an ECP5 has words of 18 bits.
+    counts = ecp5(ReadWriteRam(shape=36, depth=512))
+    assert counts["block_rams"] == 2
+    assert counts["flip_flops"] == counts["lut_rams"] == 0
+    lint(convert(ReadWriteRam(shape=36, depth=512)))
 
 
 def test_it_maps_to_bare_block_rams_of_an_ecp5() -> None:
