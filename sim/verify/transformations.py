@@ -15,6 +15,7 @@ _MEMORY = re.compile(rf"^\s*reg (?:signed )?(?:\[[-\d]+:[-\d]+\] )?({_IDENTIFIER
 _WORD = re.compile(rf"^\s*({_IDENTIFIER})\s*\[\d+\](?:\[[:\d]+\])? = [^;]*;$")
 _WRITE = re.compile(rf"^\s*({_IDENTIFIER})\s*\[[^=]*\] <= ")
 
+_RESET = re.compile(r"^ *input (\w*rst) ?;$", re.MULTILINE)
 _ASSERTION = re.compile(
     rf"^(?P<indent> *)(?:if \(!(?P<guard>{_IDENTIFIER}|1'h[01])\)\n *\$write\((?P<message>\".*)\);\n *)?"
     rf"assert \((?P<condition>{_IDENTIFIER}|1'h[01])\);$",
@@ -25,15 +26,21 @@ _ASSERTION = re.compile(
 def stop_at_assertions(text: str) -> str:
     """The same circuit, in which an assertion that fails ends the simulation with an error: its module and message.
 
-    The backend writes `assert`, which Verilator stops at but Icarus only mentions. A condition that is X passes, as
-    it may be X before the reset. `ValueError` for an assertion in a form it does not know.
+    The backend writes `assert`, which Verilator stops at but Icarus only mentions. While a module is being reset its
+    assertions do not count: its registers may have any value before. Nor does a condition that is X. `ValueError` for
+    an assertion in a form it does not know.
     """
 
     def fatal(match: re.Match[str]) -> str:
         message = (match["message"] or '"unnamed"').removeprefix('"').replace('\\n"', '"', 1)
-        return f'{match["indent"]}if (!{match["condition"]}) $fatal(1, "assertion failed: %m: {message});'
+        return f'{match["indent"]}if (!{match["condition"]}{unless}) $fatal(1, "assertion failed: %m: {message});'
 
-    result = _ASSERTION.sub(fatal, text)
+    parts = []
+    for part in re.split(r"^(?=module )", text, flags=re.MULTILINE):
+        reset = _RESET.search(part)
+        unless = f" && !{reset[1]}" if reset else ""
+        parts.append(_ASSERTION.sub(fatal, part))
+    result = "".join(parts)
     if left := re.search(r"^ *assert\b.*", result, re.MULTILINE):
         raise ValueError(f"cannot rewrite the assertion {left[0].strip()!r}")
     return result

@@ -71,13 +71,13 @@ def test_a_name_that_is_none_is_one_line_and_status_2(name: str) -> None:
 def test_verilog_and_its_sidecar_agree(tmp_path: Path, name: str) -> None:
     changes = ("--set", "topk_lanes=8", "--set", "name=changed")
     result = _spatten(
-        "verilog", "--config", name, *changes, *_units("zero_eliminator", "key_buffer"), "--out", tmp_path
+        "verilog", "--config", name, *changes, *_units("zero_eliminator", "key_ring"), "--out", tmp_path
     )
     assert result.returncode == 0, result.stderr
     assert str(tmp_path / "changed" / "zero_eliminator.v") in result.stdout
     assert len(list((tmp_path / "changed").iterdir())) == 4
     wanted = config.load(name, ["topk_lanes=8", "name=changed"])
-    for unit in ("zero_eliminator", "key_buffer"):
+    for unit in ("zero_eliminator", "key_ring"):
         text = (tmp_path / "changed" / f"{unit}.v").read_text()
         sidecar = json.loads((tmp_path / "changed" / f"{unit}.json").read_text())
         assert sidecar["module"] == unit
@@ -99,9 +99,11 @@ def test_verilog_and_its_sidecar_agree(tmp_path: Path, name: str) -> None:
     assert ports["o__payload"]["direction"] == "output"
     for port in ("i__payload", "o__payload"):
         names = [field["name"] for field in ports[port]["fields"]]
-        assert names[:3] == ["lanes[0].importance", "lanes[0].index", "lanes[1].importance"]
-        assert len(names) == 2 * 8 + 1
-    assert ports["i__payload"]["fields"][0]["width"] >= wanted.token_importance_bits
+        assert names[:3] == ["lanes[0].prob", "lanes[0].id", "lanes[1].prob"]
+        row = [name for name in names if name.startswith("header.header.")]
+        assert len(names) == 2 * 8 + len(("mask or count", "header.last")) + len(row)
+        assert {"header.header.slot", "header.header.head"} <= set(row)
+    assert ports["i__payload"]["fields"][0]["width"] == wanted.prob_bits
 
 
 def test_an_unknown_unit_is_one_line_and_status_2() -> None:

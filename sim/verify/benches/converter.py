@@ -88,7 +88,7 @@ def make_beat(
             unneeded.remove((first + k) % BANKS)
         for bank in unneeded:
             unknown |= (1 << SECTOR_BITS) - 1 << (lane * BANKS + bank) * SECTOR_BITS
-    header = int(source.integers(1 << HEADER_BITS))
+    header = int.from_bytes(source.bytes(-(-HEADER_BITS // 8)), "little") % (1 << HEADER_BITS)
     part = part_code(row, head, beat, banks=BANKS, is_unsigned=is_unsigned)
     if TENSOR == "value":
         # Fields that only keys have must not matter.

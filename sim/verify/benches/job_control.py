@@ -282,7 +282,7 @@ class Tokens(Model):
                 "age_shift": descriptor["age_shift"],
                 "lines": len(job.lines),
                 "generates": descriptor["mode"] == Mode.GENERATION,
-                "own": descriptor["query_offset"],
+                "generating_token": descriptor["query_offset"],
             }
             world.o["o_gather"].expect([command])
             world.o["o_lines"].expect(job.lines)

@@ -78,7 +78,7 @@ def make_beats(source: np.random.Generator, rows: list[tuple[IntArray, IntArray,
                         "group": group,
                         "dim": dim_code(dim),
                         "last": int(n == len(groups) - 1 and (part + 1) * S >= dim),
-                        "header": int(source.integers(1 << HEADER)),
+                        "header": int.from_bytes(source.bytes(-(-HEADER // 8)), "little") % (1 << HEADER),
                     }
                 )
                 beats.dead.append(np.flatnonzero(~live).tolist())

@@ -36,7 +36,7 @@ SMALL = size(32, 2, 16, 4, 8, 32, 3)
 
 
 def run_arguments(size: Size, rows: int, most_keys: int, count: int = 2, **changes: Any) -> dict[str, Any]:
-    component = PvArray(**size, **changes)
+    component = PvArray(**{**size, **changes})
     parameters = {
         "size": size,
         "latency": component.latency,
