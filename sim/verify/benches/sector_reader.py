@@ -108,7 +108,9 @@ async def rows_are_read_one_by_one(dut: HierarchyObject, idle: float, stall: flo
             "sectors": sectors,
             "rows": count,
         }
-        block = {"entry": int(source.integers(BLOCKS)), "base": int(source.integers(SIZE))}
+        # Many blocks lie across the end of the ring.
+        base = int(source.integers(SIZE)) if number % 2 else SIZE - int(source.integers(1, sectors * count + 1))
+        block = {"entry": int(source.integers(BLOCKS)), "base": base}
         ring.blocks.append(block)
         for row in range(count):
             place = (block["base"] + row * sectors) % SIZE

@@ -55,4 +55,4 @@ def sector_reader_run(config: Config) -> dict[str, Any]:
 
 
 def sector_reader_mutation_run() -> dict[str, Any]:
-    return sector_reader_run(TINY)
+    return sector_reader_run(CONFIGS["many"])
