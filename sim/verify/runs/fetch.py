@@ -19,11 +19,12 @@ COMPLETION = {"linear": 5, "tiny": 4, "one channel": 4, "wide": 5, "paper": 6}
 
 
 def mutation_run() -> dict[str, Any]:
-    """A small run that must notice a fault."""
+    """A small run that must notice a fault; the numbers of groups are so short that they wrap."""
+    size = {**SIZES["tiny"], "sequence_bits": 5}
     return {
-        "component": Fetch(**SIZES["tiny"]),
+        "component": Fetch(**size),
         "test_module": "spatten.sim.verify.benches.fetch",
-        "parameters": {"size": SIZES["tiny"], "seeds": [1], "groups": 50, "completion": COMPLETION["tiny"]},
+        "parameters": {"size": size, "seeds": [1], "groups": 50, "completion": COMPLETION["tiny"]},
     }
 
 
