@@ -82,16 +82,13 @@ class QueryStore(wiring.Component):
         beat = self.i.payload
         operands = Value.cast(beat.operands)
         query = Signal(len(Value.cast(self.o.payload)))
-        beats = beats_max(self.config)
-        if beats == 1:
-            m.d.comb += query.eq(operands)
-            return query
-        pieces = []
-        for number in range(beats):
+        pieces: list[Value] = []
+        for number in range(beats_max(self.config) - 1):
             piece = Signal(len(operands), name=f"piece{number}", reset_less=True)
             is_now = equals(beat.header.beat, number)
             with m.If(self.i.valid & is_now):
                 m.d.sync += piece.eq(operands)
             pieces.append(Mux(is_now, operands, piece))
-        m.d.comb += query.eq(Cat(pieces))
+        # Nothing comes behind the longest query's last beat.
+        m.d.comb += query.eq(Cat(pieces, operands))
         return query

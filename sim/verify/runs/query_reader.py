@@ -10,7 +10,7 @@ from spatten.sim.verify.runs.twin import twin_run
 from spatten.spec.config import Config
 
 
-def run_arguments(config: Config, *, cycles: int = 4000) -> dict[str, Any]:
+def run_arguments(config: Config, *, cycles: int = 2500) -> dict[str, Any]:
     return twin_run(QueryReader(config=config), config, "query_reader", cycles=cycles)
 
 
