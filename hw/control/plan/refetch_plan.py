@@ -56,7 +56,8 @@ class RefetchPlan(wiring.Component):
         job = Signal(slot_layout(self.config), reset_less=True)
         block = Signal(BLOCK, reset_less=True)
         head = self.row.header.head
-        is_second = self.row.kind == Kind.SECOND
+        is_second = Signal()
+        m.d.comb += is_second.eq(self.row.kind == Kind.SECOND)
         job_format = block_table(
             m,
             self.config,

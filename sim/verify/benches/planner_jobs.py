@@ -81,7 +81,7 @@ def random_job(
         "rows": rows,
         "first_rank": first_rank,
         "reach": first_rank + rows if is_causal else live,
-        "keep_values": source.randint(1, config.tokens_max),
+        "keep_values": source.randint(1, source.choice([live, config.tokens_max])),
         "dense": source.getrandbits(1),
         "order": order % 256,
     }

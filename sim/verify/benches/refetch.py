@@ -37,11 +37,13 @@ class Rows(Twin):
     `requests` has all bids of the row that is worked on, `begins_in` the cycles until the first may stand.
     """
 
-    goals = {"rows": 20, "jobs": 10, "no room": 30, "lost": 30, "several rows wait": 20, "offered early": 5}
+    goals = {"rows": 60, "jobs": 10, "no room": 30, "lost": 30, "several rows wait": 20, "offered early": 5}
     goals |= {"wrapped": 5, "LSBs": 5, "both planes": 5, "queue full": 1, "late offer": 5}
 
     def reset(self) -> None:
         self.feed = JobFeed(self.source, CONFIG, rate=0.2, prunes=False)
+        self.pace = 0.9
+        """Share of the cycles in which a group arrives, or is read, if one can."""
         self.offered: dict[str, Any] | None = None
         self.queue = Queue(8)
         self.rows_left: dict[int, int] = {}
@@ -75,7 +77,7 @@ class Rows(Twin):
         before = self.feed.count
         given: dict[str, Any] = self.feed.inputs()
         for number in range(before, self.feed.count):
-            self.rows_left[number] = source.choice([1, 3, 12])
+            self.rows_left[number] = source.choice([1, 1, 1, 2, 12])
             self.to_come.extend([number] * self.rows_left[number])
         if self.offered is None and self.to_come and source.random() < 0.3:
             number = self.to_come.popleft()
@@ -85,11 +87,13 @@ class Rows(Twin):
                 "slot": number % JOBS,
                 "head": source.choice(live_heads(self.feed.record(number))),
             }
+        if source.random() < 0.02:
+            self.pace = source.choice([0.2, 0.9])
         self.bids = self.runs and bool(self.requests) and self.may_bid
         self.wins = self.bids and source.random() < 0.7
-        self.arrives = self.underway > 0 and source.random() < 0.3
+        self.arrives = self.underway > 0 and source.random() < self.pace
         # The row is read behind its offer, a group at the earliest in the cycle after its arrival.
-        self.reading = self.reads and self.read < self.arrived and source.random() < 0.4
+        self.reading = self.reads and self.read < self.arrived and source.random() < self.pace
         self.done = self.reading and self.read + 1 == self.groups
         self.ready = source.random() < 0.4
         return {

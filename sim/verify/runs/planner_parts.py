@@ -121,7 +121,7 @@ def refetch_plan_mutation_run() -> dict[str, Any]:
 
 
 def refetch_run(config: Config) -> dict[str, Any]:
-    return twin_run(Refetch(config=config), config, "refetch", cycles=4000)
+    return twin_run(Refetch(config=config), config, "refetch", cycles=6000)
 
 
 def refetch_mutation_run() -> dict[str, Any]:
