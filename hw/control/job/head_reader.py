@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.job.head_port import head_answer, head_read
 from spatten.hw.control.job.job_steps import FinishStep
-from spatten.hw.control.job_slots import slot_layout
+from spatten.hw.control.job_slots import context_shape
 from spatten.hw.control.saved.state_layouts import head_state
 from spatten.hw.lib.logic import first_set
 from spatten.spec.config import Config
@@ -36,7 +36,7 @@ class HeadReader(wiring.Component):
 
     Ports
     -----
-    step, job : in, how far the job that ends is, and its record
+    step, context, live_heads : in, how far the job that ends is, its context and its live heads
     saves : in, of step STORE: the step SAVE follows
     reads : out, heads are being read
     o : stream of `head_read`
@@ -53,7 +53,8 @@ class HeadReader(wiring.Component):
         super().__init__(
             {
                 "step": In(FinishStep),
-                "job": In(slot_layout(config)),
+                "context": In(context_shape(config)),
+                "live_heads": In(unsigned(config.heads_max)),
                 "saves": In(1),
                 "reads": Out(1),
                 "o": Out(stream.Signature(head_read(config))),
@@ -74,7 +75,7 @@ class HeadReader(wiring.Component):
         saturated = Signal(heads, reset_less=True)
         m.d.comb += [
             self.o.valid.eq(self.reads & unasked.any()),
-            self.o.payload.context.eq(self.job.context),
+            self.o.payload.context.eq(self.context),
             self.o.payload.head.eq(first_set(unasked)),
             self.answered_head.eq(unanswered & (~unanswered + 1)),
             self.done.eq(~unanswered.any()),
@@ -88,7 +89,7 @@ class HeadReader(wiring.Component):
             m.d.sync += unanswered.eq(unanswered & (unanswered - 1))
         with m.Switch(self.step):
             with m.Case(FinishStep.HEADS):
-                m.d.sync += [unasked.eq(self.job.live_heads), unanswered.eq(self.job.live_heads)]
+                m.d.sync += [unasked.eq(self.live_heads), unanswered.eq(self.live_heads)]
             with m.Case(FinishStep.READ):
                 m.d.comb += self.reads.eq(1)
             with m.Case(FinishStep.STORE):

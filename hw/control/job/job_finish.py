@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Assert, Module, Mux, ResetSignal, Signal, Value
+from amaranth.hdl import Assert, Module, Mux, ResetSignal, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -14,7 +14,6 @@ from spatten.hw.control.job.job_outcomes import JobOutcomes, job_outcome
 from spatten.hw.control.job.job_steps import FinishStep
 from spatten.hw.control.job.kept_choice import KeptChoice, topk_sizes
 from spatten.hw.control.job_slots import (
-    by_slot,
     choice_event,
     row_count,
     slot_event,
@@ -105,8 +104,10 @@ class JobFinish(wiring.Component):
         self._ended = Signal(range(2 * jobs))
         """How many jobs have ended, modulo twice the slots."""
         self._slot = Signal(slot_shape(self.config))
-        self._job = Signal(slot_layout(self.config), reset_less=True)
-        """The record of `slot`, a cycle behind it."""
+        record = slot_layout(self.config).members
+        fields = ("context", "flags", "live", "live_heads", "keep_tokens", "keep_heads")
+        self._job = Signal(data.StructLayout({name: record[name] for name in fields}), reset_less=True)
+        """What is needed of the record of `slot`, a cycle behind it."""
         self._keep_tokens = Signal(range(self.config.tokens_max + 1), reset_less=True)
         """How many tokens stay, if so many are live."""
         self._probs_done = Signal()
@@ -116,7 +117,8 @@ class JobFinish(wiring.Component):
         self._storing = Signal()
         """The heads of a state have been read, but the state has not been stored yet."""
         m.d.comb += self._slot.eq(self._ended[: len(self._slot)] if jobs > 1 else 0)
-        m.d.sync += Value.cast(self._job).eq(by_slot(self.slots, self._slot))
+        for name in fields:
+            m.d.sync += self._job[name].eq(select([self.slots[n][name] for n in range(jobs)], self._slot))
         self._units(m)
         self._conditions(m)
         self._sequence(m)
@@ -134,7 +136,7 @@ class JobFinish(wiring.Component):
         for unit in (reader, kept, outcomes):
             m.d.comb += unit.step.eq(self._step)
         for unit in (reader, kept, outcomes):
-            m.d.comb += unit.job.eq(job)
+            m.d.comb += unit.live_heads.eq(job.live_heads)
         for unit in (kept, outcomes):
             m.d.comb += unit.keep_tokens.eq(self._keep_tokens)
         for unit in (reader, kept):
@@ -146,7 +148,11 @@ class JobFinish(wiring.Component):
         connect(m, flipped(self.i_topk), kept.i_topk)
         m.d.comb += [
             self.reads.eq(reader.reads),
+            reader.context.eq(job.context),
             kept.answered_head.eq(reader.answered_head),
+            kept.keep_heads.eq(job.keep_heads),
+            outcomes.live.eq(job.live),
+            outcomes.prunes_tokens.eq(job.flags[Flag.PRUNE_TOKENS]),
             self.saved.eq(reader.saved),
             outcomes.slot.eq(self._slot),
             outcomes.scatter_taken.eq(self.o_scatter.ready),

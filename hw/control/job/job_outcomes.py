@@ -9,9 +9,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.job.job_steps import FinishStep
-from spatten.hw.control.job_slots import slot_layout, slot_shape, write_entry
+from spatten.hw.control.job_slots import slot_shape, write_entry
 from spatten.spec.config import Config
-from spatten.spec.job import Flag
 
 __all__ = ["JobOutcomes", "job_outcome"]
 
@@ -36,7 +35,8 @@ class JobOutcomes(wiring.Component):
 
     Ports
     -----
-    step, slot, job : in, the job that ends, its slot, and how far it is
+    step, slot : in, how far the job that ends is, and its slot
+    live, live_heads, prunes_tokens : in, its live tokens and heads, and whether it prunes tokens
     scatter_taken, keep_tokens : in, of step SCATTER: it ends; how many tokens stay at most, if tokens are pruned
     saturated_heads, kept_heads : in, of step CHOOSE
     ends, saturated_tokens : in, of step END: it ends, with so many tokens' importance saturated
@@ -51,7 +51,9 @@ class JobOutcomes(wiring.Component):
             {
                 "step": In(FinishStep),
                 "slot": In(slot_shape(config)),
-                "job": In(slot_layout(config)),
+                "live": In(tokens),
+                "live_heads": In(heads),
+                "prunes_tokens": In(1),
                 "scatter_taken": In(1),
                 "keep_tokens": In(tokens),
                 "saturated_heads": In(heads),
@@ -64,7 +66,7 @@ class JobOutcomes(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        job, keep_tokens = self.job, self.keep_tokens
+        keep_tokens = self.keep_tokens
         registers: dict[str, list[Signal]] = {}
         for name, shape in job_outcome(self.config).members.items():
             registers[name] = []
@@ -78,11 +80,11 @@ class JobOutcomes(wiring.Component):
 
         with m.Switch(self.step):
             with m.Case(FinishStep.SCATTER):
-                note("kept_tokens", job.live)
-                note("kept_heads", job.live_heads)
+                note("kept_tokens", self.live)
+                note("kept_heads", self.live_heads)
                 note("saturated_heads", 0)
-                with m.If(self.scatter_taken), m.If(job.flags[Flag.PRUNE_TOKENS]):
-                    note("kept_tokens", Mux(keep_tokens < job.live, keep_tokens, job.live))
+                with m.If(self.scatter_taken), m.If(self.prunes_tokens):
+                    note("kept_tokens", Mux(keep_tokens < self.live, keep_tokens, self.live))
             with m.Case(FinishStep.CHOOSE):
                 note("kept_heads", self.kept_heads)
                 note("saturated_heads", self.saturated_heads)

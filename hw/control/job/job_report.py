@@ -11,7 +11,6 @@ from amaranth.lib.wiring import In, Out
 from spatten.hw.control.job.job_outcomes import job_outcome
 from spatten.hw.control.job_layouts import report_layout
 from spatten.hw.control.job_slots import (
-    by_slot,
     choice_event,
     row_count,
     slot_event,
@@ -96,8 +95,12 @@ class JobReport(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         self._slot = Signal(slot_shape(self.config))
-        self._job = Signal(slot_layout(self.config), reset_less=True)
-        m.d.sync += Value.cast(self._job).eq(by_slot(self.slots, self._slot))
+        record = slot_layout(self.config).members
+        fields = ("tag", "context", "flags", "state", "live", "live_heads")
+        self._job = Signal(data.StructLayout({name: record[name] for name in fields}), reset_less=True)
+        """What is needed of the record of `slot`, a cycle behind it."""
+        for name in fields:
+            m.d.sync += self._job[name].eq(self._of_slot([self.slots[n][name] for n in range(len(self.slots))]))
         self._fields(m)
         self._sequence(m)
         return m

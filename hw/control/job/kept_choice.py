@@ -44,8 +44,8 @@ class KeptChoice(wiring.Component):
 
     Ports
     -----
-    step, job : in, how far the job that ends is, and its record
-    keep_tokens : in, how many tokens stay
+    step, live_heads : in, how far the job that ends is, and its live heads
+    keep_tokens, keep_heads : in, how many tokens and heads stay, if so many live
     answer, answered_head : in, what is read of which head (`hw.control.job.head_reader.HeadReader`)
     i_candidates, o_kept : streams from and to `hw.datapath.token_importance.TokenImportance`
     o_topk : stream of candidates, i_topk : stream of marks, to and from the engine (`topk_sizes`)
@@ -63,8 +63,9 @@ class KeptChoice(wiring.Component):
         super().__init__(
             {
                 "step": In(FinishStep),
-                "job": In(slot_layout(config)),
+                "live_heads": In(unsigned(config.heads_max)),
                 "keep_tokens": In(range(config.tokens_max + 1)),
+                "keep_heads": In(slot_layout(config).members["keep_heads"]),
                 "answer": In(head_answer(config)),
                 "answered_head": In(unsigned(config.heads_max)),
                 "i_candidates": In(stream.Signature(payloads.candidates)),
@@ -97,7 +98,7 @@ class KeptChoice(wiring.Component):
 
     def _candidates(self, m: Module) -> None:
         """What goes to the engine."""
-        config, job = self.config, self.job
+        config = self.config
         heads, lanes, lines = config.heads_max, config.topk_lanes, self._lines
         keys = Signal(data.ArrayLayout(config.head_importance_bits + 1, heads), reset_less=True)
         """What is left of the heads' candidates."""
@@ -111,7 +112,7 @@ class KeptChoice(wiring.Component):
             self.saturated_heads.eq(saturated),
             self.o_topk.valid.eq(Mux(self._tokens, self.i_candidates.valid, sends)),
             self.i_candidates.ready.eq(self._tokens & self.o_topk.ready),
-            topk.k.eq(Mux(self._tokens, self.keep_tokens, job.keep_heads)),
+            topk.k.eq(Mux(self._tokens, self.keep_tokens, self.keep_heads)),
             topk.last.eq(Mux(self._tokens, candidates.last, is_last)),
             topk.count.eq(Mux(self._tokens, candidates.count, count)),
         ]
@@ -149,4 +150,4 @@ class KeptChoice(wiring.Component):
         """The answers so far; the first one ends at the bottom."""
         with m.If(self.i_topk.valid & self._takes_heads):
             m.d.sync += marks.eq(Cat(marks, answer.mask)[lanes:])
-        m.d.comb += self.kept_heads.eq(self.job.live_heads & marks[:heads])
+        m.d.comb += self.kept_heads.eq(self.live_heads & marks[:heads])

@@ -18,7 +18,6 @@ PARAMETERS = parameters()
 CONFIG = Config(**PARAMETERS["config"])
 READER = HeadReader(config=CONFIG)
 HEADS = range(CONFIG.heads_max)
-ANY_JOB = Anything(READER.job.shape())
 ANY_ANSWER = Anything(READER.answer.shape())
 OTHER_STEPS = [FinishStep.IDLE, FinishStep.TOKENS, FinishStep.SEND, FinishStep.CHOOSE, FinishStep.END]
 
@@ -44,8 +43,8 @@ class Reader(Twin):
     def _new_job(self) -> None:
         """Choose the steps of a job, other ones between them."""
         source = self.source
-        self.job = ANY_JOB(source)
-        self.job["live_heads"] = source.randrange(1, 1 << len(HEADS))
+        self.context = source.randrange(CONFIG.contexts)
+        self.live_heads = source.randrange(1, 1 << len(HEADS))
         self.reads, self.saves = source.random() < 0.6, source.random() < 0.6
         steps = [FinishStep.SCATTER] + [FinishStep.HEADS] * source.randint(1, 3)
         steps += [FinishStep.READ, FinishStep.SEND] if self.reads else []
@@ -63,7 +62,7 @@ class Reader(Twin):
                 self._new_job()
             self.step = self.steps.popleft()
             if self.step in (FinishStep.READ, FinishStep.SAVE):
-                live = [head for head in HEADS if self.job["live_heads"] >> head & 1]
+                live = [head for head in HEADS if self.live_heads >> head & 1]
                 self.heads = live if self.step == FinishStep.READ else list(HEADS)
                 self.unasked, self.unanswered = deque(self.heads), deque(self.heads)
                 self.read: list[dict[str, int]] = []
@@ -75,7 +74,12 @@ class Reader(Twin):
         if self.answer is not None:
             self.answer["saturated"] = source.random() < 0.3
         self.ready = source.random() < 0.7
-        given: dict[str, Any] = {"step": self.step.value, "job": self.job, "o": {"ready": self.ready}}
+        given: dict[str, Any] = {
+            "step": self.step.value,
+            "context": self.context,
+            "live_heads": self.live_heads,
+            "o": {"ready": self.ready},
+        }
         given["answer"] = self.answer or {"valid": 0}
         if self.step == FinishStep.STORE:
             given["saves"] = self.saves_now
@@ -87,7 +91,7 @@ class Reader(Twin):
         if is_reading:
             wanted["done"] = not self.unanswered
         if is_reading and self.unasked:
-            wanted["o"]["payload"] = {"context": self.job["context"], "head": self.unasked[0]}
+            wanted["o"]["payload"] = {"context": self.context, "head": self.unasked[0]}
         if self.answer is not None:
             wanted["answered_head"] = 1 << self.unanswered[0]
         saved: dict[str, Any] = {}

@@ -539,6 +539,8 @@ class Output(Model):
         self._acknowledged = [0] * CONFIG.channels
         self._needed: dict[int, list[int]] = {}
         """By job, the sectors of each channel that its output and its state have taken."""
+        self._pace = 0.2
+        """How likely a channel is to acknowledge in a cycle."""
         self._left = self._reported = self._stored = 0
         self._beats_of: list[int] = []
 
@@ -555,12 +557,14 @@ class Output(Model):
 
     def drive(self) -> None:
         source = self.random
+        if source.random() < 0.005:
+            self._pace = source.choice([0.01, 0.2, 1])
         self.bench.signal("beats_in").value = self.beats_in % 256
         if self._beats_done < self.beats_in and source.random() < 0.6:
             self._beats_done += 1
             self._queued[source.randrange(CONFIG.channels)] += 1
         for channel, queued in enumerate(self._queued):
-            if self._acknowledged[channel] < queued and source.random() < 0.2:
+            if self._acknowledged[channel] < queued and source.random() < self._pace:
                 self._acknowledged[channel] = source.randint(self._acknowledged[channel], queued)
         self.bench.signal("beats_done").value = self._beats_done % 256
         self.bench.signal("queued").value = self._counts["queued"].pack([n % 65536 for n in self._queued])

@@ -11,14 +11,12 @@ from cocotb.handle import HierarchyObject
 from spatten.hw.control.job.job_outcomes import JobOutcomes
 from spatten.hw.control.job.job_steps import FinishStep
 from spatten.sim.verify.cosim import parameters
-from spatten.sim.verify.twin import Anything, Twin, Values, compare
+from spatten.sim.verify.twin import Twin, Values, compare
 from spatten.spec.config import Config
-from spatten.spec.job import Flag
 
 PARAMETERS = parameters()
 CONFIG = Config(**PARAMETERS["config"])
 OUTCOMES = JobOutcomes(config=CONFIG)
-ANY_JOB = Anything(OUTCOMES.job.shape())
 ALL_HEADS = (1 << CONFIG.heads_max) - 1
 QUIET_STEPS = [FinishStep.IDLE, FinishStep.HEADS, FinishStep.STORE, FinishStep.SAVE]
 
@@ -36,10 +34,10 @@ class Outcomes(Twin):
     def _new_job(self) -> None:
         source = self.source
         self.slot = (self.slot + 1) % CONFIG.jobs_in_flight
-        self.job = ANY_JOB(source)
-        self.job["live"] = source.choice([CONFIG.tokens_max, source.randint(1, CONFIG.tokens_max)])
+        self.live_heads = source.randint(0, ALL_HEADS)
+        self.live = source.choice([CONFIG.tokens_max, source.randint(1, CONFIG.tokens_max)])
         self.keep_tokens = source.randint(1, CONFIG.tokens_max)
-        self.prunes_tokens = self.job["flags"] >> Flag.PRUNE_TOKENS & 1
+        self.prunes_tokens = source.random() < 0.5
         prunes_heads = source.random() < 0.5
         steps = [FinishStep.SCATTER] * source.randint(1, 3)
         steps += [FinishStep.TOKENS] if self.prunes_tokens else []
@@ -48,15 +46,16 @@ class Outcomes(Twin):
         self.steps = deque([*steps, *[FinishStep.END] * source.randint(1, 3), FinishStep.IDLE])
         self.saw("heads pruned", prunes_heads)
         self.saw("nothing pruned", not prunes_heads and not self.prunes_tokens)
-        self.saw("pruned to fewer", self.prunes_tokens and self.keep_tokens < self.job["live"])
-        self.saw("fewer live than to keep", self.prunes_tokens and self.keep_tokens > self.job["live"])
+        self.saw("pruned to fewer", self.prunes_tokens and self.keep_tokens < self.live)
+        self.saw("fewer live than to keep", self.prunes_tokens and self.keep_tokens > self.live)
 
     def inputs(self) -> Values:
         source = self.source
         if not self.steps:
             self._new_job()
         self.step = self.steps.popleft()
-        given: dict[str, Any] = {"step": self.step.value, "slot": self.slot, "job": self.job}
+        given: dict[str, Any] = {"step": self.step.value, "slot": self.slot}
+        given |= {"live": self.live, "live_heads": self.live_heads, "prunes_tokens": self.prunes_tokens}
         self.is_last = not self.steps or self.steps[0] != self.step
         if self.step == FinishStep.SCATTER:
             given |= {"scatter_taken": self.is_last, "keep_tokens": self.keep_tokens}
@@ -75,11 +74,11 @@ class Outcomes(Twin):
         note = self.notes[self.slot]
         if self.step == FinishStep.SCATTER:
             if self.is_last:
-                stay = [self.job["live"], *([self.keep_tokens] if self.prunes_tokens else [])]
+                stay = [self.live, *([self.keep_tokens] if self.prunes_tokens else [])]
                 note["kept_tokens"] = min(stay)
             else:
                 note.pop("kept_tokens", None)
-            note |= {"kept_heads": self.job["live_heads"], "saturated_heads": 0}
+            note |= {"kept_heads": self.live_heads, "saturated_heads": 0}
         elif self.step == FinishStep.CHOOSE:
             note |= self.heads
         elif self.step == FinishStep.END and self.is_last:

@@ -19,7 +19,6 @@ CONFIG = Config(**PARAMETERS["config"])
 CHOICE = KeptChoice(config=CONFIG)
 HEADS = range(CONFIG.heads_max)
 LANES = CONFIG.topk_lanes
-ANY_JOB = Anything(CHOICE.job.shape())
 ANY_CANDIDATES = Anything(CHOICE.i_candidates.payload.shape())
 ANY_VALUE = Anything(CHOICE.answer.value.shape())
 ANY_MARKS = Anything(CHOICE.i_topk.payload.shape())
@@ -50,8 +49,8 @@ class Kept(Twin):
 
     def _new_job(self) -> None:
         source = self.source
-        self.job = ANY_JOB(source)
-        self.job["live_heads"] = source.randrange(1, 1 << len(HEADS))
+        self.live_heads = source.randrange(1, 1 << len(HEADS))
+        self.keep_heads = source.randint(1, len(HEADS))
         self.keep_tokens = source.randint(1, CONFIG.tokens_max)
         self.tokens, self.heads = source.choice([(0, 0), (1, 0), (0, 1), (1, 1)])
         steps = [FinishStep.TOKENS] if self.tokens else []
@@ -69,7 +68,7 @@ class Kept(Twin):
             self._new_job()
         self.step = self.steps.popleft()
         if self.step == FinishStep.HEADS:
-            self.unread = deque(head for head in HEADS if self.job["live_heads"] >> head & 1)
+            self.unread = deque(head for head in HEADS if self.live_heads >> head & 1)
             self.read: dict[int, dict[str, Any]] = {}
             self.saw("few live", len(self.unread) < len(HEADS) // 2)
         lines = {FinishStep.TOKENS: self.lines_of_tokens, FinishStep.SEND: -(-len(HEADS) // LANES)}.get(self.step, 0)
@@ -81,7 +80,8 @@ class Kept(Twin):
         if self.over:
             self._enter()
         in_tokens, in_heads = self.step == FinishStep.TOKENS, self.step == FinishStep.SEND
-        given: dict[str, Any] = {"step": self.step.value, "job": self.job, "keep_tokens": self.keep_tokens}
+        given: dict[str, Any] = {"step": self.step.value, "live_heads": self.live_heads}
+        given |= {"keep_tokens": self.keep_tokens, "keep_heads": self.keep_heads}
 
         self.answer: dict[str, Any] | None = None
         if self.step == FinishStep.READ and self.unread and source.random() < 0.6:
@@ -121,7 +121,7 @@ class Kept(Twin):
         first = (-(-len(HEADS) // LANES) - self.unsent) * LANES
         heads = HEADS[first : first + LANES]
         keys = [2 * self.read[head]["value"] + 1 if head in self.read else 0 for head in heads]
-        return {"k": self.job["keep_heads"], "last": heads[-1] == HEADS[-1], "count": len(keys), "values": _lanes(keys)}
+        return {"k": self.keep_heads, "last": heads[-1] == HEADS[-1], "count": len(keys), "values": _lanes(keys)}
 
     def outputs(self) -> Values:
         in_tokens, in_heads = self.step == FinishStep.TOKENS, self.step == FinishStep.SEND
