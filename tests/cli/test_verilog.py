@@ -70,9 +70,7 @@ def test_a_name_that_is_none_is_one_line_and_status_2(name: str) -> None:
 @pytest.mark.parametrize("name", ["tiny", pytest.param("paper", marks=pytest.mark.slow)])
 def test_verilog_and_its_sidecar_agree(tmp_path: Path, name: str) -> None:
     changes = ("--set", "topk_lanes=8", "--set", "name=changed")
-    result = _spatten(
-        "verilog", "--config", name, *changes, *_units("zero_eliminator", "key_ring"), "--out", tmp_path
-    )
+    result = _spatten("verilog", "--config", name, *changes, *_units("zero_eliminator", "key_ring"), "--out", tmp_path)
     assert result.returncode == 0, result.stderr
     assert str(tmp_path / "changed" / "zero_eliminator.v") in result.stdout
     assert len(list((tmp_path / "changed").iterdir())) == 4

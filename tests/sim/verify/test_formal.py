@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -242,10 +243,9 @@ class FlushlessPacker(Packer):
 class GenerousQuickSelect(QuickSelect):
     """Keeps one equal too many."""
 
-    def _leave(
-        self, m: Module, enters_first: Value, crowded: Signal, finishes: Value, threshold: Value, equals: Value
-    ) -> None:
-        super()._leave(m, enters_first, crowded, finishes, threshold, equals + 1)
+    def _leave(self, m: Module, enters_first: Value, crowded: Signal, search: Any) -> None:
+        generous = SimpleNamespace(finishes=search.finishes, threshold=search.threshold, equals=search.equals + 1)
+        super()._leave(m, enters_first, crowded, generous)  # type: ignore[arg-type]
 
 
 class CrossingMerger(BurstMerger):
@@ -324,7 +324,7 @@ def test_an_unfair_arbiter_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_pointer_that_wraps_late_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spatten.hw.lib.fifo, "_next", lambda pointer, depth: (pointer + 1)[: len(pointer)])
+    monkeypatch.setattr(spatten.hw.lib.fifo, "following", lambda pointer, depth: (pointer + 1)[: len(pointer)])
     with pytest.raises(ProofError, match=r"assertion fails: (every payload|o: valid and payload hold)"):
         prove(FifoProperties(Fifo(shape=2, depth=3)), name="late_wrap", depth=12)
 
