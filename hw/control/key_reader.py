@@ -11,10 +11,11 @@ from amaranth.lib.wiring import In, Out
 from spatten.hw.control.plan.plan_layouts import block_event
 from spatten.hw.control.row.credits import Credits
 from spatten.hw.control.row.key_windows import KeyWindows
-from spatten.hw.control.row.row_layouts import groups_shape, key_beat, key_window, unstalled
+from spatten.hw.control.row.row_layouts import groups_shape, key_beat, key_window
 from spatten.hw.control.row.segment_windows import SegmentWindows
 from spatten.hw.control.segments import key_segment
 from spatten.hw.control.window_walker import ArrivalGate
+from spatten.hw.lib.unstalled import unstalled
 from spatten.spec.config import Config
 from spatten.spec.constants import BLOCKS, KEPT_SLOTS
 

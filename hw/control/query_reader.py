@@ -12,13 +12,14 @@ from spatten.hw.control.format_tables import BANKS
 from spatten.hw.control.plan.plan_layouts import block_event, query_chunk
 from spatten.hw.control.row.query_store import QueryStore
 from spatten.hw.control.row.query_windows import QueryWindows
-from spatten.hw.control.row.row_layouts import query_beat, unstalled
+from spatten.hw.control.row.row_layouts import query_beat
 from spatten.hw.control.row.row_numbers import RowNumbers
 from spatten.hw.control.segments import query_segment
 from spatten.hw.datapath.converter import Converter
 from spatten.hw.datapath.qk import query_row
 from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.fifo import Fifo
+from spatten.hw.lib.unstalled import unstalled
 from spatten.hw.memory.ring_buffer import lane_window, window_request
 from spatten.spec.config import Config
 from spatten.spec.constants import BLOCKS

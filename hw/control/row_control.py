@@ -15,6 +15,7 @@ from spatten.hw.control.row.chunk_blocks import ChunkBlocks
 from spatten.hw.control.row.chunk_walker import ChunkWalker
 from spatten.hw.control.row.kept_slots import KeptSlots
 from spatten.hw.control.row.row_layouts import row_segment
+from spatten.hw.control.row.score_scales import ScoreScales
 from spatten.hw.control.segments import key_segment, query_segment, scale_write
 from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.fifo import SkidBuffer
@@ -40,6 +41,7 @@ class RowControl(wiring.Component):
         ChunkBlocks: blocks of a chunk -+-> a segment --+-> both readers
         KeptSlots: a place for it ------+               |
         AgainSegments --------------------> a segment --+
+        ScoreScales: of the heads of both
 
     Parameters
     ----------
@@ -48,7 +50,8 @@ class RowControl(wiring.Component):
     Ports
     -----
     slots, started : in, described at `hw.control.planner.Planner`
-    scale : in, `scale_write`: a head's scale is written before one of its segments is made
+    scale : in, `scale_write`: the scale of a job's n-th live head (from 0) is written n cycles after the one in which
+        `started` counts the job, at the latest
     i_query, i_key, i_value : streams, the next block of each ring
     i_again : stream of `again_segment`
     freed : in, a bit for each kept slot: the slot is free again
@@ -86,6 +89,9 @@ class RowControl(wiring.Component):
         m.submodules.blocks = blocks = ChunkBlocks(config=config)
         m.submodules.kept_slots = kept_slots = KeptSlots()
         m.submodules.again_segments = again = AgainSegments(config=config)
+        m.submodules.scales = scales = ScoreScales(config=config)
+        wiring.connect(m, walker.read, scales.walk)
+        wiring.connect(m, again.read, scales.again)
         wiring.connect(m, wiring.flipped(self.i_query), blocks.i_query)
         wiring.connect(m, wiring.flipped(self.i_key), blocks.i_key)
         wiring.connect(m, wiring.flipped(self.i_value), blocks.i_value)
@@ -104,7 +110,8 @@ class RowControl(wiring.Component):
             goes.eq(blocks.are_there & (kept_slots.has_free | ~chunk.keeps)),
             walker.slots.eq(self.slots),
             walker.started.eq(self.started),
-            walker.scale.eq(self.scale),
+            scales.scale.eq(self.scale),
+            walker.scale.eq(scales.o),
             walker.o.ready.eq(goes),
             blocks.begins_keys.eq(chunk.begins_keys),
             blocks.begins_values.eq(chunk.begins_values),
@@ -113,7 +120,7 @@ class RowControl(wiring.Component):
             kept_slots.takes.eq(goes & chunk.keeps),
             kept_slots.freed.eq(self.freed),
             again.slots.eq(self.slots),
-            again.scale.eq(self.scale),
+            again.scale.eq(scales.o),
             again.o.ready.eq(goes_again),
         ]
         segment = Signal(row_segment(config))

@@ -13,12 +13,13 @@ from spatten.hw.control.job_slots import row_layout, slot_layout
 from spatten.hw.control.plan.plan_layouts import block_event
 from spatten.hw.control.row.beat_splitter import BeatSplitter
 from spatten.hw.control.row.credits import Credits
-from spatten.hw.control.row.row_layouts import groups_shape, prob_beat, unstalled, value_window
+from spatten.hw.control.row.row_layouts import groups_shape, prob_beat, value_window
 from spatten.hw.control.row.row_queue import RowQueue
 from spatten.hw.control.row.value_rows import ValueRows
 from spatten.hw.control.row.value_windows import ValueWindows
 from spatten.hw.control.window_walker import ArrivalGate
 from spatten.hw.lib.fifo import SkidBuffer
+from spatten.hw.lib.unstalled import unstalled
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import Config
 from spatten.spec.constants import BLOCKS

@@ -11,9 +11,8 @@ from amaranth.lib.wiring import In, Out
 from spatten.hw.control.format_tables import LSB_CODE, block_table
 from spatten.hw.control.job_slots import by_slot, slot_layout
 from spatten.hw.control.plan.plan_layouts import again_segment
-from spatten.hw.control.row.row_layouts import row_segment
-from spatten.hw.control.row.score_scales import excess_bits, scale_address, scale_memory
-from spatten.hw.control.segments import scale_write
+from spatten.hw.control.row.row_layouts import head_place, row_segment, score_scale
+from spatten.hw.control.row.score_scales import excess_bits
 from spatten.hw.datapath.progressive import Kind
 from spatten.hw.lib.assertions import check_stream
 from spatten.spec.config import Config
@@ -36,11 +35,12 @@ class AgainSegments(wiring.Component):
     Ports
     -----
     slots : in, as of `hw.control.planner.Planner`
-    scale : in, `scale_write`, as of `hw.control.row.chunk_walker.ChunkWalker`
+    read : stream of `head_place`, out: the head whose scale is needed
+    scale : in, `score_scale`, the one that was asked for, in the cycle after
     i : stream of `again_segment`
     o : stream of `row_segment`; what another kind of segment has besides is zero
 
-    Latency: 3 cycles. One row at a time: the next is taken in the cycle after its segment has been.
+    Latency: 3 cycles, more while `read` is not ready. One row at a time: the next is taken in the cycle after its segment has been.
     """
 
     def __init__(self, *, config: Config) -> None:
@@ -48,7 +48,8 @@ class AgainSegments(wiring.Component):
         super().__init__(
             {
                 "slots": In(data.ArrayLayout(slot_layout(config), config.jobs_in_flight)),
-                "scale": In(scale_write(config)),
+                "read": Out(stream.Signature(head_place(config))),
+                "scale": In(score_scale()),
                 "i": In(stream.Signature(again_segment(config))),
                 "o": Out(stream.Signature(row_segment(config))),
             }
@@ -62,26 +63,31 @@ class AgainSegments(wiring.Component):
         header = again.row.header
         # Where the row is: the job's record and the scale are being looked up, they are there, the segment is.
         looks_up, has_job, has_segment = Signal(), Signal(), Signal()
-        m.d.comb += [self.i.ready.eq(~Cat(looks_up, has_job, has_segment).any()), self.o.valid.eq(has_segment)]
+        m.d.comb += [
+            self.i.ready.eq(~Cat(looks_up, has_job, has_segment).any()),
+            self.read.valid.eq(looks_up),
+            self.read.payload.slot.eq(header.slot),
+            self.read.payload.head.eq(header.head),
+            self.o.valid.eq(has_segment),
+        ]
         with m.If(self.i.ready):
             m.d.sync += [looks_up.eq(self.i.valid), again.eq(self.i.payload)]
         with m.Else():
             m.d.sync += [
-                looks_up.eq(0),
-                has_job.eq(looks_up),
+                looks_up.eq(looks_up & ~self.read.ready),
+                has_job.eq(looks_up & self.read.ready),
                 has_segment.eq(has_job | (has_segment & ~self.o.ready)),
             ]
         fields = {name: slot_layout(config).members[name] for name in ("head_dim", "key_bits", "flat_limit")}
         job = Signal(data.StructLayout(fields), reset_less=True)
         records = [Cat(self.slots[n][name] for name in fields) for n in range(config.jobs_in_flight)]
         m.d.sync += Value.cast(job).eq(by_slot(records, header.slot))
-        m.submodules.scales = scales = scale_memory(m, config, self.scale)
-        m.d.comb += [
-            scales.read_enable.eq(looks_up),
-            scales.read_address.eq(scale_address(config, header.slot, header.head)),
-        ]
         is_second_pass = Signal()
         m.d.comb += is_second_pass.eq(again.row.kind == Kind.SECOND)
+        scale = Signal(score_scale(), reset_less=True)
+        with m.If(has_job):
+            excess = Mux(is_second_pass, 0, excess_bits(config, job.key_bits))
+            m.d.sync += [scale.mantissa.eq(self.scale.mantissa), scale.shift.eq(self.scale.shift - excess)]
         bits = Mux(is_second_pass, LSB_CODE, job.key_bits)
         block = block_table(m, config, dim=job.head_dim, bits=bits, joined=~is_second_pass, name="key_format")
         query, key = self.o.payload.query, self.o.payload.key
@@ -104,8 +110,8 @@ class AgainSegments(wiring.Component):
             key.joined.eq(~is_second_pass),
             key.second.eq(block.paired & header.head[0]),
             key.lsb.eq(is_second_pass),
-            key.mantissa.eq(scales.read_data.mantissa),
-            key.shift.eq(scales.read_data.shift - Mux(is_second_pass, 0, excess_bits(config, job.key_bits))),
+            key.mantissa.eq(scale.mantissa),
+            key.shift.eq(scale.shift),
             key.flat_limit.eq(job.flat_limit),
         ]
         return m

@@ -11,12 +11,12 @@ from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import block_table, by_bits, plane_table
 from spatten.hw.control.job_slots import by_slot, row_layout, slot_layout
-from spatten.hw.control.row.row_layouts import row_chunk
-from spatten.hw.control.row.score_scales import excess_bits, scale_address, scale_memory
-from spatten.hw.control.segments import scale_write
+from spatten.hw.control.row.row_layouts import head_place, row_chunk, score_scale
+from spatten.hw.control.row.score_scales import excess_bits
 from spatten.hw.datapath.progressive import Kind
 from spatten.hw.lib.assertions import asserts
-from spatten.hw.lib.logic import equals, first_set
+from spatten.hw.lib.logic import equals, first_set, following
+from spatten.hw.lib.unstalled import unstalled
 from spatten.spec.config import LSB_BITS, Config
 from spatten.spec.job import Flag, KeyFetch, Mode
 
@@ -56,8 +56,8 @@ class ChunkWalker(wiring.Component):
     Ports
     -----
     slots, started : in, as of `hw.control.planner.Planner`
-    scale : in, `scale_write`: the scale of a job's n-th live head (from 0) is written n cycles after the one in which
-        `started` counts the job, at the latest
+    read : `unstalled` stream of `head_place`, out: the head whose scale is needed
+    scale : in, `score_scale`, the one that was asked for, in the cycle after
     o : stream of `row_chunk`; `ready` is set only while `valid` is
 
     It assumes that a job which counts as started has a live head and a live query row. Assertions check this and
@@ -75,7 +75,8 @@ class ChunkWalker(wiring.Component):
             {
                 "slots": In(data.ArrayLayout(slot_layout(config), self.jobs)),
                 "started": In(range(2 * self.jobs)),
-                "scale": In(scale_write(config)),
+                "read": Out(unstalled(head_place(config))),
+                "scale": In(score_scale()),
                 "o": Out(stream.Signature(row_chunk(config))),
             }
         )
@@ -94,9 +95,8 @@ class ChunkWalker(wiring.Component):
         self._lowest_head = Signal(row["head"])
         self._head = Signal(row["head"], reset_less=True)
         m.d.comb += self._lowest_head.eq(first_set(self._heads))
-        m.submodules.scales = self._scales = scales = scale_memory(m, config, self.scale)
-        self._shift = Signal(scales.read_data.shift.shape(), reset_less=True)
-        m.d.comb += scales.read_address.eq(scale_address(config, slot, self._lowest_head))
+        self._scale = Signal(score_scale(), reset_less=True)
+        m.d.comb += [self.read.payload.slot.eq(slot), self.read.payload.head.eq(self._lowest_head)]
 
         # The first row of the chunk, and the rows of the head from there on.
         self._rank = Signal(range(2 * config.tokens_max), reset_less=True)
@@ -180,8 +180,7 @@ class ChunkWalker(wiring.Component):
             chunk.kind.eq(
                 Mux(self._is_progressive, Mux(self._fits_operand, Kind.FIRST, Kind.FIRST_UNKEPT), Kind.SINGLE)
             ),
-            chunk.scale.mantissa.eq(self._scales.read_data.mantissa),
-            chunk.scale.shift.eq(self._shift),
+            chunk.scale.eq(self._scale),
         ]
 
     def _blocks(self, m: Module) -> None:
@@ -227,7 +226,7 @@ class ChunkWalker(wiring.Component):
                 ]
                 m.next = "HEAD"
             with m.State("HEAD"):
-                m.d.comb += self._scales.read_enable.eq(1)
+                m.d.comb += self.read.valid.eq(1)
                 m.d.sync += [
                     self._head.eq(self._lowest_head),
                     self._rank.eq(job.first_rank),
@@ -236,7 +235,10 @@ class ChunkWalker(wiring.Component):
                 m.next = "SCALE"
             with m.State("SCALE"):
                 excess = Mux(self._joined, excess_bits(config, job.key_bits), 0)
-                m.d.sync += self._shift.eq(self._scales.read_data.shift - Mux(self._is_progressive, LSB_BITS, excess))
+                m.d.sync += [
+                    self._scale.mantissa.eq(self.scale.mantissa),
+                    self._scale.shift.eq(self.scale.shift - Mux(self._is_progressive, LSB_BITS, excess)),
+                ]
                 m.next = "CHUNK"
             with m.State("CHUNK"):
                 m.d.comb += self.o.valid.eq(1)
@@ -253,5 +255,5 @@ class ChunkWalker(wiring.Component):
         ]
         m.next = "HEAD"
         with m.If(~heads_after.any()):
-            m.d.sync += self._taken.eq(Mux(self._taken == 2 * self.jobs - 1, 0, self._taken + 1))
+            m.d.sync += self._taken.eq(following(self._taken, 2 * self.jobs))
             m.next = "IDLE"

@@ -8,7 +8,7 @@ from amaranth.hdl import Assert, Cat, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.control.row.row_layouts import kept_query, query_beat, unstalled
+from spatten.hw.control.row.row_layouts import kept_query, query_beat
 from spatten.hw.control.segments import beats_max
 from spatten.hw.datapath.converter import operand_beat
 from spatten.hw.datapath.progressive import slot_shape
@@ -16,6 +16,7 @@ from spatten.hw.datapath.qk import query_row
 from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.logic import equals
 from spatten.hw.lib.ram import Ram
+from spatten.hw.lib.unstalled import unstalled
 from spatten.spec.config import Config
 from spatten.spec.constants import KEPT_SLOTS
 

@@ -10,10 +10,11 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.format_tables import BANKS, plane_table, read_table, window_layout
 from spatten.hw.control.plan.plan_layouts import block_event
-from spatten.hw.control.row.row_layouts import asked_query, kept_query, query_beat, unstalled
+from spatten.hw.control.row.row_layouts import asked_query, kept_query, query_beat
 from spatten.hw.control.segments import beats_max, query_segment, window_parts
 from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.logic import select, wrapped
+from spatten.hw.lib.unstalled import unstalled
 from spatten.hw.memory.block_table import entry_shape
 from spatten.hw.memory.ring_buffer import window_request
 from spatten.spec.config import Config

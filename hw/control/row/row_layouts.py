@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from amaranth.hdl import Shape, unsigned
-from amaranth.lib import data, wiring
-from amaranth.lib.wiring import Out
+from amaranth.lib import data
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import BITS_CODE, DIM_CODE, window_layout
@@ -23,6 +20,7 @@ from spatten.spec.row_format import BANKS, key_ring_sectors, lsb_sectors, value_
 __all__ = [
     "asked_query",
     "groups_shape",
+    "head_place",
     "kept_query",
     "key_beat",
     "key_window",
@@ -32,15 +30,9 @@ __all__ = [
     "row_chunk",
     "row_segment",
     "score_scale",
-    "unstalled",
     "value_row",
     "value_window",
 ]
-
-
-def unstalled(payload: Any) -> wiring.Signature:
-    """A stream without `ready`: who sends knows that there is room."""
-    return wiring.Signature({"valid": Out(1), "payload": Out(payload)})
 
 
 def groups_shape(config: Config) -> Shape:
@@ -49,6 +41,12 @@ def groups_shape(config: Config) -> Shape:
 
 
 # -- Row control ------------------------------------------------------------------------------------------------------
+
+
+def head_place(config: Config) -> data.StructLayout:
+    """A head of the job in a slot."""
+    row = row_layout(config).members
+    return data.StructLayout({name: row[name] for name in ("slot", "head")})
 
 
 def score_scale() -> data.StructLayout:

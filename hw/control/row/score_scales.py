@@ -4,33 +4,72 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Value
+from amaranth.hdl import Cat, Module, Mux, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import by_bits
-from spatten.hw.control.row.row_layouts import score_scale
+from spatten.hw.control.row.row_layouts import head_place, score_scale
+from spatten.hw.control.segments import scale_write
 from spatten.hw.lib.ram import Ram
+from spatten.hw.lib.unstalled import unstalled
 from spatten.spec.config import LSB_BITS, Config
 
-__all__ = ["excess_bits", "scale_address", "scale_memory"]
+__all__ = ["ScoreScales", "excess_bits"]
 
 
-def scale_memory(m: Module, config: Config, write: Any) -> Ram:
-    """A memory of `score_scale` at `scale_address`, with what each `write`, a `scale_write`, says; its read port is
-    free."""
-    memory = Ram(shape=score_scale(), depth=max(2, config.jobs_in_flight << max(1, ceil_log2(config.heads_max))))
-    m.d.comb += [
-        memory.write_enable.eq(write.enable),
-        memory.write_address.eq(scale_address(config, write.slot, write.head)),
-        memory.write_data.mantissa.eq(write.mantissa),
-        memory.write_data.shift.eq(write.shift),
-    ]
-    return memory
+class ScoreScales(wiring.Component):
+    """Keeps the score scale of every head of the jobs in flight, for two readers that share its read port.
 
+    Parameters
+    ----------
+    config : Config
 
-def scale_address(config: Config, slot: Value, head: Value) -> Value:
-    """Where the scale of a head of the job in `slot` is."""
-    return Cat(head, slot) if config.jobs_in_flight > 1 else Value.cast(head)
+    Ports
+    -----
+    scale : in, `scale_write`
+    walk : `unstalled` stream of `head_place`, in: the head whose scale the walk reads in this cycle
+    again : stream of `head_place`, in: the head whose scale a row that is computed again reads; it waits while the walk
+        reads
+    o : out, `score_scale`, the one that was read last; valid from the cycle after
+
+    A scale must not be read in the cycle in which it is written.
+    """
+
+    def __init__(self, *, config: Config) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "scale": In(scale_write(config)),
+                "walk": In(unstalled(head_place(config))),
+                "again": In(stream.Signature(head_place(config))),
+                "o": Out(score_scale()),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config, scale = self.config, self.scale
+        depth = max(2, config.jobs_in_flight << max(1, ceil_log2(config.heads_max)))
+        m.submodules.memory = memory = Ram(shape=score_scale(), depth=depth)
+        m.d.comb += [
+            memory.write_enable.eq(scale.enable),
+            memory.write_address.eq(self._address(scale)),
+            memory.write_data.mantissa.eq(scale.mantissa),
+            memory.write_data.shift.eq(scale.shift),
+            memory.read_enable.eq(self.walk.valid | self.again.valid),
+            memory.read_address.eq(
+                Mux(self.walk.valid, self._address(self.walk.payload), self._address(self.again.payload))
+            ),
+            self.again.ready.eq(~self.walk.valid),
+            self.o.eq(memory.read_data),
+        ]
+        return m
+
+    def _address(self, place: Any) -> Value:
+        """Where the scale of the head at `place` is."""
+        return Cat(place.head, place.slot) if self.config.jobs_in_flight > 1 else Value.cast(place.head)
 
 
 def excess_bits(config: Config, key_bits: Value) -> Value:

@@ -67,12 +67,19 @@ def wanted_segment(job: Job, row: dict[str, Any]) -> dict[str, Any]:
 class Rows(Twin):
     """Flat rows of jobs at random; a job's slot gets another job between two rows."""
 
-    goals = {"second pass": 50, "from scratch": 50, "excess": 20, "waits": 100, "shares a block": 20}
+    goals = {
+        "second pass": 50,
+        "from scratch": 50,
+        "excess": 20,
+        "waits": 100,
+        "waits for the scale": 50,
+        "shares a block": 20,
+    }
 
     def reset(self) -> None:
         self.jobs = Jobs(CONFIG, self.source)
         self.in_slot: dict[int, Job] = {}
-        self.scales: list[dict[str, int]] = []
+        self.scale: dict[str, int] = {}
         self.offer: dict[str, Any] | None = None
         self.segment: dict[str, Any] | None = None
         self.age = 0
@@ -84,6 +91,7 @@ class Rows(Twin):
         row = ANY_ROW(self.source)
         row["row"]["kind"] = self.source.choice([Kind.SECOND, Kind.SINGLE])
         row["row"]["header"] |= {"slot": slot, "head": self.source.choice(job.heads)}
+        self.header = row["row"]["header"]
         self.offer, self.wanted = row, wanted_segment(job, row)
         is_second_pass = row["row"]["kind"] is Kind.SECOND
         self.saw("second pass", is_second_pass)
@@ -93,28 +101,36 @@ class Rows(Twin):
 
     def inputs(self) -> Values:
         is_empty = self.segment is None and self.offer is None
-        if is_empty and not self.scales and (not self.in_slot or self.source.random() < 0.2):
+        if is_empty and (not self.in_slot or self.source.random() < 0.2):
             slot, job = self.jobs.start()
             self.in_slot[slot] = job
-            self.scales = [{"enable": 1, "slot": slot, "head": head, **job.scales[head]} for head in job.heads]
-        elif is_empty and not self.scales and self.source.random() < 0.4:
+        elif is_empty and self.source.random() < 0.4:
             self._make()
         self.valid = self.segment is not None and self.age >= 3
-        self.takes = self.source.random() < 0.5
+        self.asks = self.segment is not None and self.age == 1
+        self.may_read, self.takes = self.source.random() < 0.5, self.source.random() < 0.5
         return {
             "slots": self.jobs.records,
-            "scale": self.scales.pop() if self.scales else self.jobs.other_scale(),
+            "read": {"ready": self.may_read},
+            # The scale is there in the cycle after it was read, and in no other.
+            "scale": self.scale,
             "i": {"valid": 0} if self.offer is None else {"valid": 1, "payload": self.offer},
             "o": {"ready": self.takes},
         }
 
     def outputs(self) -> Values:
         shown: dict[str, Any] = {"valid": 1, "payload": self.segment} if self.valid else {"valid": 0}
-        return {"i": {"ready": self.segment is None}, "o": shown}
+        read: dict[str, Any] = {"valid": 0}
+        if self.asks:
+            read = {"valid": 1, "payload": {"slot": self.header["slot"], "head": self.header["head"]}}
+        return {"i": {"ready": self.segment is None}, "read": read, "o": shown}
 
     def clock(self) -> None:
         self.saw("waits", self.valid and not self.takes)
-        self.age += 1
+        self.saw("waits for the scale", self.asks and not self.may_read)
+        reads = self.asks and self.may_read
+        self.scale = self.in_slot[self.header["slot"]].scales[self.header["head"]] if reads else {}
+        self.age += not self.asks or self.may_read
         if self.segment is None and self.offer is not None:
             self.segment, self.offer, self.age = self.wanted, None, 1
         elif self.valid and self.takes:

@@ -78,9 +78,19 @@ class ChunkWalk:
         return heads
 
     @property
+    def reads_scale(self) -> bool:
+        """Whether the scale of the coming head is asked for in this cycle."""
+        return self._offered_at is not None and self.now == self._offered_at - 2
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The first chunk of the head that is walked."""
+        return self._heads[0][1][0]
+
+    @property
     def chunk(self) -> dict[str, Any] | None:
         """The chunk that is offered."""
-        return self._heads[0][1][0] if self._offered_at is not None and self.now >= self._offered_at else None
+        return self.head if self._offered_at is not None and self.now >= self._offered_at else None
 
     def clock(self, *, takes: bool) -> None:
         """Go to the next cycle; in this one the chunk is taken."""
@@ -113,34 +123,40 @@ class Walk(Twin):
     def reset(self) -> None:
         self.jobs = Jobs(CONFIG, self.source)
         self.walk = ChunkWalk()
-        self.scales: deque[dict[str, int]] = deque()
+        self.in_slot: dict[int, Job] = {}
+        self.scale: dict[str, int] = {}
         self.took = False
 
     def _start(self) -> None:
         slot, job = self.jobs.start()
+        self.in_slot[slot] = job
         first = self.walk.start(slot, job)[0]
         self.saw("job waits", self.walk.under_way > 1)
         self.saw("several chunks", len(first) > 1)
         self.saw("unkept", first[0]["kind"] == Kind.FIRST_UNKEPT)
         self.saw("kept", first[0]["kind"] == Kind.FIRST)
-        # The scale of the first head comes in the cycle in which the job counts as started.
-        self.scales.extend({"enable": 1, "slot": slot, "head": head, **job.scales[head]} for head in job.heads)
 
     def _stands(self, slot: int) -> bool:
         """Whether the record in a slot is one of a job under way."""
         return any((self.jobs.started - 1 - n) % CONFIG.jobs_in_flight == slot for n in range(self.walk.under_way))
 
     def inputs(self) -> Values:
-        if self.walk.under_way < CONFIG.jobs_in_flight and not self.scales and self.source.random() < 0.2:
+        if self.walk.under_way < CONFIG.jobs_in_flight and self.source.random() < 0.2:
             self._start()
         self.chunk = self.walk.chunk
         self.takes = self.chunk is not None and self.source.random() < 0.7
-        scale = self.scales.popleft() if self.scales else self.jobs.other_scale()
         slots = [record if self._stands(slot) else {} for slot, record in enumerate(self.jobs.records)]
-        return {"slots": slots, "started": self.jobs.count, "scale": scale, "o": {"ready": self.takes}}
+        # The scale is there in the cycle after it was asked for, and in no other.
+        return {"slots": slots, "started": self.jobs.count, "scale": self.scale, "o": {"ready": self.takes}}
 
     def outputs(self) -> Values:
-        return {"o": {"valid": 0} if self.chunk is None else {"valid": 1, "payload": self.chunk}}
+        read: Values = {"valid": 0}
+        self.scale = {}
+        if self.walk.reads_scale:
+            slot, head = self.walk.head["slot"], self.walk.head["head"]
+            read = {"valid": 1, "payload": {"slot": slot, "head": head}}
+            self.scale = self.in_slot[slot].scales[head]
+        return {"read": read, "o": {"valid": 0} if self.chunk is None else {"valid": 1, "payload": self.chunk}}
 
     def clock(self) -> None:
         self.saw("chunk right after another", self.takes and self.took)

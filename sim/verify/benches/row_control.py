@@ -30,7 +30,7 @@ RINGS = ("query", "key", "value")
 ANY_BLOCK = {ring: Anything(getattr(CONTROL, f"i_{ring}").payload.shape()) for ring in RINGS}
 ANY_AGAIN = Anything(again_segment(CONFIG))
 AGAIN_DELAY = 3
-"""Cycles from a row that comes again to its segment."""
+"""Cycles from a row that comes again to its segment; one more if the walk reads a scale when the row would."""
 
 
 class Control(Twin):
@@ -45,6 +45,7 @@ class Control(Twin):
         "freed": 10,
         "again": 10,
         "again before a chunk": 5,
+        "again waits for its scale": 1,
         "shares keys": 10,
         "pruned": 10,
         "no room": 100,
@@ -225,11 +226,13 @@ class Control(Twin):
             queue.clock(pushes=enters, entry=self.offers[ring], pops=self.chunk_goes and ring in self.needs)
             if enters:
                 self.offers[ring] = None
-        self.walk.clock(takes=self.chunk_goes)
         self._step_again()
+        self.walk.clock(takes=self.chunk_goes)
 
     def _step_again(self) -> None:
-        self.again_age += 1
+        waits = self.again is not None and self.again_age == 1 and self.walk.reads_scale
+        self.saw("again waits for its scale", waits)
+        self.again_age += not waits
         if self.again_goes and self.again is not None:
             self.saw("again")
             self.rows[self.again["key"]["kept_slot"]]["state"] = "came again"

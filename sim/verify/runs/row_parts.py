@@ -16,6 +16,7 @@ from spatten.hw.control.row.query_store import QueryStore
 from spatten.hw.control.row.query_windows import QueryWindows
 from spatten.hw.control.row.row_numbers import RowNumbers
 from spatten.hw.control.row.row_queue import RowQueue
+from spatten.hw.control.row.score_scales import ScoreScales
 from spatten.hw.control.row.segment_windows import SegmentWindows
 from spatten.hw.control.row.value_rows import ValueRows
 from spatten.hw.control.row.value_windows import ValueWindows
@@ -71,6 +72,14 @@ def again_segments_run(config: Config) -> dict[str, Any]:
 
 def again_segments_mutation_run() -> dict[str, Any]:
     return again_segments_run(ROWS)
+
+
+def score_scales_run(config: Config) -> dict[str, Any]:
+    return twin_run(ScoreScales(config=config), config, "score_scales", cycles=2000)
+
+
+def score_scales_mutation_run() -> dict[str, Any]:
+    return score_scales_run(ROWS)
 
 
 def segment_windows_run(config: Config) -> dict[str, Any]:
@@ -153,6 +162,7 @@ RUNS = {
     "chunk_blocks": chunk_blocks_run,
     "chunk_walker": chunk_walker_run,
     "again_segments": again_segments_run,
+    "score_scales": score_scales_run,
     "segment_windows": segment_windows_run,
     "key_windows": key_windows_run,
     "query_windows": query_windows_run,
