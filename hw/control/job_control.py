@@ -17,7 +17,7 @@ from spatten.hw.control.job.job_steps import StartStep
 from spatten.hw.control.job.kept_choice import topk_sizes
 from spatten.hw.control.job.row_counts import RowCounts, context_event
 from spatten.hw.control.job_layouts import job_layout, report_layout
-from spatten.hw.control.job_slots import slot_event, slot_layout, write_entry
+from spatten.hw.control.job_slots import slot_event, slot_layout
 from spatten.hw.control.plan.plan_layouts import live_write, members_request
 from spatten.hw.control.saved.state_layouts import head_state, layouts, state_command
 from spatten.hw.control.segments import scale_write
@@ -25,7 +25,7 @@ from spatten.hw.datapath.head_importance import entry_value
 from spatten.hw.datapath.quick_select import candidate_beat
 from spatten.hw.datapath.topk import kept_beat
 from spatten.hw.lib.assertions import asserts, check_stream
-from spatten.hw.lib.logic import select
+from spatten.hw.lib.logic import select, store_at
 from spatten.spec.config import Config
 from spatten.spec.row_format import SECTOR_BITS
 
@@ -243,9 +243,9 @@ class JobControl(wiring.Component):
         reported = Signal.like(start.slot)
         with m.If(report.ends):
             m.d.sync += reported.eq(reported + 1 if len(taken) > 1 else 0)
-            write_entry(m, taken, reported, 0)
+            store_at(m, taken, reported, 0)
         with m.If(start.begins):
-            write_entry(m, taken, start.slot, 1)
+            store_at(m, taken, start.slot, 1)
         checks = [
             (~start.begins | ~select(taken, start.slot), "a job begins in a slot that another has"),
             (~report.ends | select(taken, reported), "a job is reported that has no slot"),

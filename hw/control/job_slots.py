@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from amaranth.hdl import Module, Shape, Value, unsigned
+from amaranth.hdl import Shape, Value, unsigned
 from amaranth.lib import data
-from amaranth.utils import ceil_log2
 
 from spatten.hw.control.job_layouts import job_layout
-from spatten.hw.lib.logic import equals, select
+from spatten.hw.lib.logic import index_shape, select
 from spatten.spec.config import HEAD_DIMS, SECTOR_BYTES, Config
 from spatten.spec.constants import BLOCKS
 
@@ -18,6 +14,7 @@ __all__ = [
     "by_slot",
     "choice_event",
     "context_shape",
+    "head_shape",
     "row_count",
     "row_layout",
     "slot_event",
@@ -25,18 +22,22 @@ __all__ = [
     "slot_shape",
     "step_bits",
     "store_event",
-    "write_entry",
 ]
 
 
 def slot_shape(config: Config) -> Shape:
     """The number of a slot."""
-    return unsigned(max(1, ceil_log2(config.jobs_in_flight)))
+    return index_shape(config.jobs_in_flight)
 
 
 def context_shape(config: Config) -> Shape:
     """The number of a context."""
-    return unsigned(max(1, ceil_log2(config.contexts)))
+    return index_shape(config.contexts)
+
+
+def head_shape(config: Config) -> Shape:
+    """The number of a head."""
+    return index_shape(config.heads_max)
 
 
 def row_count(config: Config) -> range:
@@ -116,10 +117,10 @@ def row_layout(config: Config) -> data.StructLayout:
     block of its values, whether it adds to the importance, and whether local pruning chooses its values."""
     return data.StructLayout(
         {
-            "slot": unsigned(max(1, (config.jobs_in_flight - 1).bit_length())),
-            "head": unsigned(max(1, (config.heads_max - 1).bit_length())),
+            "slot": slot_shape(config),
+            "head": head_shape(config),
             "row": range(config.tokens_max),
-            "values": unsigned((BLOCKS - 1).bit_length()),
+            "values": index_shape(BLOCKS),
             "accumulate": 1,
             "prune": 1,
         }
@@ -130,13 +131,6 @@ def by_slot(slots: object, slot: Value) -> Value:
     """A slot's record, as bits."""
     entries = [Value.cast(slots[n]) for n in range(len(slots))]  # type: ignore[index, arg-type]
     return select(entries, slot)
-
-
-def write_entry(m: Module, registers: Sequence[Any], index: Value, value: Any) -> None:
-    """At the end of the cycle `registers[index]` becomes `value`."""
-    for n, register in enumerate(registers):
-        with m.If(equals(index, n)):
-            m.d.sync += register.eq(value)
 
 
 def choice_event(config: Config) -> data.StructLayout:

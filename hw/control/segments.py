@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Const, Module, Shape, Signal, unsigned
+from amaranth.hdl import Const, Module, Shape, Signal
 from amaranth.lib import data
 from amaranth.utils import ceil_log2
 
@@ -18,8 +18,9 @@ from spatten.hw.control.format_tables import (
     read_table,
     window_layout,
 )
-from spatten.hw.control.job_slots import row_layout
-from spatten.hw.datapath.progressive import Kind, slot_shape
+from spatten.hw.control.job_slots import head_shape, row_layout
+from spatten.hw.datapath.progressive import Kind
+from spatten.hw.lib.logic import index_shape
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import SCALE_MANTISSA_BITS, Config
 from spatten.spec.constants import BLOCKS, FLAT_LIMIT_BITS, KEPT_SLOTS, SCALE_SHIFT_BITS
@@ -58,7 +59,7 @@ def query_segment(config: Config) -> data.StructLayout:
             "second": 1,
             "keeps": 1,
             "again": 1,
-            "kept_slot": slot_shape(KEPT_SLOTS),
+            "kept_slot": index_shape(KEPT_SLOTS),
             "offset": range(config.tokens_max),
             "row": range(config.tokens_max),
         }
@@ -85,7 +86,7 @@ def key_segment(config: Config) -> data.StructLayout:
         {
             "row": row_layout(config),
             "kind": Shape.cast(Kind),
-            "kept_slot": slot_shape(KEPT_SLOTS),
+            "kept_slot": index_shape(KEPT_SLOTS),
             "entry": entry_shape(BLOCKS),
             "base": range(sectors),
             "linear": 1,
@@ -112,7 +113,7 @@ def key_header(config: Config) -> data.StructLayout:
         {
             "row": row_layout(config),
             "kind": Shape.cast(Kind),
-            "kept_slot": slot_shape(KEPT_SLOTS),
+            "kept_slot": index_shape(KEPT_SLOTS),
             "mantissa": SCALE_MANTISSA_BITS,
             "shift": SCALE_SHIFT_BITS,
             "flat_limit": FLAT_LIMIT_BITS,
@@ -122,10 +123,14 @@ def key_header(config: Config) -> data.StructLayout:
 
 def scale_write(config: Config) -> data.StructLayout:
     """A write of a head's score scale, for the job in `slot`."""
-    slot = unsigned(max(1, ceil_log2(config.jobs_in_flight)))
-    head = unsigned(max(1, ceil_log2(config.heads_max)))
     return data.StructLayout(
-        {"enable": 1, "slot": slot, "head": head, "mantissa": SCALE_MANTISSA_BITS, "shift": SCALE_SHIFT_BITS}
+        {
+            "enable": 1,
+            "slot": index_shape(config),
+            "head": head_shape(config),
+            "mantissa": SCALE_MANTISSA_BITS,
+            "shift": SCALE_SHIFT_BITS,
+        }
     )
 
 

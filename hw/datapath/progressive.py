@@ -3,20 +3,21 @@
 from enum import IntEnum
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.datapath.softmax import decision, scaled_scores
 from spatten.hw.lib.assertions import check_stream
+from spatten.hw.lib.logic import index_shape
 from spatten.hw.lib.parameters import check_integer, check_shape
 from spatten.hw.lib.pipeline import elastic_stages
 from spatten.hw.lib.ram import Ram
 from spatten.spec.config import LSB_BITS, SCALE_MANTISSA_BITS
 from spatten.spec.constants import FLAT_LIMIT_BITS, SCALE_SHIFT_BITS
 
-__all__ = ["Kind", "Progressive", "pass_beat", "row_header", "slot_shape"]
+__all__ = ["Kind", "Progressive", "pass_beat", "row_header"]
 
 
 class Kind(IntEnum):
@@ -32,14 +33,9 @@ class Kind(IntEnum):
     """On the MSB plane, where MSB and LSB do not fit an operand: a flat row is computed from scratch."""
 
 
-def slot_shape(slots: int) -> Shape:
-    """Shape of a slot's number, at least 1 bit."""
-    return unsigned(max(1, ceil_log2(slots)))
-
-
 def row_header(slots: int, header: ShapeLike) -> data.StructLayout:
     """What travels with a row through softmax and back: `header`, its `kind` and its `slot`."""
-    return data.StructLayout({"kind": Shape.cast(Kind), "slot": slot_shape(slots), "header": header})
+    return data.StructLayout({"kind": Shape.cast(Kind), "slot": index_shape(slots), "header": header})
 
 
 def pass_beat(lanes: int, score_bits: int, slots: int, header: ShapeLike) -> data.StructLayout:
@@ -54,7 +50,7 @@ def pass_beat(lanes: int, score_bits: int, slots: int, header: ShapeLike) -> dat
             "count": range(lanes + 1),
             "last": 1,
             "kind": Shape.cast(Kind),
-            "slot": slot_shape(slots),
+            "slot": index_shape(slots),
             "mantissa": SCALE_MANTISSA_BITS,
             "shift": SCALE_SHIFT_BITS,
             "flat_limit": FLAT_LIMIT_BITS,
@@ -142,7 +138,7 @@ class Progressive(wiring.Component):
                 "o": Out(stream.Signature(scaled_scores(lanes, score_bits, row))),
                 "i_decision": In(stream.Signature(decision(row))),
                 "o_again": Out(stream.Signature(row)),
-                "o_free": Out(stream.Signature(slot_shape(slots))),
+                "o_free": Out(stream.Signature(index_shape(slots))),
             }
         )
 
@@ -157,7 +153,7 @@ class Progressive(wiring.Component):
         # owner.
         freed = Signal(self.slots)
         leaves = Signal(self.slots)
-        first = Signal(slot_shape(self.slots))
+        first = Signal(index_shape(self.slots))
         for slot in reversed(range(self.slots)):
             with m.If(freed[slot]):
                 m.d.comb += first.eq(slot)

@@ -97,7 +97,7 @@ def product(wide: Value, narrow: Value) -> Value:
 def store_at(m: Module, registers: Sequence[Any], index: Value, value: ValueLike) -> None:
     """registers[index] := value, at the end of the cycle."""
     for number, register in enumerate(registers):
-        with m.If(one_hot(index, len(registers))[number]):
+        with m.If(equals(index, number)):
             m.d.sync += register.eq(value)
 
 

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Assert, Cat, Module, Mux, ResetSignal, Shape, Signal, Value, unsigned
+from amaranth.hdl import Assert, Cat, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
 from spatten.hw.control.job_layouts import job_layout
-from spatten.hw.control.job_slots import context_shape
+from spatten.hw.control.job_slots import context_shape, head_shape
 from spatten.hw.control.saved.state_layouts import head_state
 from spatten.hw.datapath.head_importance import entry_access, entry_value
 from spatten.hw.lib.assertions import asserts
 from spatten.spec.config import Config
 from spatten.spec.job import Flag
 
-__all__ = ["HeadPort", "head_access", "head_answer", "head_read", "head_shape"]
-
-
-def head_shape(config: Config) -> Shape:
-    """The number of a head."""
-    return unsigned(max(1, ceil_log2(config.heads_max)))
+__all__ = ["HeadPort", "head_access", "head_answer", "head_read"]
 
 
 def head_access(config: Config) -> data.StructLayout:

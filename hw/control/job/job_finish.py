@@ -20,13 +20,12 @@ from spatten.hw.control.job_slots import (
     slot_layout,
     slot_shape,
     store_event,
-    write_entry,
 )
 from spatten.hw.control.saved.state_layouts import layouts
 from spatten.hw.datapath.quick_select import candidate_beat
 from spatten.hw.datapath.topk import kept_beat
 from spatten.hw.lib.assertions import asserts
-from spatten.hw.lib.logic import select
+from spatten.hw.lib.logic import following, select, store_at
 from spatten.spec.config import Config
 from spatten.spec.job import Flag
 
@@ -169,9 +168,9 @@ class JobFinish(wiring.Component):
         config, slot, job = self.config, self._slot, self._job
         prepared = [Signal(name=f"prepared{n}") for n in range(config.jobs_in_flight)]
         with m.If(self.prepared.valid):
-            write_entry(m, prepared, self.prepared.slot, 1)
+            store_at(m, prepared, self.prepared.slot, 1)
         with m.If(self.choice.valid):
-            write_entry(m, prepared, slot, 0)
+            store_at(m, prepared, slot, 0)
         total = Signal(row_count(config))
         all_probs = Signal()
         m.d.comb += [
@@ -245,7 +244,7 @@ class JobFinish(wiring.Component):
             self.choice.stores.eq(flags[Flag.STORE_STATE]),
         ]
         with m.If(self.choice.valid):
-            m.d.sync += self._ended.eq(Mux(self._ended == 2 * jobs - 1, 0, self._ended + 1))
+            m.d.sync += self._ended.eq(following(self._ended, 2 * jobs))
 
     def _check(self, m: Module) -> None:
         """What comes from other units has been asked for."""

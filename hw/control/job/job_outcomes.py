@@ -9,7 +9,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.job.job_steps import FinishStep
-from spatten.hw.control.job_slots import slot_shape, write_entry
+from spatten.hw.control.job_slots import slot_shape
+from spatten.hw.lib.logic import store_at
 from spatten.spec.config import Config
 
 __all__ = ["JobOutcomes", "job_outcome"]
@@ -76,7 +77,7 @@ class JobOutcomes(wiring.Component):
                 registers[name].append(register)
 
         def note(name: str, value: Any) -> None:
-            write_entry(m, registers[name], self.slot, value)
+            store_at(m, registers[name], self.slot, value)
 
         with m.Switch(self.step):
             with m.Case(FinishStep.SCATTER):

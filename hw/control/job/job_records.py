@@ -11,9 +11,9 @@ from amaranth.lib.wiring import In, Out
 from spatten.hw.control.job.job_sizes import job_sizes
 from spatten.hw.control.job.job_steps import StartStep
 from spatten.hw.control.job_layouts import job_layout
-from spatten.hw.control.job_slots import row_count, slot_layout, slot_shape, write_entry
+from spatten.hw.control.job_slots import row_count, slot_layout, slot_shape
 from spatten.hw.control.saved.state_layouts import layouts
-from spatten.hw.lib.logic import equals, product
+from spatten.hw.lib.logic import equals, product, store_at
 from spatten.spec.config import Config
 from spatten.spec.job import Mode
 
@@ -100,7 +100,7 @@ class JobRecords(wiring.Component):
                     order=order,
                 )
             with m.Case(StartStep.GATHERED):
-                write_entry(m, pinned, self.slot, self.gathered.pinned)
+                store_at(m, pinned, self.slot, self.gathered.pinned)
                 with m.If(~sizes.dense):
                     m.d.sync += rows.eq(within)
                     reach = Mux(equals(job.mode, Mode.CAUSAL), before + within, live)
@@ -119,10 +119,10 @@ class JobRecords(wiring.Component):
         total = Signal(row_count(config))
         m.d.comb += total.eq(product(rows, self.head_count))
         with m.If(written):
-            write_entry(m, totals, self.slot, total)
+            store_at(m, totals, self.slot, total)
         return m
 
     def _write(self, m: Module, **values: Any) -> None:
         """Sets these fields of the record of `slot`."""
         for name, value in values.items():
-            write_entry(m, [self.slots[n][name] for n in range(self.config.jobs_in_flight)], self.slot, value)
+            store_at(m, [self.slots[n][name] for n in range(self.config.jobs_in_flight)], self.slot, value)

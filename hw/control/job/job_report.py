@@ -17,10 +17,9 @@ from spatten.hw.control.job_slots import (
     slot_layout,
     slot_shape,
     store_event,
-    write_entry,
 )
 from spatten.hw.control.saved.state_layouts import state_command
-from spatten.hw.lib.logic import select
+from spatten.hw.lib.logic import select, store_at
 from spatten.spec.config import Config
 from spatten.spec.job import Flag
 
@@ -137,9 +136,9 @@ class JobReport(wiring.Component):
         prepared = [Signal(name=f"prepared{n}") for n in range(jobs)]
         chosen = [Signal(name=f"chosen{n}") for n in range(jobs)]
         with m.If(self.prepared.valid):
-            write_entry(m, prepared, self.prepared.slot, 1)
+            store_at(m, prepared, self.prepared.slot, 1)
         with m.If(self.choice.valid):
-            write_entry(m, chosen, self.choice.slot, 1)
+            store_at(m, chosen, self.choice.slot, 1)
         beats = Signal(BEAT_COUNT, reset_less=True)
         """How many had entered the packer when the job's last row had."""
         sectors = Signal(data.ArrayLayout(SECTOR_COUNT, config.channels), reset_less=True)
@@ -174,8 +173,8 @@ class JobReport(wiring.Component):
                 m.d.sync += stored.eq(0)
                 with m.If(self.o_report.ready):
                     m.d.comb += self.ends.eq(1)
-                    write_entry(m, chosen, slot, 0)
-                    write_entry(m, prepared, slot, 0)
+                    store_at(m, chosen, slot, 0)
+                    store_at(m, prepared, slot, 0)
                     if jobs > 1:
                         m.d.sync += slot.eq(slot + 1)
                     m.next = "WAIT"

@@ -22,7 +22,7 @@ from spatten.hw.control.plan.plan_layouts import live_write, members_request
 from spatten.hw.control.saved.state_layouts import head_state, layouts, state_command
 from spatten.hw.control.segments import scale_write
 from spatten.hw.lib.assertions import asserts
-from spatten.hw.lib.logic import equals, select
+from spatten.hw.lib.logic import equals, following, select
 from spatten.spec.config import Config
 from spatten.spec.job import Flag, Mode
 from spatten.spec.row_format import SECTOR_BITS
@@ -203,7 +203,7 @@ class JobStart(wiring.Component):
         m.d.sync += self._used.eq(self._used + self.begins - self.ends)
         m.d.comb += self.busy.eq(self._used.any() | self.i_job.valid)
         with m.Switch(self.step), m.Case(StartStep.START):
-            m.d.sync += next_slot.eq(Mux(next_slot == 2 * jobs - 1, 0, next_slot + 1))
+            m.d.sync += next_slot.eq(following(next_slot, 2 * jobs))
 
     def _sequence(self, m: Module) -> None:
         """The steps of a job's start. An answer of the sector reader or of the token importance unit ends a step."""
@@ -212,7 +212,7 @@ class JobStart(wiring.Component):
         live = self.i_gathered.payload.live
         starts = Signal()
         with m.If(starts):
-            m.d.sync += self.started.eq(Mux(self.started == 2 * jobs - 1, 0, self.started + 1))
+            m.d.sync += self.started.eq(following(self.started, 2 * jobs))
         context_free = ~select(list(self._context_busy), job.context)
         may_begin = self._job_valid & (self._used != jobs) & context_free & ~self.ageing
         with m.Switch(step):

@@ -10,8 +10,8 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.job.job_steps import StartStep
 from spatten.hw.control.job_layouts import job_layout
-from spatten.hw.control.job_slots import choice_event, write_entry
-from spatten.hw.lib.logic import count_ones, select
+from spatten.hw.control.job_slots import choice_event
+from spatten.hw.lib.logic import count_ones, select, store_at
 from spatten.spec.config import Config
 from spatten.spec.job import Flag
 
@@ -57,9 +57,9 @@ class LiveHeads(wiring.Component):
         heads = self.config.heads_max
         kept_heads = [Signal(heads, name=f"kept_heads{n}", init=(1 << heads) - 1) for n in range(self.config.contexts)]
         with m.Switch(self.step), m.Case(StartStep.LOAD), m.If(self.loaded):
-            write_entry(m, kept_heads, self.job.context, self.loaded_kept)
+            store_at(m, kept_heads, self.job.context, self.loaded_kept)
         with m.If(self.choice.valid):
-            write_entry(m, kept_heads, self.choice.context, self.choice.kept_heads)
+            store_at(m, kept_heads, self.choice.context, self.choice.kept_heads)
 
         all_heads = self.job.flags[Flag.CLEAR] | self.job.flags[Flag.RESTART]
         live_heads = Signal(heads, reset_less=True)

@@ -8,10 +8,9 @@ from amaranth.hdl import Module, Signal, Value, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.control.job.head_port import head_shape
 from spatten.hw.control.job.job_steps import StartStep
 from spatten.hw.control.job_layouts import job_layout
-from spatten.hw.control.job_slots import slot_shape
+from spatten.hw.control.job_slots import head_shape, slot_shape
 from spatten.hw.control.segments import scale_write
 from spatten.hw.lib.logic import first_set, select
 from spatten.spec.config import Config

@@ -10,8 +10,8 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import BLOCK, LSB_CODE, PASSES_MAX, PLANE, plane_table
-from spatten.hw.control.job_slots import slot_layout
-from spatten.hw.control.plan.plan_layouts import block_size_shape, head_shape, plane_fetch
+from spatten.hw.control.job_slots import head_shape, slot_layout
+from spatten.hw.control.plan.plan_layouts import block_size_shape, plane_fetch
 from spatten.hw.lib.logic import product
 from spatten.hw.memory.address_generator import KEY
 from spatten.spec.config import Config

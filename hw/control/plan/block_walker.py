@@ -10,10 +10,10 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import BLOCK, PLANE, block_table, plane_table
-from spatten.hw.control.job_slots import by_slot, slot_layout
+from spatten.hw.control.job_slots import by_slot, head_shape, slot_layout, slot_shape
 from spatten.hw.control.plan.block_plan import even_head, head_bit, odd_head
-from spatten.hw.control.plan.plan_layouts import ORDER_BITS, head_shape, slot_shape
-from spatten.hw.lib.logic import first_set, product
+from spatten.hw.control.plan.plan_layouts import ORDER_BITS
+from spatten.hw.lib.logic import first_set, following, product
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE
 from spatten.spec.config import Config
 from spatten.spec.job import Flag, KeyFetch
@@ -204,7 +204,7 @@ class BlockWalker(wiring.Component):
 
     def _end_job(self, m: Module) -> None:
         """Goes on to the next job."""
-        m.d.sync += self._taken.eq(Mux(self._taken == 2 * self.jobs - 1, 0, self._taken + 1))
+        m.d.sync += self._taken.eq(following(self._taken, 2 * self.jobs))
         m.next = "IDLE"
 
     def _without_block(self) -> Value:

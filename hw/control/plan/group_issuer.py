@@ -20,7 +20,7 @@ from spatten.hw.control.plan.plan_layouts import (
     ring_sectors,
 )
 from spatten.hw.lib.fifo import SkidBuffer
-from spatten.hw.lib.logic import choose
+from spatten.hw.lib.logic import choose, wrapped
 from spatten.hw.memory.address_generator import VALUE
 from spatten.spec.config import Config
 
@@ -114,7 +114,7 @@ class GroupIssuer(wiring.Component):
             request.sector.eq(fetch.sector),
             request.pitch.eq(fetch.pitch),
             request.sectors.eq(fetch.sectors),
-            request.place.eq(Mux(target >= size, target - size, target)),
+            request.place.eq(wrapped(target, size)),
             request.stride.eq(block.stride),
             request.sector_class.eq(Mux(fetch.other, others.value, most.value)),
             request.counts.eq(last_pass),
@@ -132,7 +132,7 @@ class GroupIssuer(wiring.Component):
                 m.d.sync += [
                     rows_left.eq(rows_left - count),
                     live_row.eq(live_row + 1),
-                    place.eq(Mux(place_after >= size, place_after - size, place_after)),
+                    place.eq(wrapped(place_after, size)),
                 ]
         with m.If(following.o.ready):
             m.d.sync += [

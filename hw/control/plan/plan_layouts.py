@@ -9,7 +9,7 @@ from amaranth.lib import data
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import PASSES_MAX
-from spatten.hw.control.job_slots import row_layout
+from spatten.hw.control.job_slots import head_shape, row_layout, slot_shape
 from spatten.hw.datapath.progressive import row_header
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE, row_group
 from spatten.hw.memory.block_table import block_request, entry_shape, granted_block
@@ -33,7 +33,6 @@ __all__ = [
     "group_bid",
     "group_request",
     "groups_max",
-    "head_shape",
     "id_shape",
     "kept_ids",
     "live_read",
@@ -47,7 +46,6 @@ __all__ = [
     "ring_request",
     "ring_sectors",
     "sectors_shape",
-    "slot_shape",
     "uses_max",
 ]
 
@@ -108,16 +106,6 @@ def uses_max(config: Config, ring: int) -> int:
 def id_shape(config: Config) -> Shape:
     """Shape of a token's id."""
     return unsigned(max(1, ceil_log2(config.tokens_max)))
-
-
-def slot_shape(config: Config) -> Shape:
-    """Shape of a job's slot."""
-    return unsigned(max(1, ceil_log2(config.jobs_in_flight)))
-
-
-def head_shape(config: Config) -> Shape:
-    """Shape of a head's number."""
-    return unsigned(max(1, ceil_log2(config.heads_max)))
 
 
 def live_row_shape(config: Config) -> Shape:

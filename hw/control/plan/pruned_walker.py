@@ -9,10 +9,11 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.format_tables import BLOCK, PASSES_MAX, block_table
-from spatten.hw.control.job_slots import by_slot, slot_layout
+from spatten.hw.control.job_slots import by_slot, head_shape, slot_layout, slot_shape
 from spatten.hw.control.plan.block_plan import BlockPlan
-from spatten.hw.control.plan.plan_layouts import block_size_shape, head_shape, kept_ids, plane_fetch, slot_shape
+from spatten.hw.control.plan.plan_layouts import block_size_shape, kept_ids, plane_fetch
 from spatten.hw.lib.logic import count_ones, equals
+from spatten.hw.lib.pipeline import delay_line
 from spatten.hw.memory.address_generator import VALUE
 from spatten.spec.config import Config
 
@@ -131,8 +132,7 @@ class PrunedWalker(wiring.Component):
         rows_left = [Signal(heads_shape, name=f"rows_left{n}") for n in jobs]
         m.d.comb += self.rows_left.eq(by_slot(rows_left, self.walked_slot))
         # When a job starts its live heads are counted; a cycle later the count is taken over.
-        started_before, counted_before = Signal.like(self.started), Signal.like(self.started)
-        m.d.sync += [started_before.eq(self.started), counted_before.eq(started_before)]
+        _, started_before, counted_before = delay_line(m, self.started, 2, "started", is_reset=True)
         live_heads = [Signal(heads_shape, name=f"live_heads{n}") for n in jobs]
         counted_slot = counted_before[: len(granted_slot)] if self.jobs > 1 else Const(0, 1)
         for n in jobs:

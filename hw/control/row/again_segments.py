@@ -40,7 +40,8 @@ class AgainSegments(wiring.Component):
     i : stream of `again_segment`
     o : stream of `row_segment`; what another kind of segment has besides is zero
 
-    Latency: 3 cycles, more while `read` is not ready. One row at a time: the next is taken in the cycle after its segment has been.
+    Latency: 3 cycles, more while `read` is not ready. One row at a time: the next is taken in the cycle after its
+    segment has been.
     """
 
     def __init__(self, *, config: Config) -> None:

@@ -8,9 +8,8 @@ from amaranth.hdl import Assert, Const, Module, Mux, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.datapath.progressive import slot_shape
 from spatten.hw.lib.assertions import asserts
-from spatten.hw.lib.logic import first_set
+from spatten.hw.lib.logic import first_set, index_shape
 from spatten.spec.constants import KEPT_SLOTS
 
 __all__ = ["KeptSlots"]
@@ -34,7 +33,7 @@ class KeptSlots(wiring.Component):
         super().__init__(
             {
                 "has_free": Out(1),
-                "slot": Out(slot_shape(KEPT_SLOTS)),
+                "slot": Out(index_shape(KEPT_SLOTS)),
                 "taken": Out(KEPT_SLOTS),
                 "takes": In(1),
                 "freed": In(KEPT_SLOTS),

@@ -11,10 +11,10 @@ from amaranth.lib.wiring import In, Out
 from spatten.hw.control.row.row_layouts import kept_query, query_beat
 from spatten.hw.control.segments import beats_max
 from spatten.hw.datapath.converter import operand_beat
-from spatten.hw.datapath.progressive import slot_shape
 from spatten.hw.datapath.qk import query_row
 from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.logic import equals
+from spatten.hw.lib.pipeline import delayed_fields, delayed_valid
 from spatten.hw.lib.ram import Ram
 from spatten.hw.lib.unstalled import unstalled
 from spatten.spec.config import Config
@@ -56,21 +56,15 @@ class QueryStore(wiring.Component):
         ends = Signal()
         m.submodules.kept = store = Ram(shape=len(query), depth=max(2, KEPT_SLOTS))
         # A kept query is read in the last cycle before it leaves.
-        valid, slot = self.kept.valid, self.kept.kept_slot
-        for stage in range(1, self.kept_delay):
-            valid_before, slot_before = valid, slot
-            valid = Signal(name=f"valid{stage}")
-            slot = Signal(slot_shape(KEPT_SLOTS), name=f"slot{stage}", reset_less=True)
-            m.d.sync += [valid.eq(valid_before), slot.eq(slot_before)]
-        leaves_kept = Signal()
-        m.d.sync += leaves_kept.eq(valid)
+        read = delayed_fields(m, self.kept_delay - 1, "kept", valid=self.kept.valid, slot=self.kept.kept_slot)
+        leaves_kept = delayed_valid(m, read.valid, 1, "leaves")
         m.d.comb += [
             ends.eq(self.i.valid & header.last),
             store.write_enable.eq(ends & header.keeps),
             store.write_address.eq(header.kept_slot),
             store.write_data.eq(query),
-            store.read_enable.eq(valid),
-            store.read_address.eq(slot),
+            store.read_enable.eq(read.valid),
+            store.read_address.eq(read.slot),
             self.o.valid.eq(ends | leaves_kept),
             Value.cast(self.o.payload).eq(Mux(leaves_kept, store.read_data, query)),
         ]

@@ -10,7 +10,8 @@ from spatten.hw.control.format_tables import BITS_CODE, DIM_CODE, window_layout
 from spatten.hw.control.job_slots import row_layout
 from spatten.hw.control.plan.plan_layouts import groups_max
 from spatten.hw.control.segments import beats_max, key_header, key_segment, query_segment, row_windows
-from spatten.hw.datapath.progressive import Kind, slot_shape
+from spatten.hw.datapath.progressive import Kind
+from spatten.hw.lib.logic import index_shape
 from spatten.hw.memory.block_table import entry_shape
 from spatten.hw.memory.ring_buffer import window_request
 from spatten.spec.config import SCALE_MANTISSA_BITS, Config
@@ -114,14 +115,14 @@ def query_beat(config: Config) -> data.StructLayout:
             "beat": range(max(2, beats_max(config))),
             "last": 1,
             "keeps": 1,
-            "kept_slot": slot_shape(KEPT_SLOTS),
+            "kept_slot": index_shape(KEPT_SLOTS),
         }
     )
 
 
 def kept_query() -> data.StructLayout:
     """In the cycle in which `valid` is set, the query that is kept in a slot is asked for."""
-    return data.StructLayout({"valid": 1, "kept_slot": slot_shape(KEPT_SLOTS)})
+    return data.StructLayout({"valid": 1, "kept_slot": index_shape(KEPT_SLOTS)})
 
 
 def asked_query(config: Config) -> data.StructLayout:

@@ -14,8 +14,9 @@ from cocotb.handle import HierarchyObject
 from spatten.golden import IntArray
 from spatten.golden.progressive import msb_scores, recompute_excess, recomputed_scores
 from spatten.golden.softmax import exponentials, is_flat, normalise
-from spatten.hw.datapath.progressive import Kind, Progressive, pass_beat, row_header, slot_shape
+from spatten.hw.datapath.progressive import Kind, Progressive, pass_beat, row_header
 from spatten.hw.datapath.softmax import decision, prob_beat, scaled_scores
+from spatten.hw.lib.logic import index_shape
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.records import record
 from spatten.sim.verify.stream import Bench, StreamDriver, StreamMonitor
@@ -148,7 +149,7 @@ class Array:
         shape = prob_beat(LANES, CONFIG.prob_bits, ROW) if JOINED else scaled_scores(LANES, SCORE_BITS, ROW)
         self.sink = StreamMonitor(self.bench, "o", shape, stall=stall, patient=patient)
         self.again = Collector(self.bench, "o_again", ROW, stall=stall, patient=patient)
-        self.free = Collector(self.bench, "o_free", slot_shape(SLOTS), stall=stall, patient=patient)
+        self.free = Collector(self.bench, "o_free", index_shape(SLOTS), stall=stall, patient=patient)
         self.decisions = None if JOINED else StreamDriver(self.bench, "i_decision", decision(ROW), idle=idle)
         self.bench.agents.append(self)
         self.clear()

@@ -7,8 +7,9 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from spatten.hw import instances
-from spatten.hw.datapath.progressive import Progressive, pass_beat, row_header, slot_shape
+from spatten.hw.datapath.progressive import Progressive, pass_beat, row_header
 from spatten.hw.datapath.softmax import Softmax, prob_beat
+from spatten.hw.lib.logic import index_shape
 from spatten.sim.verify.cosim import seeds
 from spatten.sim.verify.runs.instance import instance_run, sizes
 from spatten.spec.config import Config
@@ -26,7 +27,7 @@ class ProgressiveSoftmax(wiring.Component):
                 "i": In(stream.Signature(pass_beat(lanes, score_bits, slots, header))),
                 "o": Out(stream.Signature(prob_beat(lanes, prob_bits, row))),
                 "o_again": Out(stream.Signature(row)),
-                "o_free": Out(stream.Signature(slot_shape(slots))),
+                "o_free": Out(stream.Signature(index_shape(slots))),
             }
         )
 
