@@ -203,7 +203,7 @@ class Core(wiring.Component):
                 self.qk.i_key.payload,
                 converter.o.payload.header,
                 keys=converter.o.payload.operands,
-                header=converter.o.payload.header.row,
+                header=converter.o.payload.header.scores,
             ),
         ]
         window, converter = self.value_ring.o_read, self.value_converter

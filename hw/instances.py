@@ -98,7 +98,7 @@ def value_ring(config: Config) -> RingBuffer:
 
 def key_converter(config: Config) -> Converter:
     header = key_reader(config).header.members
-    names = ("count", "group", "dim", "last", "row")
+    names = ("count", "group", "dim", "last", "scores")
     return _converter(config, "key", data.StructLayout({name: header[name] for name in names}))
 
 

@@ -119,7 +119,7 @@ def row_layout(config: Config) -> data.StructLayout:
         {
             "slot": slot_shape(config),
             "head": head_shape(config),
-            "row": range(config.tokens_max),
+            "number": range(config.tokens_max),
             "values": index_shape(BLOCKS),
             "accumulate": 1,
             "prune": 1,

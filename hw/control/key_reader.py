@@ -89,7 +89,7 @@ class KeyReader(wiring.Component):
         wiring.connect(m, segments.o, windows.i)
         holds, goes = windows.o.valid, windows.o.ready
         window = windows.o.payload
-        scores = self.o_read.payload.header.row
+        scores = self.o_read.payload.header.scores
         m.d.comb += [
             gate.arrived.eq(self.arrived),
             gate.linear_arrived.eq(self.again_arrived),
@@ -106,7 +106,7 @@ class KeyReader(wiring.Component):
             self.i_row.ready.eq(goes & window.ends_row),
             self.o_read.valid.eq(goes),
             self.o_read.payload.eq(window.request),
-            scores.row.row.eq(self.i_row.payload),
+            scores.row.number.eq(self.i_row.payload),
             self.again_read.eq(goes & window.again_read),
             self.again_done.eq(goes & window.again_done),
             self.again_slot.eq(Mux(goes, window.freed, 0)),

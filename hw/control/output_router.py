@@ -76,7 +76,7 @@ class OutputRouter(wiring.Component):
             self.i.ready.eq(placed.ready & weighted.ready),
             placed.valid.eq(self.i.valid & weighted.ready),
             weighted.valid.eq(self.i.valid & placed.ready),
-            *by_member(placed.payload, beat, row=row.row, head=row.head, heads=job.heads, base=job.output),
+            *by_member(placed.payload, beat, row=row.number, head=row.head, heads=job.heads, base=job.output),
             *by_member(
                 weighted.payload,
                 beat,

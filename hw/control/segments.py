@@ -18,7 +18,7 @@ from spatten.hw.control.format_tables import (
     read_table,
     window_layout,
 )
-from spatten.hw.control.job_slots import head_shape, row_layout
+from spatten.hw.control.job_slots import head_shape, row_layout, slot_shape
 from spatten.hw.datapath.progressive import Kind
 from spatten.hw.lib.logic import index_shape
 from spatten.hw.memory.block_table import entry_shape
@@ -126,7 +126,7 @@ def scale_write(config: Config) -> data.StructLayout:
     return data.StructLayout(
         {
             "enable": 1,
-            "slot": index_shape(config),
+            "slot": slot_shape(config),
             "head": head_shape(config),
             "mantissa": SCALE_MANTISSA_BITS,
             "shift": SCALE_SHIFT_BITS,

@@ -106,6 +106,18 @@ class _Port:
         self._payload = Payload(shape)
         self._four_state = bench.four_state
         self._driven: int | None = None
+        self._keys: dict[tuple[str | int, ...], set[str | int]] = {}
+        for field in self._payload.fields:
+            for depth, key in enumerate(field.path):
+                self._keys.setdefault(field.path[:depth], set()).add(key)
+
+    def check_names(self, value: Any, path: tuple[str | int, ...] = ()) -> None:
+        """ValueError if a struct in `value` has a member that the signal does not have."""
+        for key, part in value.items():
+            if key not in self._keys.get(path, ()):
+                raise ValueError(f"{'.'.join(map(str, (self.name, *path)))} has no member {key}")
+            if isinstance(part, Mapping):
+                self.check_names(part, (*path, key))
 
     def _value(self, values: Values) -> Any:
         value: Any = values
@@ -116,6 +128,8 @@ class _Port:
     def _fields(self, value: Any) -> list[tuple[PayloadField, int]]:
         """The fields of the signal that `value` has, and their bits."""
         found = []
+        if isinstance(value, Mapping):
+            self.check_names(value)
         for field in self._payload.fields:
             part = value
             for key in field.path:

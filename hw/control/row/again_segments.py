@@ -97,7 +97,7 @@ class AgainSegments(wiring.Component):
             query.dim.eq(job.head_dim),
             query.again.eq(1),
             query.kept_slot.eq(again.row.slot),
-            query.row.eq(header.row),
+            query.row.eq(header.number),
             key.row.eq(header),
             key.kind.eq(again.row.kind),
             key.kept_slot.eq(again.row.slot),

@@ -141,7 +141,7 @@ class KeyWindows(wiring.Component):
         ends_group = equals(self._done_after & (lanes - 1), 0) if lanes > 1 else Const(1)
         frees = self._ends & segment.linear & equals(segment.kind, Kind.SINGLE)
         request = window.request
-        beat, scores = request.header, request.header.row
+        beat, scores = request.header, request.header.scores
         with m.If(self.begins):
             m.d.sync += [
                 request.sector.eq(walker.sector),

@@ -160,7 +160,7 @@ def key_beat(config: Config) -> data.StructLayout:
     group : log2 of the keys of a window that is not the row's last
     dim : code of the head dimension
     last : it is the last beat of the row
-    row : goes with the row's scores
+    scores : goes with the row's scores
     """
     return data.StructLayout(
         {
@@ -169,7 +169,7 @@ def key_beat(config: Config) -> data.StructLayout:
             "group": range(max(ceil_log2(config.softmax_lanes), 1) + 1),
             "dim": DIM_CODE,
             "last": 1,
-            "row": key_header(config),
+            "scores": key_header(config),
         }
     )
 

@@ -38,7 +38,7 @@ def wanted_segment(job: Job, row: dict[str, Any]) -> dict[str, Any]:
             "dim": HEAD_DIMS.index(job.head_dim),
             "again": 1,
             "kept_slot": kept_slot,
-            "row": header["row"],
+            "row": header["number"],
         },
         "key": {
             "row": header,

@@ -102,9 +102,9 @@ class Reads(Twin):
             self.saw("no place", self.number is not None and has_keys and not has_place)
         wanted |= {"i_row": {"ready": 0}, "o_read": {"valid": self.goes}}
         if self.goes and window is not None:
-            scores = window["request"]["header"]["row"]
-            scores = {**scores, "row": {**scores["row"], "row": self.number}}
-            header = {**window["request"]["header"], "row": scores}
+            scores = window["request"]["header"]["scores"]
+            scores = {**scores, "row": {**scores["row"], "number": self.number}}
+            header = {**window["request"]["header"], "scores": scores}
             wanted["o_read"]["payload"] = {**window["request"], "header": header}
             wanted |= {
                 "i_row": {"ready": window["ends_row"]},

@@ -86,7 +86,7 @@ def any_segment(source: random.Random) -> tuple[dict[str, Any], list[dict[str, A
                                 "group": record["log_keys"],
                                 "dim": segment["dim"],
                                 "last": ends_row,
-                                "row": scores,
+                                "scores": scores,
                             },
                         },
                         "entry": segment["entry"],

@@ -37,7 +37,7 @@ def marked_row(source: random.Random, slot: int, ids: list[int]) -> tuple[list[B
     row = {
         "slot": slot,
         "head": source.randrange(CONFIG.heads_max),
-        "row": source.randrange(TOKENS),
+        "number": source.randrange(TOKENS),
         "values": source.randrange(8),
         "accumulate": source.randrange(2),
         "prune": 1,

@@ -49,7 +49,7 @@ class Fork(Twin):
         job = self.jobs[row["slot"]]
         placed = {
             **{name: beat[name] for name in ("lanes", "part", "dim")},
-            **{"row": row["row"], "head": row["head"], "heads": job["heads"], "base": job["output"]},
+            **{"row": row["number"], "head": row["head"], "heads": job["heads"], "base": job["output"]},
         }
         weighted = {
             **{name: beat[name] for name in ("lanes", "last")},
