@@ -17,7 +17,7 @@ from spatten.hw.lib.logic import equals
 from spatten.hw.memory.address_generator import BANKS, KEY, QUERY, VALUE, goes_to
 from spatten.hw.memory.axi import sector_write
 from spatten.spec.config import Config
-from spatten.spec.constants import KEPT_SLOTS
+from spatten.spec.constants import STASH_SLOTS
 
 __all__ = ["Core"]
 
@@ -242,7 +242,7 @@ class Core(wiring.Component):
             qk.o,
             self.progressive.i,
             kind=row.kind,
-            slot=row.kept_slot,
+            slot=row.stash_slot,
             mantissa=row.mantissa,
             shift=row.shift,
             flat_limit=row.flat_limit,
@@ -251,17 +251,17 @@ class Core(wiring.Component):
         connect(m, self.progressive.o, self.softmax.i)
 
     def _flat_rows(self, m: Module) -> None:
-        """What softmax decides of a first pass: a flat row is computed again, and a place for kept scores is free."""
+        """What softmax decides of a first pass: a flat row is computed again, and a stash slot is free."""
         progressive, decision, again = self.progressive, self.softmax.o_decision, self.progressive.o_again
         wiring.connect(m, decision, progressive.i_decision)
         wiring.connect(m, again, self.planner.i_again)
-        is_unkept = equals(decision.payload.header.kind, Kind.FIRST_UNKEPT) & ~decision.payload.flat
-        first_slot = Const(1, KEPT_SLOTS)
+        is_unstashed = equals(decision.payload.header.kind, Kind.FIRST_UNSTASHED) & ~decision.payload.flat
+        first_slot = Const(1, STASH_SLOTS)
         m.d.comb += [
             progressive.o_free.ready.eq(1),
             self.row_control.freed.eq(
                 Mux(progressive.o_free.valid, first_slot << progressive.o_free.payload, 0)
-                | Mux(decision.valid & decision.ready & is_unkept, first_slot << decision.payload.header.slot, 0)
+                | Mux(decision.valid & decision.ready & is_unstashed, first_slot << decision.payload.header.slot, 0)
                 | self.key_reader.again_slot
             ),
             self.jobs.recomputed.valid.eq(again.valid & again.ready),
@@ -278,7 +278,7 @@ class Core(wiring.Component):
         connect(m, self.widen.o, self.value_topk.i)
         connect(m, self.value_topk.o, local.i)
         connect(m, local.o_ids, self.planner.i_kept)
-        connect(m, local.o_kept, self.value_reader.i_kept)
+        connect(m, local.o_pruned, self.value_reader.i_pruned)
         m.d.comb += [
             tokens.i_probs.valid.eq(router.o_importance.valid),
             tokens.i_probs.payload.eq(router.o_importance.payload),
@@ -298,7 +298,7 @@ class Core(wiring.Component):
         jobs, planner, reader, pv = self.jobs, self.planner, self.value_reader, self.pv
         router, packer, merger = self.output_router, self.packer, self.write_merger
         connect = wiring.connect
-        connect(m, planner.o_kept, reader.i_block)
+        connect(m, planner.o_pruned, reader.i_block)
         connect(m, reader.o_prob, pv.i_prob)
         connect(m, pv.o, router.i)
         connect(m, router.o_placed, packer.i)

@@ -48,7 +48,7 @@ from spatten.hw.memory.axi_writer import AxiWriter
 from spatten.hw.memory.fetch import Fetch
 from spatten.hw.memory.ring_buffer import RingBuffer
 from spatten.spec.config import Config
-from spatten.spec.constants import AXI_ADDRESS_BITS, KEPT_SLOTS, OUTSTANDING
+from spatten.spec.constants import AXI_ADDRESS_BITS, OUTSTANDING, STASH_SLOTS
 from spatten.spec.row_format import BANKS, key_ring_sectors, lsb_sectors, value_ring_sectors
 
 SPARE_SCORES = 6
@@ -135,7 +135,7 @@ def progressive(config: Config) -> Progressive:
         lanes=config.softmax_lanes,
         score_bits=config.score_bits,
         row_max=config.tokens_max,
-        slots=KEPT_SLOTS,
+        slots=STASH_SLOTS,
         header=row_layout(config),
     )
 
@@ -146,7 +146,7 @@ def softmax(config: Config) -> Softmax:
         score_bits=config.score_bits,
         prob_bits=config.prob_bits,
         row_max=config.tokens_max,
-        header=row_header(KEPT_SLOTS, row_layout(config)),
+        header=row_header(STASH_SLOTS, row_layout(config)),
     )
 
 

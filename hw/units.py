@@ -86,7 +86,7 @@ _UNITS = (
     ),
     Unit(
         name="progressive",
-        what="keeps the scores of a first pass, and asks for the LSBs of flat rows",
+        what="stashes the scores of a first pass, and asks for the LSBs of flat rows",
         rate="softmax_lanes scores per cycle",
         block="rest",
         make=instances.progressive,

@@ -5,11 +5,11 @@ __all__ = [
     "BLOCKS",
     "FLAT_LIMIT_BITS",
     "FLAT_LIMIT_FRACTION",
-    "KEPT_SLOTS",
     "OUTSTANDING",
     "PAGE_BITS",
     "PAGE_BYTES",
     "SCALE_SHIFT_BITS",
+    "STASH_SLOTS",
 ]
 
 AXI_ADDRESS_BITS = 40
@@ -22,8 +22,8 @@ OUTSTANDING = 128
 """Most sectors that a channel has been asked for and has not delivered yet."""
 BLOCKS = 16
 """Blocks that a ring buffer holds at a time."""
-KEPT_SLOTS = 4
-"""Rows whose scores and query are kept until it is known whether they need their LSBs."""
+STASH_SLOTS = 4
+"""Rows whose scores and query are stashed until it is known whether they need their LSBs."""
 SCALE_SHIFT_BITS = 6
 """Width of a score scale's shift."""
 FLAT_LIMIT_BITS = 16

@@ -17,7 +17,7 @@ from spatten.hw.control.segments import key_segment
 from spatten.hw.control.window_walker import ArrivalGate
 from spatten.hw.lib.unstalled import unstalled
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS, KEPT_SLOTS
+from spatten.spec.constants import BLOCKS, STASH_SLOTS
 
 __all__ = ["KeyReader"]
 
@@ -47,7 +47,7 @@ class KeyReader(wiring.Component):
     o_read : to the key ring, a `hw.memory.ring_buffer.window_request` whose header is a `key_beat`
     used : out, `block_event`: a block has been read for the last time
     again_read, again_done : out, a group of keys of a row that is computed again has been read; all of its keys have
-    again_slot : out, a bit for each kept slot: it is free, since a row of kind SINGLE that was computed again has been
+    again_slot : out, a bit for each stash slot: it is free, since a row of kind SINGLE that was computed again has been
         read
     waits : out, a row waits for its keys or its query
 
@@ -73,7 +73,7 @@ class KeyReader(wiring.Component):
                 "used": Out(block_event()),
                 "again_read": Out(1),
                 "again_done": Out(1),
-                "again_slot": Out(KEPT_SLOTS),
+                "again_slot": Out(STASH_SLOTS),
                 "waits": Out(1),
             }
         )

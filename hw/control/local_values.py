@@ -40,7 +40,7 @@ class LocalValues(wiring.Component):
     list_busy : in, a live list is being written in this cycle, so none can be read
     dense : in, for each job in flight whether its live tokens are dense
     o_ids : stream of `hw.control.plan.plan_layouts.kept_ids`, by way of a queue that holds two whole rows
-    o_kept : stream of `hw.control.value_reader.pruned_row`
+    o_pruned : stream of `hw.control.value_reader.pruned_row`
 
     A beat waits while a live list is written. Latency: 1 cycle, that of `hw.lib.packer.Compactor`, and for `o_ids` that
     of a queue. Throughput: a beat per cycle. A packed beat leaves in the cycle in which the value reader takes its
@@ -61,7 +61,7 @@ class LocalValues(wiring.Component):
                 "list_busy": In(1),
                 "dense": In(config.jobs_in_flight),
                 "o_ids": Out(stream.Signature(kept_ids(config))),
-                "o_kept": Out(stream.Signature(pruned_row(config))),
+                "o_pruned": Out(stream.Signature(pruned_row(config))),
             }
         )
 
@@ -72,7 +72,7 @@ class LocalValues(wiring.Component):
         m.submodules.kept_ids = queue = Fifo(shape=kept_ids(config), depth=2 * groups_max(config))
         wiring.connect(m, queue.o, wiring.flipped(self.o_ids))
         self._identify(m, compactor)
-        packed, kept = compactor.o, self.o_kept
+        packed, kept = compactor.o, self.o_pruned
         lanes = [packed.payload.lanes[lane] for lane in range(config.topk_lanes)]
         row = packed.payload.header
         m.d.comb += [

@@ -110,9 +110,9 @@ class Planner(wiring.Component):
         the next cycle and until the next read
     i_members : stream of `members_request`: rows of a bitmap or a saved state for the query ring; o_members : stream of
         `ring_grant`, the block for them
-    i_kept : stream of `kept_ids`; o_kept : stream of entries, the value block of each pruned row, in order
+    i_kept : stream of `kept_ids`; o_pruned : stream of entries, the value block of each pruned row, in order
     o_query, o_key : streams of `ring_grant`, the next block; o_value : stream of entries. Whoever takes these, or those
-        of `o_members` and `o_kept`, stays ready until a block comes: issuers take it in the same cycle
+        of `o_members` and `o_pruned`, stays ready until a block comes: issuers take it in the same cycle
     i_again : stream of `flat_row`; o_again : stream of `again_segment`, when its keys have begun to come
     again_read, again_done : in, a group of that row's keys has been read; all of its keys have
     again_arrived : out, how many groups of that row's keys have arrived
@@ -147,7 +147,7 @@ class Planner(wiring.Component):
                 "i_members": In(stream.Signature(members_request(config))),
                 "o_members": Out(stream.Signature(ring_grant(config, QUERY))),
                 "i_kept": In(stream.Signature(kept_ids(config))),
-                "o_kept": Out(stream.Signature(entry)),
+                "o_pruned": Out(stream.Signature(entry)),
                 "i_again": In(stream.Signature(flat_row(config))),
                 "o_again": Out(stream.Signature(again_segment(config))),
                 "again_read": In(1),
@@ -259,7 +259,7 @@ class Planner(wiring.Component):
         wiring.connect(m, queries.o_query, wiring.flipped(self.o_query))
         wiring.connect(m, keys.o_key, wiring.flipped(self.o_key))
         wiring.connect(m, values.o_value, wiring.flipped(self.o_value))
-        wiring.connect(m, values.o_kept, wiring.flipped(self.o_kept))
+        wiring.connect(m, values.o_pruned, wiring.flipped(self.o_pruned))
         # Kept ids make a block first; the issuer of values takes them, group by group, when that has its space.
         kept, kept_taken = self.i_kept, issuers[VALUE].kept_taken
         m.d.comb += [

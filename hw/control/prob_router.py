@@ -17,7 +17,7 @@ from spatten.hw.datapath.softmax import prob_beat
 from spatten.hw.lib.connections import by_member
 from spatten.hw.lib.logic import select
 from spatten.spec.config import Config
-from spatten.spec.constants import KEPT_SLOTS
+from spatten.spec.constants import STASH_SLOTS
 
 __all__ = ["ProbRouter"]
 
@@ -50,7 +50,7 @@ class ProbRouter(wiring.Component):
         importance = wiring.Signature({"valid": Out(1), "payload": Out(layouts(config).probs)})
         super().__init__(
             {
-                "i": In(stream.Signature(prob_beat(lanes, bits, row_header(KEPT_SLOTS, row)))),
+                "i": In(stream.Signature(prob_beat(lanes, bits, row_header(STASH_SLOTS, row)))),
                 "keep_values": In(data.ArrayLayout(range(config.tokens_max + 1), config.jobs_in_flight)),
                 "o_all": Out(stream.Signature(prob_row(config))),
                 "o_topk": Out(stream.Signature(candidate_beat(bits, lanes, config.tokens_max, row))),

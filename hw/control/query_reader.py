@@ -40,7 +40,7 @@ class QueryReader(wiring.Component):
 
         QueryWindows -> query ring -> Converter -> QueryStore -> queue of queries
              |                                         ^
-             +-----------------------------------------+ kept queries
+             +-----------------------------------------+ stashed queries
              +-> RowNumbers
 
     Parameters
@@ -117,7 +117,7 @@ class QueryReader(wiring.Component):
             converter.i.payload.header.eq(window.header),
             store.i.valid.eq(converter.o.valid),
             store.i.payload.eq(converter.o.payload),
-            store.kept.eq(windows.kept),
+            store.stashed.eq(windows.stashed),
             queries.i.valid.eq(store.o.valid),
             queries.i.payload.eq(store.o.payload),
             self.o.valid.eq(queries.o.valid),

@@ -13,15 +13,15 @@ from spatten.hw.control.plan.plan_layouts import again_segment
 from spatten.hw.control.row.again_segments import AgainSegments
 from spatten.hw.control.row.chunk_blocks import ChunkBlocks
 from spatten.hw.control.row.chunk_walker import ChunkWalker
-from spatten.hw.control.row.kept_slots import KeptSlots
 from spatten.hw.control.row.row_layouts import row_segment
 from spatten.hw.control.row.score_scales import ScoreScales
+from spatten.hw.control.row.stash_slots import StashSlots
 from spatten.hw.control.segments import key_segment, query_segment, scale_write
 from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.fifo import SkidBuffer
 from spatten.hw.memory.block_table import entry_shape, granted_block
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS, KEPT_SLOTS
+from spatten.spec.constants import BLOCKS, STASH_SLOTS
 from spatten.spec.row_format import key_ring_sectors, query_ring_sectors
 
 __all__ = ["RowControl"]
@@ -33,13 +33,13 @@ class RowControl(wiring.Component):
     A segment, the rows of a chunk with the keys of their head, goes to both readers once its query, key and value
     blocks have their space: from then on no later segment can keep it from being finished. A row that is computed again
     goes before all segments that wait, as soon as its keys have begun to come. A row that may have to be computed again
-    goes only when there is a place for its scores and its query, a *kept slot*.
+    goes only when there is a place for its scores and its query, a *stash slot*.
 
     It is joined of components in hw/control/row:
 
         ChunkWalker --------------------+
         ChunkBlocks: blocks of a chunk -+-> a segment --+-> both readers
-        KeptSlots: a place for it ------+               |
+        StashSlots: a place for it ------+               |
         AgainSegments --------------------> a segment --+
         ScoreScales: of the heads of both
 
@@ -54,10 +54,10 @@ class RowControl(wiring.Component):
         `started` counts the job, at the latest
     i_query, i_key, i_value : streams, the next block of each ring
     i_again : stream of `again_segment`
-    freed : in, a bit for each kept slot: the slot is free again
+    freed : in, a bit for each stash slot: the slot is free again
     o_query, o_key : streams of `query_segment` and `key_segment`, through skid buffers; each gets every segment
 
-    It assumes of its neighbours, and asserts in simulation, that a kept slot is freed only while it is taken, and that
+    It assumes of its neighbours, and asserts in simulation, that a stash slot is freed only while it is taken, and that
     a row which comes again has a slot that is.
 
     Throughput: a segment per cycle within a head.
@@ -76,7 +76,7 @@ class RowControl(wiring.Component):
                 "i_key": In(stream.Signature(granted_block(sectors=key_ring_sectors(config), entries=BLOCKS))),
                 "i_value": In(stream.Signature(entry_shape(BLOCKS))),
                 "i_again": In(stream.Signature(again_segment(config))),
-                "freed": In(KEPT_SLOTS),
+                "freed": In(STASH_SLOTS),
                 "o_query": Out(stream.Signature(query_segment(config))),
                 "o_key": Out(stream.Signature(key_segment(config))),
             }
@@ -87,7 +87,7 @@ class RowControl(wiring.Component):
         config = self.config
         m.submodules.walker = walker = ChunkWalker(config=config)
         m.submodules.blocks = blocks = ChunkBlocks(config=config)
-        m.submodules.kept_slots = kept_slots = KeptSlots()
+        m.submodules.stash_slots = stash_slots = StashSlots()
         m.submodules.again_segments = again = AgainSegments(config=config)
         m.submodules.scales = scales = ScoreScales(config=config)
         wiring.connect(m, walker.read, scales.walk)
@@ -107,7 +107,7 @@ class RowControl(wiring.Component):
             has_room.eq(query_out.i.ready & key_out.i.ready),
             goes_again.eq(again.o.valid & has_room),
             blocks.wanted.eq(walker.o.valid & has_room & ~again.o.valid),
-            goes.eq(blocks.are_there & (kept_slots.has_free | ~chunk.keeps)),
+            goes.eq(blocks.are_there & (stash_slots.has_free | ~chunk.stashes)),
             walker.slots.eq(self.slots),
             walker.started.eq(self.started),
             scales.scale.eq(self.scale),
@@ -117,14 +117,14 @@ class RowControl(wiring.Component):
             blocks.begins_values.eq(chunk.begins_values),
             blocks.prunes.eq(chunk.prune),
             blocks.takes.eq(goes),
-            kept_slots.takes.eq(goes & chunk.keeps),
-            kept_slots.freed.eq(self.freed),
+            stash_slots.takes.eq(goes & chunk.stashes),
+            stash_slots.freed.eq(self.freed),
             again.slots.eq(self.slots),
             again.scale.eq(scales.o),
             again.o.ready.eq(goes_again),
         ]
         segment = Signal(row_segment(config))
-        self._set_segment(m, segment, chunk, blocks, kept_slots)
+        self._set_segment(m, segment, chunk, blocks, stash_slots)
         query, key = again.o.payload.query, again.o.payload.key
         m.d.comb += [
             query_out.i.valid.eq(goes | goes_again),
@@ -133,13 +133,13 @@ class RowControl(wiring.Component):
             key_out.i.payload.eq(Mux(again.o.valid, Value.cast(key), Value.cast(segment.key))),
         ]
         if asserts(platform):
-            is_taken = kept_slots.taken.bit_select(key.kept_slot, 1)
+            is_taken = stash_slots.taken.bit_select(key.stash_slot, 1)
             m.d.sync += Assert(
-                ResetSignal() | ~again.o.valid | is_taken, "a row is computed again whose kept slot is free\n"
+                ResetSignal() | ~again.o.valid | is_taken, "a row is computed again whose stash slot is free\n"
             )
         return m
 
-    def _set_segment(self, m: Module, segment: Any, chunk: Any, blocks: ChunkBlocks, kept_slots: KeptSlots) -> None:
+    def _set_segment(self, m: Module, segment: Any, chunk: Any, blocks: ChunkBlocks, stash_slots: StashSlots) -> None:
         """The segment of a chunk."""
         query, key = segment.query, segment.key
         m.d.comb += [
@@ -149,8 +149,8 @@ class RowControl(wiring.Component):
             query.dim.eq(chunk.dim),
             query.bits.eq(chunk.query_bits),
             query.second.eq(chunk.query_second),
-            query.keeps.eq(chunk.keeps),
-            query.kept_slot.eq(kept_slots.slot),
+            query.stashes.eq(chunk.stashes),
+            query.stash_slot.eq(stash_slots.slot),
             query.offset.eq(chunk.offset),
             key.row.slot.eq(chunk.slot),
             key.row.head.eq(chunk.head),
@@ -158,7 +158,7 @@ class RowControl(wiring.Component):
             key.row.accumulate.eq(chunk.accumulate),
             key.row.prune.eq(chunk.prune),
             key.kind.eq(chunk.kind),
-            key.kept_slot.eq(kept_slots.slot),
+            key.stash_slot.eq(stash_slots.slot),
             key.entry.eq(blocks.key.entry),
             key.base.eq(blocks.key.base),
             key.ends_block.eq(chunk.ends_keys),

@@ -23,7 +23,7 @@ from spatten.hw.datapath.progressive import Kind
 from spatten.hw.lib.logic import index_shape
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import SCALE_MANTISSA_BITS, Config
-from spatten.spec.constants import BLOCKS, FLAT_LIMIT_BITS, KEPT_SLOTS, SCALE_SHIFT_BITS
+from spatten.spec.constants import BLOCKS, FLAT_LIMIT_BITS, SCALE_SHIFT_BITS, STASH_SLOTS
 from spatten.spec.row_format import SECTORS_MAX, key_ring_sectors, lsb_sectors, query_ring_sectors
 
 __all__ = [
@@ -39,15 +39,15 @@ __all__ = [
 
 
 def query_segment(config: Config) -> data.StructLayout:
-    """The queries of a segment: where the rows of a chunk lie, in what format; or which kept query is used again.
+    """The queries of a segment: where the rows of a chunk lie, in what format; or which stashed query is used again.
 
     entry, base : their block in the query ring, and the sector where it begins
     rows : how many there are, at least 1
     dim, bits : codes of the head dimension and of a code's bits (`hw.control.format_tables`)
     second : of the two heads that share a row of the plane they are the second
-    keeps, kept_slot : the query (`rows` is 1) is to be kept in that slot as well
+    stashes, stash_slot : the query (`rows` is 1) is to be stashed in that slot as well
     offset : what is to be subtracted of a token's id to get the number of its row
-    again, row : the query is the one in `kept_slot`, and the number of its row; nothing else counts then
+    again, row : the query is the one in `stash_slot`, and the number of its row; nothing else counts then
     """
     return data.StructLayout(
         {
@@ -57,9 +57,9 @@ def query_segment(config: Config) -> data.StructLayout:
             "dim": DIM_CODE,
             "bits": BITS_CODE,
             "second": 1,
-            "keeps": 1,
+            "stashes": 1,
             "again": 1,
-            "kept_slot": index_shape(KEPT_SLOTS),
+            "stash_slot": index_shape(STASH_SLOTS),
             "offset": range(config.tokens_max),
             "row": range(config.tokens_max),
         }
@@ -69,8 +69,8 @@ def query_segment(config: Config) -> data.StructLayout:
 def key_segment(config: Config) -> data.StructLayout:
     """The keys of a segment, which all its rows read: where they lie, in what format; and what goes with the scores.
 
-    row, kind, kept_slot, mantissa, shift, flat_limit : go to softmax with each row's scores (`key_header`); the readers
-        put the row's number in place of that in `row`
+    row, kind, stash_slot, mantissa, shift, flat_limit : go to softmax with each row's scores (`key_header`); the
+        readers put the row's number in place of that in `row`
     entry, base : their block in the key ring, and the sector where it begins
     linear, limit : they lie behind the ring instead, from sector `base` on, and what would lie at sector `limit` lies
         at `base`
@@ -86,7 +86,7 @@ def key_segment(config: Config) -> data.StructLayout:
         {
             "row": row_layout(config),
             "kind": Shape.cast(Kind),
-            "kept_slot": index_shape(KEPT_SLOTS),
+            "stash_slot": index_shape(STASH_SLOTS),
             "entry": entry_shape(BLOCKS),
             "base": range(sectors),
             "linear": 1,
@@ -113,7 +113,7 @@ def key_header(config: Config) -> data.StructLayout:
         {
             "row": row_layout(config),
             "kind": Shape.cast(Kind),
-            "kept_slot": index_shape(KEPT_SLOTS),
+            "stash_slot": index_shape(STASH_SLOTS),
             "mantissa": SCALE_MANTISSA_BITS,
             "shift": SCALE_SHIFT_BITS,
             "flat_limit": FLAT_LIMIT_BITS,

@@ -49,7 +49,7 @@ class ValueReader(wiring.Component):
     It is joined of components in hw/control/row, and of the `ArrivalGate` of hw/control/window_walker.py:
 
         i ------> RowQueue --------------------+-> ValueRows: which is next? -> ValueWindows -> ArrivalGate, Credits
-        i_kept -> RowQueue -> BeatSplitter ----+   i_block --^                       ^
+        i_pruned -> RowQueue -> BeatSplitter ----+   i_block --^                       ^
                                                +------- beats of probabilities ------+
 
     Parameters
@@ -61,8 +61,8 @@ class ValueReader(wiring.Component):
     Ports
     -----
     slots : in, described at `hw.control.planner.Planner`
-    i : stream of `prob_row`; i_kept : stream of `pruned_row`, the pruned rows
-    i_block : stream of entries, the value block of each row of `i_kept`
+    i : stream of `prob_row`; i_pruned : stream of `pruned_row`, the pruned rows
+    i_block : stream of entries, the value block of each row of `i_pruned`
     arrived, bases : in, for each value block how many of its row groups are there, and where it begins
     left : in, an output beat has left the array
     o_read : to the value ring, a `hw.memory.ring_buffer.window_request` with the part for the converter as header
@@ -87,7 +87,7 @@ class ValueReader(wiring.Component):
             {
                 "slots": In(data.ArrayLayout(slot_layout(config), config.jobs_in_flight)),
                 "i": In(stream.Signature(prob_row(config))),
-                "i_kept": In(stream.Signature(pruned_row(config))),
+                "i_pruned": In(stream.Signature(pruned_row(config))),
                 "i_block": In(stream.Signature(entry)),
                 "arrived": In(data.ArrayLayout(groups_shape(config), BLOCKS)),
                 "bases": In(data.ArrayLayout(range(value_ring_sectors(config)), BLOCKS)),
@@ -114,7 +114,7 @@ class ValueReader(wiring.Component):
         connect(m, whole_queue.o_row, rows.i)
         connect(m, whole_queue.o_beat, next_beat.i)
         connect(m, next_beat.o, windows.i_beat)
-        connect(m, wiring.flipped(self.i_kept), pruned_queue.i)
+        connect(m, wiring.flipped(self.i_pruned), pruned_queue.i)
         connect(m, pruned_queue.o_row, rows.i_pruned)
         connect(m, pruned_queue.o_beat, splitter.i)
         connect(m, splitter.o, windows.i_pruned_beat)

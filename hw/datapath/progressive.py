@@ -1,4 +1,4 @@
-"""Progressive quantization: keeps the scores of K's MSBs, and adds those of its LSBs where a row turns out flat."""
+"""Progressive quantization: stashes the scores of K's MSBs, and adds those of its LSBs where a row turns out flat."""
 
 from enum import IntEnum
 from typing import Any
@@ -26,10 +26,10 @@ class Kind(IntEnum):
     SINGLE = 0
     """The only pass, or a second one that starts from scratch: final scores."""
     FIRST = 1
-    """On the MSB plane; the scores are kept, in case the row is flat."""
+    """On the MSB plane; the scores are stashed, in case the row is flat."""
     SECOND = 2
-    """On the LSB plane, of a row whose first pass was kept: final scores are 16 x kept + these."""
-    FIRST_UNKEPT = 3
+    """On the LSB plane, of a row whose first pass was stashed: final scores are 16 x stashed + these."""
+    FIRST_UNSTASHED = 3
     """On the MSB plane, where MSB and LSB do not fit an operand: a flat row is computed from scratch."""
 
 
@@ -62,13 +62,13 @@ def pass_beat(lanes: int, score_bits: int, slots: int, header: ShapeLike) -> dat
 class Progressive(wiring.Component):
     """Stands between the Q x K array and softmax, and asks for a second pass over the rows that softmax finds flat.
 
-    A first pass goes to softmax as it comes, in units of 16, and its scores are kept in the row's slot. Softmax
+    A first pass goes to softmax as it comes, in units of 16, and its scores are stashed in the row's slot. Softmax
     decides from the sum of its exponentials. A row that is not flat has its probabilities, and its slot is free. A
     flat row is announced on `o_again`; the array then multiplies Q with the LSB plane, and these scores, arriving as a
-    SECOND pass, are added to 16 x the kept ones: s = 16 q.k_msb + q.k_lsb = q.k, exactly, without fetching or
+    SECOND pass, are added to 16 x the stashed ones: s = 16 q.k_msb + q.k_lsb = q.k, exactly, without fetching or
     multiplying any MSB twice. No other row waits meanwhile: a row computed again is simply later than its neighbours.
 
-    Where MSB and LSB together exceed an operand, rows come as FIRST_UNKEPT, and a flat one comes back as SINGLE.
+    Where MSB and LSB together exceed an operand, rows come as FIRST_UNSTASHED, and a flat one comes back as SINGLE.
 
     **Slots** belong to the sender of rows: it gives a first pass a free slot, sends the second pass with the same slot,
     and may give the slot away again when the slot appears on `o_free`. This unit does not know which slots are taken,
@@ -77,8 +77,8 @@ class Progressive(wiring.Component):
     first. For the same reason `o_again` and `o_free` must be taken without waiting for `i`.
 
     **Widths.** |q.k| <= D x 2**(2B-2) = 2**(score_bits - 2) for operands of B bits (docs/numerics.md section 4).
-    Scores are kept where k = 16 k_msb + k_lsb fits B bits; so |16 q.k_msb| has the same bound, since 16 k_msb is such
-    an operand, and so has the sum, which is q.k. Kept scores therefore need `score_bits` - 4 bits.
+    Scores are stashed where k = 16 k_msb + k_lsb fits B bits; so |16 q.k_msb| has the same bound, since 16 k_msb is
+    such an operand, and so has the sum, which is q.k. Stashed scores therefore need `score_bits` - 4 bits.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Progressive(wiring.Component):
     row_max : int
         Most keys of a row, 2 to 1024.
     slots : int
-        Rows whose scores can be kept at the same time: 1, 2 or 4.
+        Rows whose scores can be stashed at the same time: 1, 2 or 4.
     header : shape-like
         Shape of what travels with a row, at least 1 bit wide.
 
@@ -107,7 +107,7 @@ class Progressive(wiring.Component):
     order, and one decision per cycle. Back-pressure leaves no bubbles behind; `i.ready` depends on `o.ready` through
     three gates.
 
-    Kept scores: one `Ram` of `slots` x ceil(row_max / P) beats (the latter rounded up to a power of two for all
+    Stashed scores: one `Ram` of `slots` x ceil(row_max / P) beats (the latter rounded up to a power of two for all
     slots but the last). A beat is written when it enters, or read; never both, so no collision.
 
     Source: SpAtten (HPCA 2021) section III-D.
@@ -168,9 +168,9 @@ class Progressive(wiring.Component):
         beat = self.i.payload
         beats = -(-self.row_max // self.lanes)
         stride_bits = max(1, ceil_log2(beats))
-        kept_bits = self.score_bits - LSB_BITS
-        m.submodules.kept = kept = Ram(
-            shape=data.ArrayLayout(signed(kept_bits), self.lanes),
+        stash_bits = self.score_bits - LSB_BITS
+        m.submodules.stash = stash = Ram(
+            shape=data.ArrayLayout(signed(stash_bits), self.lanes),
             depth=max(2, ((self.slots - 1) << stride_bits) + beats),
         )
         stages = elastic_stages(m, self.i.valid, self.o.ready, self.delay)
@@ -185,13 +185,13 @@ class Progressive(wiring.Component):
         is_second = Signal()
         m.d.comb += [
             is_second.eq(beat.kind == Kind.SECOND),
-            kept.write_enable.eq(takes & (beat.kind == Kind.FIRST)),
-            kept.write_address.eq(address),
-            kept.read_enable.eq(takes & is_second),
-            kept.read_address.eq(address),
+            stash.write_enable.eq(takes & (beat.kind == Kind.FIRST)),
+            stash.write_address.eq(address),
+            stash.read_enable.eq(takes & is_second),
+            stash.read_address.eq(address),
         ]
         for lane in range(self.lanes):
-            m.d.comb += kept.write_data[lane].eq(beat.scores[lane][:kept_bits])
+            m.d.comb += stash.write_data[lane].eq(beat.scores[lane][:stash_bits])
 
         entered = Signal.like(beat, name="entered", reset_less=True)
         entered_second = Signal(reset_less=True)
@@ -200,19 +200,19 @@ class Progressive(wiring.Component):
 
         # The memory's word goes into registers first, since an adder right behind the memory would take too long.
         fetched = Signal.like(beat, name="fetched", reset_less=True)
-        fetched_kept = Signal(data.ArrayLayout(signed(kept_bits), self.lanes), reset_less=True)
+        fetched_stash = Signal(data.ArrayLayout(signed(stash_bits), self.lanes), reset_less=True)
         with m.If(stages[1].ready):
             m.d.sync += Value.cast(fetched).eq(Value.cast(entered))
-            m.d.sync += Value.cast(fetched_kept).eq(Mux(entered_second, Value.cast(kept.read_data), 0))
+            m.d.sync += Value.cast(fetched_stash).eq(Mux(entered_second, Value.cast(stash.read_data), 0))
 
         row = Signal.like(self.o.payload, name="row", reset_less=True)
         with m.If(stages[2].ready):
             for lane in range(self.lanes):
-                m.d.sync += row.scores[lane].eq(fetched.scores[lane] + (fetched_kept[lane] << LSB_BITS))
+                m.d.sync += row.scores[lane].eq(fetched.scores[lane] + (fetched_stash[lane] << LSB_BITS))
             for name in ("count", "last", "mantissa", "shift", "flat_limit"):
                 m.d.sync += row[name].eq(fetched[name])
             m.d.sync += [
-                row.progressive.eq((fetched.kind == Kind.FIRST) | (fetched.kind == Kind.FIRST_UNKEPT)),
+                row.progressive.eq((fetched.kind == Kind.FIRST) | (fetched.kind == Kind.FIRST_UNSTASHED)),
                 row.header.kind.eq(fetched.kind),
                 row.header.slot.eq(fetched.slot),
                 Value.cast(row.header.header).eq(Value.cast(fetched.header)),
@@ -223,13 +223,13 @@ class Progressive(wiring.Component):
     def _decisions(self, m: Module) -> Value:
         """Connects `i_decision` to `o_again`; returns the slot that a decision frees in this cycle, one-hot."""
         flat, row = self.i_decision.payload.flat, self.i_decision.payload.header
-        is_kept = Signal()
+        is_stashed = Signal()
         m.d.comb += [
-            is_kept.eq(row.kind == Kind.FIRST),
+            is_stashed.eq(row.kind == Kind.FIRST),
             self.o_again.valid.eq(self.i_decision.valid & flat),
             self.i_decision.ready.eq(~flat | self.o_again.ready),
-            self.o_again.payload.kind.eq(Mux(is_kept, Kind.SECOND, Kind.SINGLE)),
+            self.o_again.payload.kind.eq(Mux(is_stashed, Kind.SECOND, Kind.SINGLE)),
             self.o_again.payload.slot.eq(row.slot),
             Value.cast(self.o_again.payload.header).eq(Value.cast(row.header)),
         ]
-        return Mux(self.i_decision.valid & ~flat & is_kept, 1 << row.slot, 0)
+        return Mux(self.i_decision.valid & ~flat & is_stashed, 1 << row.slot, 0)

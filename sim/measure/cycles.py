@@ -35,7 +35,7 @@ from spatten.sim.measure.benchmarks import (
     QUEUED_SHARE,
 )
 from spatten.spec.config import LSB_BITS, PAPER, SECTOR_BYTES, Config
-from spatten.spec.constants import KEPT_SLOTS, OUTSTANDING
+from spatten.spec.constants import OUTSTANDING, STASH_SLOTS
 from spatten.spec.job import Mode
 from spatten.spec.row_format import (
     heads_per_row,
@@ -99,7 +99,7 @@ class Queues:
     """Beats of probabilities that may wait for V."""
     write_queue: int = 16
     """Sectors waiting in each channel's write queue."""
-    kept_scores: int = KEPT_SLOTS
+    kept_scores: int = STASH_SLOTS
     """Rows whose scores wait for their LSBs."""
 
 

@@ -14,7 +14,7 @@ from spatten.hw.datapath.progressive import row_header
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE, row_group
 from spatten.hw.memory.block_table import block_request, entry_shape, granted_block
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS, KEPT_SLOTS
+from spatten.spec.constants import BLOCKS, STASH_SLOTS
 from spatten.spec.row_format import SECTORS_MAX, key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
 
 __all__ = [
@@ -148,7 +148,7 @@ def kept_ids(config: Config) -> data.StructLayout:
 
 def flat_row(config: Config) -> data.StructLayout:
     """A row that softmax has found flat, so that its keys are needed again (`hw.datapath.progressive.row_header`)."""
-    return row_header(KEPT_SLOTS, row_layout(config))
+    return row_header(STASH_SLOTS, row_layout(config))
 
 
 def again_segment(config: Config) -> data.StructLayout:

@@ -19,7 +19,7 @@ __all__ = ["RefetchPlan"]
 
 
 class RefetchPlan(wiring.Component):
-    """The fetches for the keys of a flat row: of their LSB plane, or of both planes if the first scores were not kept.
+    """The fetches for the keys of a flat row: of their LSB plane, or of both planes if no scores were stashed.
 
     Parameters
     ----------

@@ -36,12 +36,12 @@ class ValueWalker(wiring.Component):
     slots, started : in, as of `hw.control.planner.Planner`
     kept_valid, kept, kept_taken : in, as of `hw.control.plan.pruned_walker.PrunedWalker`
     o_request, i_grant : streams of `ring_request` and `ring_grant`, to and from the value ring's block table
-    o_value, o_kept : streams of entries, each block once it has its space: of whole heads, and of pruned rows
+    o_value, o_pruned : streams of entries, each block once it has its space: of whole heads, and of pruned rows
     o : stream of `block_issue`, the same block for its issuer, offered and taken together with one of these
 
-    One request at a time: the table takes no other one before its grant. Whoever takes `o_value` or `o_kept` stays
+    One request at a time: the table takes no other one before its grant. Whoever takes `o_value` or `o_pruned` stays
     ready until a block comes, or `o` would take back its offer. Combinational from `i_grant` to `o`, `o_value` and
-    `o_kept`, and from their `ready` to each other's `valid` and to that of `i_grant`.
+    `o_pruned`, and from their `ready` to each other's `valid` and to that of `i_grant`.
     """
 
     def __init__(self, *, config: Config) -> None:
@@ -57,7 +57,7 @@ class ValueWalker(wiring.Component):
                 "o_request": Out(stream.Signature(ring_request(config, VALUE))),
                 "i_grant": In(stream.Signature(ring_grant(config, VALUE))),
                 "o_value": Out(stream.Signature(entry_shape(BLOCKS))),
-                "o_kept": Out(stream.Signature(entry_shape(BLOCKS))),
+                "o_pruned": Out(stream.Signature(entry_shape(BLOCKS))),
                 "o": Out(stream.Signature(block_issue(config))),
             }
         )
@@ -97,15 +97,15 @@ class ValueWalker(wiring.Component):
             pruned.walked_slot.eq(walker.slot),
         ]
         head_uses = Mux(walker.serves_two, job.rows << 1, job.rows)
-        out_ready = Mux(is_pruned, self.o_kept.ready, self.o_value.ready)
+        out_ready = Mux(is_pruned, self.o_pruned.ready, self.o_value.ready)
         m.d.comb += [
             request.valid.eq(walker.asks | pruned.asks),
             request.payload.uses.eq(Mux(pruned.asks, 1, head_uses)),
             request.payload.size.eq(Mux(pruned.asks, pruned.size, plan.size)),
             self.o.valid.eq(grant.valid & out_ready),
             grant.ready.eq(self.o.ready & out_ready),
-            self.o_kept.valid.eq(grant.valid & self.o.ready & is_pruned),
-            self.o_kept.payload.eq(grant.payload.entry),
+            self.o_pruned.valid.eq(grant.valid & self.o.ready & is_pruned),
+            self.o_pruned.payload.eq(grant.payload.entry),
             self.o_value.valid.eq(grant.valid & self.o.ready & ~is_pruned),
             self.o_value.payload.eq(grant.payload.entry),
         ]

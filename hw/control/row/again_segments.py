@@ -22,10 +22,10 @@ __all__ = ["AgainSegments"]
 
 
 class AgainSegments(wiring.Component):
-    """Makes the segment of each row that is computed again: its kept query, and its keys from behind the ring.
+    """Makes the segment of each row that is computed again: its stashed query, and its keys from behind the ring.
 
-    A row of kind SECOND reads its LSB plane alone, whose codes are unsigned, and adds to the scores that were kept. Any
-    other is of kind SINGLE and reads MSB and LSB planes joined, rounded to an operand where they are wider, which its
+    A row of kind SECOND reads its LSB plane alone, whose codes are unsigned, and adds to the stashed scores. Any other
+    is of kind SINGLE and reads MSB and LSB planes joined, rounded to an operand where they are wider, which its
     scale's shift makes up for.
 
     Parameters
@@ -96,11 +96,11 @@ class AgainSegments(wiring.Component):
             query.rows.eq(1),
             query.dim.eq(job.head_dim),
             query.again.eq(1),
-            query.kept_slot.eq(again.row.slot),
+            query.stash_slot.eq(again.row.slot),
             query.row.eq(header.number),
             key.row.eq(header),
             key.kind.eq(again.row.kind),
-            key.kept_slot.eq(again.row.slot),
+            key.stash_slot.eq(again.row.slot),
             key.linear.eq(1),
             key.base.eq(key_ring_sectors(config)),
             key.limit.eq(again.limit),

@@ -176,9 +176,9 @@ class ChunkWalker(wiring.Component):
             chunk.causal.eq(is_causal),
             chunk.key_bits.eq(job.key_bits),
             chunk.joined.eq(self._joined),
-            chunk.keeps.eq(self._is_progressive),
+            chunk.stashes.eq(self._is_progressive),
             chunk.kind.eq(
-                Mux(self._is_progressive, Mux(self._fits_operand, Kind.FIRST, Kind.FIRST_UNKEPT), Kind.SINGLE)
+                Mux(self._is_progressive, Mux(self._fits_operand, Kind.FIRST, Kind.FIRST_UNSTASHED), Kind.SINGLE)
             ),
             chunk.scale.eq(self._scale),
         ]

@@ -16,7 +16,7 @@ from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.logic import equals
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS, KEPT_SLOTS
+from spatten.spec.constants import BLOCKS, STASH_SLOTS
 from spatten.spec.row_format import key_ring_sectors, lsb_sectors
 
 __all__ = ["KeyWindows"]
@@ -153,7 +153,7 @@ class KeyWindows(wiring.Component):
                 beat.last.eq(last_window & last_beat),
                 scores.row.eq(segment.row),
                 scores.kind.eq(segment.kind),
-                scores.kept_slot.eq(segment.kept_slot),
+                scores.stash_slot.eq(segment.stash_slot),
                 scores.mantissa.eq(segment.mantissa),
                 scores.shift.eq(segment.shift),
                 scores.flat_limit.eq(segment.flat_limit),
@@ -165,5 +165,5 @@ class KeyWindows(wiring.Component):
                 window.ends_block.eq(self._ends & segment.ends_block & ~segment.linear),
                 window.again_read.eq(last_beat & segment.linear & (ends_group | last_window)),
                 window.again_done.eq(self._ends & segment.linear),
-                window.freed.eq(Mux(frees, Const(1, KEPT_SLOTS) << segment.kept_slot, 0)),
+                window.freed.eq(Mux(frees, Const(1, STASH_SLOTS) << segment.stash_slot, 0)),
             ]

@@ -1,4 +1,4 @@
-"""Puts queries together from their beats, and keeps some for a second pass."""
+"""Puts queries together from their beats, and stashes some for a second pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from amaranth.hdl import Assert, Cat, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.control.row.row_layouts import kept_query, query_beat
+from spatten.hw.control.row.row_layouts import query_beat, stashed_query
 from spatten.hw.control.segments import beats_max
 from spatten.hw.datapath.converter import operand_beat
 from spatten.hw.datapath.qk import query_row
@@ -18,13 +18,13 @@ from spatten.hw.lib.pipeline import delayed_fields, delayed_valid
 from spatten.hw.lib.ram import Ram
 from spatten.hw.lib.unstalled import unstalled
 from spatten.spec.config import Config
-from spatten.spec.constants import KEPT_SLOTS
+from spatten.spec.constants import STASH_SLOTS
 
 __all__ = ["QueryStore"]
 
 
 class QueryStore(wiring.Component):
-    """Joins the beats of a query, and stores the query in its kept slot if it may be needed again.
+    """Joins the beats of a query, and stores the query in its stash slot if it may be needed again.
 
     Parameters
     ----------
@@ -33,43 +33,45 @@ class QueryStore(wiring.Component):
     Ports
     -----
     i : beats of queries, `hw.datapath.converter.operand_beat` with a `query_beat` as header; no back-pressure
-    kept : in, `kept_query`; never so that this query would leave together with one from `i`
+    stashed : in, `stashed_query`; never so that this query would leave together with one from `i`
     o : `hw.datapath.qk.query_row`; no back-pressure. Operands beyond the head dimension mean nothing.
 
-    Latency: none from a query's last beat to `o`; `kept_delay` = 4 cycles from `kept` to `o`, which is what a query
+    Latency: none from a query's last beat to `o`; `stash_delay` = 4 cycles from `stashed` to `o`, which is what a query
     takes through the ring and the converter, so queries leave in the order in which they were asked for. A query may be
     asked for again once it has left, and its slot be given to another one once it has left again.
     """
 
-    kept_delay = 4
+    stash_delay = 4
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
         beat = operand_beat(1, config.slice_width, config.operand_bits, query_beat(config))
         query = query_row(operand_bits=config.operand_bits, head_dim_max=config.head_dim_max)
-        super().__init__({"i": In(unstalled(beat)), "kept": In(kept_query()), "o": Out(unstalled(query))})
+        super().__init__({"i": In(unstalled(beat)), "stashed": In(stashed_query()), "o": Out(unstalled(query))})
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         query = self._joined(m)
         header = self.i.payload.header
         ends = Signal()
-        m.submodules.kept = store = Ram(shape=len(query), depth=max(2, KEPT_SLOTS))
-        # A kept query is read in the last cycle before it leaves.
-        read = delayed_fields(m, self.kept_delay - 1, "kept", valid=self.kept.valid, slot=self.kept.kept_slot)
-        leaves_kept = delayed_valid(m, read.valid, 1, "leaves")
+        m.submodules.stash = store = Ram(shape=len(query), depth=max(2, STASH_SLOTS))
+        # A stashed query is read in the last cycle before it leaves.
+        read = delayed_fields(
+            m, self.stash_delay - 1, "stashed", valid=self.stashed.valid, slot=self.stashed.stash_slot
+        )
+        leaves_stashed = delayed_valid(m, read.valid, 1, "leaves")
         m.d.comb += [
             ends.eq(self.i.valid & header.last),
-            store.write_enable.eq(ends & header.keeps),
-            store.write_address.eq(header.kept_slot),
+            store.write_enable.eq(ends & header.stashes),
+            store.write_address.eq(header.stash_slot),
             store.write_data.eq(query),
             store.read_enable.eq(read.valid),
             store.read_address.eq(read.slot),
-            self.o.valid.eq(ends | leaves_kept),
-            Value.cast(self.o.payload).eq(Mux(leaves_kept, store.read_data, query)),
+            self.o.valid.eq(ends | leaves_stashed),
+            Value.cast(self.o.payload).eq(Mux(leaves_stashed, store.read_data, query)),
         ]
         if asserts(platform):
-            m.d.sync += Assert(ResetSignal() | ~(ends & leaves_kept), "two queries leave in the same cycle\n")
+            m.d.sync += Assert(ResetSignal() | ~(ends & leaves_stashed), "two queries leave in the same cycle\n")
         return m
 
     def _joined(self, m: Module) -> Signal:

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.format_tables import BANKS, plane_table, read_table, window_layout
 from spatten.hw.control.plan.plan_layouts import block_event
-from spatten.hw.control.row.row_layouts import asked_query, kept_query, query_beat
+from spatten.hw.control.row.row_layouts import asked_query, query_beat, stashed_query
 from spatten.hw.control.segments import beats_max, query_segment, window_parts
 from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.logic import select, wrapped
@@ -25,7 +25,7 @@ __all__ = ["QueryWindows"]
 
 
 class QueryWindows(wiring.Component):
-    """Asks for the windows of a segment's queries once their block is there; or for a kept query.
+    """Asks for the windows of a segment's queries once their block is there; or for a stashed query.
 
     The rows lie one after the other, as their plane has them. A query whose head dimension exceeds the slice width is
     read in several beats, each another window of its row.
@@ -36,11 +36,11 @@ class QueryWindows(wiring.Component):
 
     Ports
     -----
-    i : stream of `query_segment`, of a single row if its query is kept; an assertion checks this in simulation
+    i : stream of `query_segment`, of a single row if its query is stashed; an assertion checks this in simulation
     arrived : in, for each query block whether it is there
     has_room : in, another query will find a place; without it nothing is asked for
     o_read : to the query ring, a `hw.memory.ring_buffer.window_request` whose header is a `query_beat`
-    kept : out, `kept_query`
+    stashed : out, `stashed_query`
     looks_up, entry : out, the token ids of block `entry` are wanted from the next cycle on, for all of its queries
     asked : out, `asked_query`
     used : out, `block_event`: a block has been read
@@ -59,7 +59,7 @@ class QueryWindows(wiring.Component):
                 "arrived": In(data.ArrayLayout(range(2), BLOCKS)),
                 "has_room": In(1),
                 "o_read": Out(unstalled(window_request(self.sectors, BANKS, query_beat(config)))),
-                "kept": Out(kept_query()),
+                "stashed": Out(stashed_query()),
                 "looks_up": Out(1),
                 "entry": Out(entry_shape(BLOCKS)),
                 "asked": Out(asked_query(config)),
@@ -93,10 +93,10 @@ class QueryWindows(wiring.Component):
             request.header.part.eq(part.part),
             request.header.beat.eq(beat),
             request.header.last.eq(self._last_beat),
-            request.header.keeps.eq(segment.keeps),
-            request.header.kept_slot.eq(segment.kept_slot),
-            self.kept.valid.eq(self._goes & segment.again),
-            self.kept.kept_slot.eq(segment.kept_slot),
+            request.header.stashes.eq(segment.stashes),
+            request.header.stash_slot.eq(segment.stash_slot),
+            self.stashed.valid.eq(self._goes & segment.again),
+            self.stashed.stash_slot.eq(segment.stash_slot),
             self.entry.eq(segment.entry),
             self.asked.valid.eq(ends_query),
             self.asked.place.eq(row),
@@ -116,8 +116,8 @@ class QueryWindows(wiring.Component):
             m.d.sync += [
                 Assert(ResetSignal() | ~self.i.valid | self.i.payload.rows.any(), "a segment has no rows\n"),
                 Assert(
-                    ResetSignal() | ~self.i.valid | ~(self.i.payload.keeps | self.i.payload.again) | is_single,
-                    "several queries have the same kept slot\n",
+                    ResetSignal() | ~self.i.valid | ~(self.i.payload.stashes | self.i.payload.again) | is_single,
+                    "several queries have the same stash slot\n",
                 ),
             ]
         return m

@@ -15,14 +15,13 @@ from spatten.hw.lib.logic import index_shape
 from spatten.hw.memory.block_table import entry_shape
 from spatten.hw.memory.ring_buffer import window_request
 from spatten.spec.config import SCALE_MANTISSA_BITS, Config
-from spatten.spec.constants import BLOCKS, FLAT_LIMIT_BITS, KEPT_SLOTS, SCALE_SHIFT_BITS
+from spatten.spec.constants import BLOCKS, FLAT_LIMIT_BITS, SCALE_SHIFT_BITS, STASH_SLOTS
 from spatten.spec.row_format import BANKS, key_ring_sectors, lsb_sectors, value_ring_sectors
 
 __all__ = [
     "asked_query",
     "groups_shape",
     "head_place",
-    "kept_query",
     "key_beat",
     "key_window",
     "placed_segment",
@@ -31,6 +30,7 @@ __all__ = [
     "row_chunk",
     "row_segment",
     "score_scale",
+    "stashed_query",
     "value_row",
     "value_window",
 ]
@@ -56,7 +56,7 @@ def score_scale() -> data.StructLayout:
 
 
 def row_chunk(config: Config) -> data.StructLayout:
-    """A chunk of a head's query rows: all that its segment says, but for its blocks and its kept slot.
+    """A chunk of a head's query rows: all that its segment says, but for its blocks and its stash slot.
 
     slot, head, accumulate, prune : go with its rows (`hw.control.job_slots.row_layout`)
     rows : how many there are
@@ -64,7 +64,7 @@ def row_chunk(config: Config) -> data.StructLayout:
     query_bits, query_second, offset : as `bits`, `second` and `offset` of a `query_segment`
     kind, scale, flat_limit, keys, causal, joined : as in a `key_segment`
     key_bits, key_second : as `bits` and `second` of a `key_segment`
-    keeps : its row (there is one) may have to be computed again, so a kept slot is needed
+    stashes : its row (there is one) may have to be computed again, so a stash slot is needed
     begins_keys, begins_values : its head's keys or values are in a block that no chunk before had
     ends_keys : no later chunk has keys in this block
     """
@@ -86,7 +86,7 @@ def row_chunk(config: Config) -> data.StructLayout:
             "key_bits": BITS_CODE,
             "joined": 1,
             "key_second": 1,
-            "keeps": 1,
+            "stashes": 1,
             "begins_keys": 1,
             "begins_values": 1,
             "ends_keys": 1,
@@ -107,22 +107,22 @@ def query_beat(config: Config) -> data.StructLayout:
 
     part : what the converter needs of the window
     beat, last : which beat of the query it is, from 0 on, and whether it is the last
-    keeps, kept_slot : the query is to be kept in that slot as well
+    stashes, stash_slot : the query is to be stashed in that slot as well
     """
     return data.StructLayout(
         {
             "part": window_layout().members["part"],
             "beat": range(max(2, beats_max(config))),
             "last": 1,
-            "keeps": 1,
-            "kept_slot": index_shape(KEPT_SLOTS),
+            "stashes": 1,
+            "stash_slot": index_shape(STASH_SLOTS),
         }
     )
 
 
-def kept_query() -> data.StructLayout:
-    """In the cycle in which `valid` is set, the query that is kept in a slot is asked for."""
-    return data.StructLayout({"valid": 1, "kept_slot": index_shape(KEPT_SLOTS)})
+def stashed_query() -> data.StructLayout:
+    """In the cycle in which `valid` is set, the query that is stashed in a slot is asked for."""
+    return data.StructLayout({"valid": 1, "stash_slot": index_shape(STASH_SLOTS)})
 
 
 def asked_query(config: Config) -> data.StructLayout:
@@ -130,7 +130,7 @@ def asked_query(config: Config) -> data.StructLayout:
 
     place : which row of its query block it is
     offset : what is to be subtracted of its token's id to get the number of its row
-    again, row : it is a kept query, and the number of its row is this
+    again, row : it is a stashed query, and the number of its row is this
     """
     members = query_segment(config).members
     return data.StructLayout(
@@ -183,7 +183,7 @@ def key_window(config: Config) -> data.StructLayout:
     fills : a beat of scores is complete with it, which takes a place at the end of the array
     ends_row, ends_block : it is the last that the row reads, and the last that anybody reads of the block
     again_read, again_done, freed : of a row that is computed again: it is the last that the row reads of a group; and
-        of all keys; and the kept slot, a bit for each, that the row does not need any more
+        of all keys; and the stash slot, a bit for each, that the row does not need any more
     """
     request = window_request(key_ring_sectors(config) + lsb_sectors(config), BANKS, key_beat(config))
     return data.StructLayout(
@@ -197,7 +197,7 @@ def key_window(config: Config) -> data.StructLayout:
             "ends_block": 1,
             "again_read": 1,
             "again_done": 1,
-            "freed": KEPT_SLOTS,
+            "freed": STASH_SLOTS,
         }
     )
 

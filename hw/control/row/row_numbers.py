@@ -37,7 +37,7 @@ class RowNumbers(wiring.Component):
     looks_up, entry : in, the ids of block `entry` are wanted in the cycles to come, until `looks_up` is set again; they
         have been given at least a cycle before
     asked : in, `asked_query`, later than `looks_up`
-    o : stream of row numbers, one for each `asked`: its id less the offset, or the row of a kept query
+    o : stream of row numbers, one for each `asked`: its id less the offset, or the row of a stashed query
 
     Latency: 4 cycles from `asked` to `o`. An assertion checks in simulation that a row number finds a place.
     """

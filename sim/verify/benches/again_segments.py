@@ -20,13 +20,13 @@ PARAMETERS = parameters()
 CONFIG = Config(**PARAMETERS["config"])
 COMPONENT = AgainSegments(config=CONFIG)
 ANY_ROW = Anything(again_segment(CONFIG))
-NOTHING = dict.fromkeys(("entry", "base", "bits", "second", "keeps", "offset"), 0)
+NOTHING = dict.fromkeys(("entry", "base", "bits", "second", "stashes", "offset"), 0)
 """What the segment of a chunk's queries has besides."""
 
 
 def wanted_segment(job: Job, row: dict[str, Any]) -> dict[str, Any]:
     """The segment of a flat row of a job, an `again_segment`."""
-    kept_slot, kind, header = row["row"]["slot"], row["row"]["kind"], row["row"]["header"]
+    stash_slot, kind, header = row["row"]["slot"], row["row"]["kind"], row["row"]["header"]
     is_second_pass = kind == Kind.SECOND
     block = job.format(LSB_BITS) if is_second_pass else job.format(job.key_bits, joined=True)
     scale = job.scales[header["head"]]
@@ -37,13 +37,13 @@ def wanted_segment(job: Job, row: dict[str, Any]) -> dict[str, Any]:
             "rows": 1,
             "dim": HEAD_DIMS.index(job.head_dim),
             "again": 1,
-            "kept_slot": kept_slot,
+            "stash_slot": stash_slot,
             "row": header["number"],
         },
         "key": {
             "row": header,
             "kind": kind,
-            "kept_slot": kept_slot,
+            "stash_slot": stash_slot,
             "entry": 0,
             "base": key_ring_sectors(CONFIG),
             "linear": 1,

@@ -26,7 +26,7 @@ def chunks_of(slot: int, job: Job) -> list[list[dict[str, Any]]]:
     """What is wanted of each head of a job: its chunks."""
     is_progressive = job.fetch is KeyFetch.PROGRESSIVE
     fits = job.key_bits + LSB_BITS <= CONFIG.operand_bits
-    kind = (Kind.FIRST if fits else Kind.FIRST_UNKEPT) if is_progressive else Kind.SINGLE
+    kind = (Kind.FIRST if fits else Kind.FIRST_UNSTASHED) if is_progressive else Kind.SINGLE
     less = {KeyFetch.STATIC: 0, KeyFetch.JOINED: job.excess(), KeyFetch.PROGRESSIVE: LSB_BITS}[job.fetch]
     heads: dict[int, list[dict[str, Any]]] = {head: [] for head in job.heads}
     for head, ranks, notes in job.chunks():
@@ -49,7 +49,7 @@ def chunks_of(slot: int, job: Job) -> list[list[dict[str, Any]]]:
                 "causal": is_causal,
                 "key_bits": CODE_BITS.index(job.key_bits),
                 "joined": job.fetch is KeyFetch.JOINED,
-                "keeps": is_progressive,
+                "stashes": is_progressive,
                 **notes,
             }
         )
@@ -116,8 +116,8 @@ class Walk(Twin):
         "ends no block": 20,
         "shares keys": 20,
         "several chunks": 30,
-        "unkept": 5,
-        "kept": 5,
+        "unstashed": 5,
+        "stashed": 5,
     }
 
     def reset(self) -> None:
@@ -133,8 +133,8 @@ class Walk(Twin):
         first = self.walk.start(slot, job)[0]
         self.saw("job waits", self.walk.under_way > 1)
         self.saw("several chunks", len(first) > 1)
-        self.saw("unkept", first[0]["kind"] == Kind.FIRST_UNKEPT)
-        self.saw("kept", first[0]["kind"] == Kind.FIRST)
+        self.saw("unstashed", first[0]["kind"] == Kind.FIRST_UNSTASHED)
+        self.saw("stashed", first[0]["kind"] == Kind.FIRST)
 
     def _stands(self, slot: int) -> bool:
         """Whether the record in a slot is one of a job under way."""

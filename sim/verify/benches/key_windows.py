@@ -58,7 +58,7 @@ def any_segment(source: random.Random) -> tuple[dict[str, Any], list[dict[str, A
         "rows": rows,
         "keys": keys,
     }
-    scores = {name: segment[name] for name in ("row", "kind", "kept_slot", "mantissa", "shift", "flat_limit")}
+    scores = {name: segment[name] for name in ("row", "kind", "stash_slot", "mantissa", "shift", "flat_limit")}
     found = []
     for number in range(rows):
         count = keys + number * causal
@@ -98,7 +98,7 @@ def any_segment(source: random.Random) -> tuple[dict[str, Any], list[dict[str, A
                         "again_read": ends and linear and (is_last or (start + mine) % WIDE == 0),
                         "again_done": ends_segment and linear,
                         "freed": (
-                            1 << segment["kept_slot"]
+                            1 << segment["stash_slot"]
                             if ends_segment and linear and segment["kind"] == Kind.SINGLE
                             else 0
                         ),

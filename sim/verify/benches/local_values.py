@@ -123,7 +123,7 @@ async def marked_probabilities_get_their_tokens(dut: HierarchyObject, idle: floa
     source = bench.random("rows")
     driver = StreamDriver(bench, "i", UNIT.i.payload.shape(), idle=idle)
     ids_out = StreamMonitor(bench, "o_ids", kept_ids(CONFIG), stall=stall)
-    kept_out = StreamMonitor(bench, "o_kept", UNIT.o_kept.payload.shape(), stall=stall, steady=True)
+    rows_out = StreamMonitor(bench, "o_pruned", UNIT.o_pruned.payload.shape(), stall=stall, steady=True)
     lists = LiveLists(bench)
     await bench.reset()
     for _ in range(PARAMETERS["rounds"]):
@@ -138,11 +138,11 @@ async def marked_probabilities_get_their_tokens(dut: HierarchyObject, idle: floa
                 {"ids": some, "count": count, "last": last, "slot": slot, "head": row["head"]}
                 for some, count, last in packed(ids)
             )
-            kept_out.expect(
+            rows_out.expect(
                 {"probs": some, "count": count, "last": last, "row": row} for some, count, last in packed(probs)
             )
         await bench.drain()
-    assert ids_out.count == kept_out.count > PARAMETERS["rounds"] * PARAMETERS["rows"]
+    assert ids_out.count == rows_out.count > PARAMETERS["rounds"] * PARAMETERS["rows"]
     assert lists.reads == driver.count
     assert lists.busy_cycles > 50
 
@@ -154,7 +154,7 @@ async def two_rows_of_ids_wait_for_the_planner(dut: HierarchyObject) -> None:
     source = bench.random("rows")
     driver = StreamDriver(bench, "i", UNIT.i.payload.shape())
     ids_out = StreamMonitor(bench, "o_ids", kept_ids(CONFIG))
-    kept_out = StreamMonitor(bench, "o_kept", UNIT.o_kept.payload.shape())
+    rows_out = StreamMonitor(bench, "o_pruned", UNIT.o_pruned.payload.shape())
     lists = LiveLists(bench)
     await bench.reset()
     lists.begin(0, dense=True)
@@ -171,10 +171,10 @@ async def two_rows_of_ids_wait_for_the_planner(dut: HierarchyObject) -> None:
             {"ids": some, "count": count, "last": last, "slot": 0, "head": header["head"]}
             for some, count, last in packed(lists.ids[0])
         )
-        kept_out.expect(
+        rows_out.expect(
             {"probs": some, "count": count, "last": last, "row": header} for some, count, last in packed(values)
         )
     await bench.step(20 * row_beats)
-    assert 2 * row_beats <= kept_out.count < 3 * row_beats
+    assert 2 * row_beats <= rows_out.count < 3 * row_beats
     ids_out.start()
     await bench.drain()

@@ -35,7 +35,7 @@ from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.stream import Bench
 from spatten.sim.verify.twin import Anything
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS, KEPT_SLOTS
+from spatten.spec.constants import BLOCKS, STASH_SLOTS
 from spatten.spec.job import KeyFetch
 from spatten.spec.row_format import key_ring_sectors
 
@@ -144,7 +144,7 @@ class Held:
     """A block that has its space: what it needs, and what has happened to it."""
 
     kind: str
-    """What it is for: query, members, key, value, or kept (the values of a pruned row)."""
+    """What it is for: query, members, key, value, or pruned (the values of a pruned row)."""
     ring: int
     size: int
     base: int
@@ -261,7 +261,7 @@ class Machine:
 
         self.o = sink("o", 0.8)
         self.grants = {
-            name: sink(f"o_{name}", steady=True) for name in ("query", "members", "key", "value", "kept", "again")
+            name: sink(f"o_{name}", steady=True) for name in ("query", "members", "key", "value", "pruned", "again")
         }
         self.i_members, self.i_kept, self.i_again = source("i_members"), source("i_kept"), source("i_again")
         self.rings = {ring: Ring(bench, ring) for ring in RINGS}
@@ -380,7 +380,7 @@ class Machine:
             space.drive(has_space=f"{RINGS[ring]} space" not in withheld)
         self.o.drive(allowed=len(self.under_way) < UNDER_WAY_MAX)
         for name, sink in self.grants.items():
-            ring_name = {"members": "query", "kept": "value", "again": "refetch"}.get(name, name)
+            ring_name = {"members": "query", "pruned": "value", "again": "refetch"}.get(name, name)
             sink.drive(allowed=ring_name not in withheld)
         for stream in (self.i_members, self.i_kept, self.i_again):
             stream.drive()
@@ -516,7 +516,7 @@ class Machine:
             if size is not None:
                 space.asked = size
             base = space.grant.taken()
-            names = [name for name in ("query", "members", "key", "value", "kept") if _ring_of(name) == ring]
+            names = [name for name in ("query", "members", "key", "value", "pruned") if _ring_of(name) == ring]
             comes = [name for name in names if granted[name] is not None]
             assert len(comes) == (base is not None), f"{RINGS[ring]}: ring grants {base}, {comes} get a block"
             for name in comes:
@@ -541,7 +541,7 @@ class Machine:
         if name == "members":
             request = self.asked_members.popleft()
             block, work = _members_block(request), None
-        elif name == "kept":
+        elif name == "pruned":
             row, id_groups = self.kept_rows.popleft()
             block, work = pruned_block(CONFIG, row.job.record, row.head), row.job
         else:
@@ -552,7 +552,7 @@ class Machine:
         assert all(held.entry != entry for held in space.held), f"{name} block {entry} is held already"
         size = space.given.popleft()
         assert size == block.size, f"a {name} block has {size} sectors, not {block.size}"
-        if name == "kept":
+        if name == "pruned":
             ids = id_groups
         elif name == "members":
             ids = [list(range(block.rows))]
@@ -578,7 +578,7 @@ class Machine:
                     }
                 )
         held = Held(name, ring, size, base, entry, block.uses, groups)
-        if work is not None and name != "kept":
+        if work is not None and name != "pruned":
             held.order = 2 * (work.order + (block.order - work.record["order"])) + {QUERY: -1, KEY: 0, VALUE: 3}[ring]
         space.held.append(held)
         self.shown[ring][entry] = 0
@@ -586,7 +586,7 @@ class Machine:
         {"query": self.queries, "members": self.members, "key": self.keys, "value": self.values}.get(
             name, deque()
         ).append(held)
-        if name == "kept":
+        if name == "pruned":
             row.values = held
             row.job.pruned_left -= 1
             self.waiting.append(row)
@@ -720,7 +720,7 @@ class Machine:
             return
         is_progressive = work.record["fetch"] == KeyFetch.PROGRESSIVE
         rows_inside = len(self.flat_rows) + sum(len(rows) for *_, rows in self.segments)
-        if is_progressive and rows_inside >= KEPT_SLOTS:
+        if is_progressive and rows_inside >= STASH_SLOTS:
             return
         chunk, new_key, ends, new_value = work.segments[0]
         if (new_key and not self.keys) or (new_value and not self.values):
@@ -785,7 +785,7 @@ def owner_kind(row: Row) -> Kind:
 
 
 def _ring_of(name: str) -> int:
-    return {"query": QUERY, "members": QUERY, "key": KEY, "value": VALUE, "kept": VALUE}[name]
+    return {"query": QUERY, "members": QUERY, "key": KEY, "value": VALUE, "pruned": VALUE}[name]
 
 
 def _members_block(request: dict[str, int]) -> Block:

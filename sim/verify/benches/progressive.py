@@ -73,7 +73,9 @@ def make_row(source: np.random.Generator, flat: str, kinds: tuple[Kind, ...], le
     kind = kinds[source.integers(len(kinds))]
     bits = CONFIG.operand_bits
     widths = [
-        width + LSB_BITS for width in CONFIG.plane_bits if (width + LSB_BITS <= bits) == (kind is not Kind.FIRST_UNKEPT)
+        width + LSB_BITS
+        for width in CONFIG.plane_bits
+        if (width + LSB_BITS <= bits) == (kind is not Kind.FIRST_UNSTASHED)
     ]
     key_bits = int(source.choice(widths))
     length = int(source.integers(1, ROW_MAX + 1) if length is None else length)
@@ -92,7 +94,7 @@ def make_row(source: np.random.Generator, flat: str, kinds: tuple[Kind, ...], le
     # The shift makes the largest difference of exponents about 1/8 to 16: rows are flat or steep.
     spread = max(1, int(np.ptp(final)) << excess)
     shift = int(np.clip(spread.bit_length() + 15 - source.integers(-3, 5), 4 + LSB_BITS, 63))
-    shifts = {Kind.FIRST: shift - LSB_BITS, Kind.FIRST_UNKEPT: shift - LSB_BITS, Kind.SECOND: shift}
+    shifts = {Kind.FIRST: shift - LSB_BITS, Kind.FIRST_UNSTASHED: shift - LSB_BITS, Kind.SECOND: shift}
     # A SINGLE pass has the final scores, which are in units of 2**excess.
     shifts[Kind.SINGLE] = shift - excess
     total = exponentials(first, mantissa, shift - LSB_BITS).total
@@ -100,7 +102,7 @@ def make_row(source: np.random.Generator, flat: str, kinds: tuple[Kind, ...], le
     beside = int(total >> (SUM_FRACTION - 5)) + int(source.choice([-9, -1, 0, 1, 9]))
     limit = LIMITS.get(flat, int(np.clip(beside, 0, 0xFFFF)))
     exps = exponentials(first, mantissa, shift - LSB_BITS)
-    needs_lsb = kind in (Kind.FIRST, Kind.FIRST_UNKEPT) and bool(is_flat(exps.total, limit))
+    needs_lsb = kind in (Kind.FIRST, Kind.FIRST_UNSTASHED) and bool(is_flat(exps.total, limit))
     if needs_lsb or kind is Kind.SINGLE:
         exps = exponentials(final, mantissa, shift - excess)
     return Row(
@@ -109,7 +111,7 @@ def make_row(source: np.random.Generator, flat: str, kinds: tuple[Kind, ...], le
         passes={
             Kind.SINGLE: final,
             Kind.FIRST: first,
-            Kind.FIRST_UNKEPT: first,
+            Kind.FIRST_UNSTASHED: first,
             Kind.SECOND: final - (first << LSB_BITS),
         },
         final=final,
@@ -166,7 +168,7 @@ class Array:
         self.taken_again = self.taken_free = 0
         self.newest: Row | None = None
         self.late = 0
-        self.kept: dict[int, list[list[int]]] = {}
+        self.stashed: dict[int, list[list[int]]] = {}
 
     @property
     def is_done(self) -> bool:
@@ -179,17 +181,17 @@ class Array:
         scores = row.passes[kind]
         shared = {"mantissa": row.mantissa, "shift": row.shifts[kind], "flat_limit": row.limit}
         header = {"kind": int(kind), "slot": slot, "header": row.header}
-        first_pass = kind in (Kind.FIRST, Kind.FIRST_UNKEPT)
-        lanes_kept = self.kept.setdefault(slot, [])
+        first_pass = kind in (Kind.FIRST, Kind.FIRST_UNSTASHED)
+        lanes_stashed = self.stashed.setdefault(slot, [])
         if kind is Kind.FIRST:
-            lanes_kept.clear()
+            lanes_stashed.clear()
         beats, wanted = [], []
         for index, first in enumerate(range(0, len(scores), LANES)):
             here = scores[first : first + LANES].tolist()
             count, last = len(here), int(first + LANES >= len(scores))
             here += self.random.integers(-1 << (SCORE_BITS - 1), 1 << (SCORE_BITS - 1), LANES - count).tolist()
             if kind is Kind.FIRST:
-                lanes_kept.append(here)
+                lanes_stashed.append(here)
             beats.append(
                 {
                     "scores": here,
@@ -204,7 +206,8 @@ class Array:
             if not JOINED:
                 if kind is Kind.SECOND:
                     here = [
-                        wrapped((kept << LSB_BITS) + score) for kept, score in zip(lanes_kept[index], here, strict=True)
+                        wrapped((stashed << LSB_BITS) + score)
+                        for stashed, score in zip(lanes_stashed[index], here, strict=True)
                     ]
                     assert here[:count] == row.final[first : first + LANES].tolist()
                 wanted.append(
@@ -300,7 +303,7 @@ EXCEEDS = [width for width in CONFIG.plane_bits if width + LSB_BITS > CONFIG.ope
 """Widths of MSB planes that exceed an operand with their LSBs; none where operands have 16 bits."""
 KINDS = {"mixed": (Kind.SINGLE, Kind.FIRST, Kind.FIRST, Kind.FIRST), "first": (Kind.FIRST,)}
 if EXCEEDS:
-    KINDS = {**KINDS, "mixed": (*KINDS["mixed"], Kind.FIRST_UNKEPT), "unkept": (Kind.FIRST_UNKEPT,)}
+    KINDS = {**KINDS, "mixed": (*KINDS["mixed"], Kind.FIRST_UNSTASHED), "unstashed": (Kind.FIRST_UNSTASHED,)}
 
 
 @cocotb.test
@@ -376,7 +379,7 @@ async def decisions_take_a_cycle_each(dut: HierarchyObject) -> None:
     assert array.decisions is not None
     again, free = [], []
     for _ in range(80):
-        kind = Kind.FIRST if source.random() < 0.6 else Kind.FIRST_UNKEPT
+        kind = Kind.FIRST if source.random() < 0.6 else Kind.FIRST_UNSTASHED
         slot, header, flat = (int(source.integers(n)) for n in (SLOTS, 1 << HEADER, 2))
         array.decisions.send([{"flat": flat, "header": {"kind": int(kind), "slot": slot, "header": header}}])
         if flat:
@@ -402,7 +405,7 @@ async def a_pass_and_a_decision_free_slots_together(dut: HierarchyObject, behind
     await array.bench.reset()
     assert array.decisions is not None
     low, high = 0, SLOTS - 1
-    freeing, other = Kind.FIRST, Kind.FIRST_UNKEPT
+    freeing, other = Kind.FIRST, Kind.FIRST_UNSTASHED
     row = make_row(source, "all", KINDS["first"], 1)
     single = make_row(source, "none", (Kind.SINGLE,), 1)
     array.send(row, Kind.FIRST, low)

@@ -35,16 +35,16 @@ class Segment:
         source = twin.source
         while True:
             self.segment, self.steps = any_segment(source)
-            slot = self.segment["kept_slot"]
-            # A query that comes again has been kept, and by another segment than the one right before.
-            if not self.segment["again"] or (slot in twin.kept and twin.kept[slot][0] < twin.number - 1):
+            slot = self.segment["stash_slot"]
+            # A query that comes again has been stashed, and by another segment than the one right before.
+            if not self.segment["again"] or (slot in twin.stashed and twin.stashed[slot][0] < twin.number - 1):
                 break
         segment = self.segment
         segment["entry"] = source.choice([entry for entry in range(BLOCKS) if entry not in twin.entries])
         self.ids = [source.randrange(CONFIG.tokens_max) for _ in range(CONFIG.topk_lanes)]
         self.windows: list[dict[str, Any]] = []
         if segment["again"]:
-            self.queries = [twin.kept.pop(slot)[1]]
+            self.queries = [twin.stashed.pop(slot)[1]]
             self.numbers = [segment["row"]]
             return
         for step in self.steps:
@@ -69,8 +69,8 @@ class Segment:
             for n in range(part.sectors):
                 words[(first + n) % BANKS] = int.from_bytes(sectors[place, part.start + n].tobytes(), "little")
             self.windows.append({"words": [words], "first": first, "header": request["header"]})
-        if segment["keeps"]:
-            twin.kept[slot] = (twin.number, self.queries[0])
+        if segment["stashes"]:
+            twin.stashed[slot] = (twin.number, self.queries[0])
 
 
 class Queries(Twin):
@@ -89,8 +89,8 @@ class Queries(Twin):
     def reset(self) -> None:
         self.number = 0
         """Segments that have been made."""
-        self.kept: dict[int, tuple[int, list[Any]]] = {}
-        """By slot the query that is kept last, and the number of its segment."""
+        self.stashed: dict[int, tuple[int, list[Any]]] = {}
+        """By slot the query that is stashed last, and the number of its segment."""
         self.entries: set[int] = set()
         self.made: Segment | None = None
         self.offer: Segment | None = None

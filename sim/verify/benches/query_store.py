@@ -13,26 +13,26 @@ from spatten.hw.control.segments import beats_max
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.twin import Anything, Twin, Values, compare
 from spatten.spec.config import Config
-from spatten.spec.constants import KEPT_SLOTS
+from spatten.spec.constants import STASH_SLOTS
 
 PARAMETERS = parameters()
 CONFIG = Config(**PARAMETERS["config"])
 COMPONENT = QueryStore(config=CONFIG)
 ANY_BEAT = Anything(COMPONENT.i.payload.shape())
 DELAY = 4
-"""Cycles from asking for a kept query to the query."""
+"""Cycles from asking for a stashed query to the query."""
 
 
 class Queries(Twin):
-    """Queries of any number of beats, and kept ones in between, which leave when no other does."""
+    """Queries of any number of beats, and stashed ones in between, which leave when no other does."""
 
-    goals = {"query": 100, "several beats": 50, "kept": 50, "again": 50, "again right after another": 5}
+    goals = {"query": 100, "several beats": 50, "stashed": 50, "again": 50, "again right after another": 5}
 
     def reset(self) -> None:
         self.now = 0
         self.beats: list[list[int]] = []
         self.number = 1
-        self.kept: dict[int, list[Any]] = {}
+        self.stashed: dict[int, list[Any]] = {}
         self.leaving: dict[int, int] = {}
         """The slot whose query leaves, by cycle."""
 
@@ -40,29 +40,29 @@ class Queries(Twin):
         source = self.source
         if not self.beats:
             self.number = source.randint(1, beats_max(CONFIG))
-            self.keeps = int(source.random() < 0.5)
+            self.stashes = int(source.random() < 0.5)
             busy = set(self.leaving.values())
-            free = [slot for slot in range(KEPT_SLOTS) if slot not in busy]
+            free = [slot for slot in range(STASH_SLOTS) if slot not in busy]
             self.slot = source.choice(free) if free else 0
-            self.keeps &= bool(free)
+            self.stashes &= bool(free)
         is_last = len(self.beats) == self.number - 1
         # A query whose slot is asked for at this moment must wait with its last beat.
-        may_come = not is_last or (self.now not in self.leaving and not (self.keeps and self._is_leaving(self.slot)))
+        may_come = not is_last or (self.now not in self.leaving and not (self.stashes and self._is_leaving(self.slot)))
         self.beat: dict[str, Any] = {"valid": 0}
         if may_come and source.random() < 0.6:
             payload = ANY_BEAT(source)
             payload["header"] |= {
                 "beat": len(self.beats),
                 "last": is_last,
-                "keeps": self.keeps,
-                "kept_slot": self.slot,
+                "stashes": self.stashes,
+                "stash_slot": self.slot,
             }
             self.beat = {"valid": 1, "payload": payload}
-        ready = [slot for slot in self.kept if not (self.beats and self.keeps and slot == self.slot)]
+        ready = [slot for slot in self.stashed if not (self.beats and self.stashes and slot == self.slot)]
         self.asked: dict[str, Any] = {"valid": 0}
         if ready and source.random() < 0.3:
-            self.asked = {"valid": 1, "kept_slot": source.choice(ready)}
-        return {"i": self.beat, "kept": self.asked}
+            self.asked = {"valid": 1, "stash_slot": source.choice(ready)}
+        return {"i": self.beat, "stashed": self.asked}
 
     def _is_leaving(self, slot: int) -> bool:
         return slot in self.leaving.values()
@@ -70,7 +70,7 @@ class Queries(Twin):
     def outputs(self) -> Values:
         self.query: list[Any] | None = None
         if self.now in self.leaving:
-            self.query = self.kept[self.leaving[self.now]]
+            self.query = self.stashed[self.leaving[self.now]]
         elif self.beat["valid"] and self.beat["payload"]["header"]["last"]:
             operands = list(itertools.chain(*self.beats, self.beat["payload"]["operands"]))
             # Operands behind those of the query mean nothing.
@@ -90,12 +90,12 @@ class Queries(Twin):
                 self.saw("query")
                 self.saw("several beats", len(self.beats) > 1)
                 self.beats = []
-                if header["keeps"]:
-                    self.saw("kept")
+                if header["stashes"]:
+                    self.saw("stashed")
                     assert self.query is not None
-                    self.kept[header["kept_slot"]] = self.query
+                    self.stashed[header["stash_slot"]] = self.query
         if self.asked["valid"]:
-            self.leaving[self.now + DELAY] = self.asked["kept_slot"]
+            self.leaving[self.now + DELAY] = self.asked["stash_slot"]
         self.now += 1
 
 

@@ -25,27 +25,27 @@ SECTORS = query_ring_sectors(CONFIG)
 
 
 def any_segment(source: random.Random) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A segment at random, and what is asked for in its cycles: a read, or a kept query."""
+    """A segment at random, and what is asked for in its cycles: a read, or a stashed query."""
     head_dim = source.choice(CONFIG.head_dims)
     bits = source.choice(CONFIG.query_bits)
     row = row_format(head_dim=head_dim, slice_width=CONFIG.slice_width, bits=bits)
     head = source.randrange(row.heads)
     again = int(source.random() < 0.25)
-    keeps = int(not again and source.random() < 0.25)
-    rows = 1 if again or keeps else source.randint(1, CONFIG.topk_lanes)
+    stashes = int(not again and source.random() < 0.25)
+    rows = 1 if again or stashes else source.randint(1, CONFIG.topk_lanes)
     segment: dict[str, Any] = ANY_SEGMENT(source) | {
         "dim": HEAD_DIMS.index(head_dim),
         "bits": CODE_BITS.index(bits),
         "second": head,
         "again": again,
-        "keeps": keeps,
+        "stashes": stashes,
         "rows": rows,
         "base": source.randrange(SECTORS),
     }
     asked = {name: segment[name] for name in ("offset", "again", "row")}
     if again:
-        kept = {"valid": 1, "kept_slot": segment["kept_slot"]}
-        return segment, [{"kept": kept, "asked": {"valid": 1, "place": 0, **asked}}]
+        stashed = {"valid": 1, "stash_slot": segment["stash_slot"]}
+        return segment, [{"stashed": stashed, "asked": {"valid": 1, "place": 0, **asked}}]
     found = []
     for place in range(rows):
         for beat in range(row.beats):
@@ -58,8 +58,8 @@ def any_segment(source: random.Random) -> tuple[dict[str, Any], list[dict[str, A
                     "part": part_code(row, head, beat, banks=BANKS),
                     "beat": beat,
                     "last": is_last,
-                    "keeps": keeps,
-                    "kept_slot": segment["kept_slot"],
+                    "stashes": stashes,
+                    "stash_slot": segment["stash_slot"],
                 },
             }
             step: dict[str, Any] = {"o_read": {"valid": 1, "payload": request}}
@@ -74,7 +74,7 @@ def any_segment(source: random.Random) -> tuple[dict[str, Any], list[dict[str, A
 class Reads(Twin):
     """Segments at random, whose blocks are there sooner or later, with or without room for their queries."""
 
-    goals = {"segment": 100, "again": 30, "keeps": 20, "block is late": 40, "no room": 100, "second head": 20}
+    goals = {"segment": 100, "again": 30, "stashes": 20, "block is late": 40, "no room": 100, "second head": 20}
 
     def reset(self) -> None:
         self.offer: tuple[dict[str, Any], list[dict[str, Any]]] | None = None
@@ -93,7 +93,7 @@ class Reads(Twin):
     def outputs(self) -> Values:
         wanted: dict[str, Any] = {
             "i": {"ready": self.segment is None},
-            **{name: {"valid": 0} for name in ("o_read", "kept", "asked", "used")},
+            **{name: {"valid": 0} for name in ("o_read", "stashed", "asked", "used")},
             "looks_up": self.waits,
         }
         self.goes = self.segment is not None and not self.waits and self.has_room
@@ -107,7 +107,7 @@ class Reads(Twin):
                 self.segment, self.steps = self.offer
                 self.offer, self.waits = None, True
                 self.saw("segment")
-                for name in ("again", "keeps"):
+                for name in ("again", "stashes"):
                     self.saw(name, self.segment[name])
                 self.saw("second head", self.segment["second"] and not self.segment["again"])
         elif self.waits:

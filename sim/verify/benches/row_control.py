@@ -1,7 +1,7 @@
 """Testbench of hw/control/row_control.py; tests/hw/control/test_row_control.py runs it.
 
 The chunks of each job, in which order, and which blocks they share, follow from the job and from the formats of its
-planes; the bench gives each chunk its blocks, frees kept slots, and sends some of their rows again.
+planes; the bench gives each chunk its blocks, frees stash slots, and sends some of their rows again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from spatten.sim.verify.benches.row_models import Buffer, Job, Jobs, Queue
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.twin import Anything, Twin, Values, compare
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS, KEPT_SLOTS
+from spatten.spec.constants import BLOCKS, STASH_SLOTS
 
 PARAMETERS = parameters()
 CONFIG = Config(**PARAMETERS["config"])
@@ -40,8 +40,8 @@ class Control(Twin):
         "chunk": 150,
         "segments back to back": 20,
         "a block is late": 100,
-        "no kept slot": 10,
-        "kept": 20,
+        "no stash slot": 10,
+        "stashed": 20,
         "freed": 10,
         "again": 10,
         "again before a chunk": 5,
@@ -60,7 +60,7 @@ class Control(Twin):
         self.blocks = {ring: Queue(BLOCKS) for ring in RINGS}
         self.last_block: dict[str, Any] = {}
         self.rows: dict[int, dict[str, Any]] = {}
-        """By kept slot the row that has it: the segment it comes from, and whether it has come again."""
+        """By stash slot the row that has it: the segment it comes from, and whether it has come again."""
         self.flat: dict[str, Any] | None = None
         self.again: dict[str, Any] | None = None
         self.again_age = 0
@@ -77,10 +77,10 @@ class Control(Twin):
         self.scales.extend({"enable": 1, "slot": slot, "head": head, **job.scales[head]} for head in job.heads)
 
     def _may_start(self) -> bool:
-        """Whether there is a slot: that of a job is free when none of its rows is kept any more."""
+        """Whether there is a slot: that of a job is free when none of its rows is stashed any more."""
         slot = self.jobs.started % CONFIG.jobs_in_flight
-        is_kept = any(row["chunk"]["slot"] == slot for row in self.rows.values())
-        return self.walk.under_way < CONFIG.jobs_in_flight and not self.scales and not is_kept
+        is_stashed = any(row["chunk"]["slot"] == slot for row in self.rows.values())
+        return self.walk.under_way < CONFIG.jobs_in_flight and not self.scales and not is_stashed
 
     def _decide(self) -> int:
         """Rows are found flat, and sent again, or not; the slots that are freed, a bit for each."""
@@ -90,7 +90,7 @@ class Control(Twin):
                 continue
             if row["state"] == "first" and self.flat is None and self.source.random() < 0.5:
                 self.flat = ANY_AGAIN(self.source)
-                kind = Kind.SINGLE if row["chunk"]["kind"] is Kind.FIRST_UNKEPT else Kind.SECOND
+                kind = Kind.SINGLE if row["chunk"]["kind"] is Kind.FIRST_UNSTASHED else Kind.SECOND
                 self.flat["row"] |= {"kind": kind, "slot": slot}
                 self.flat["row"]["header"] |= {name: row["chunk"][name] for name in ("slot", "head")}
                 row["state"] = "comes again"
@@ -144,23 +144,23 @@ class Control(Twin):
             return
         if chunk is None:
             return
-        free = set(range(KEPT_SLOTS)) - self.taken
+        free = set(range(STASH_SLOTS)) - self.taken
         self.needs = ["query"]
         self.needs += ["key"] * chunk["begins_keys"]
         self.needs += ["value"] * (chunk["begins_values"] and not chunk["prune"])
         are_there = all(self.blocks[ring].valid for ring in self.needs)
         self.saw("a block is late", not are_there)
-        self.saw("no kept slot", are_there and chunk["keeps"] and not free)
-        if are_there and (free or not chunk["keeps"]):
+        self.saw("no stash slot", are_there and chunk["stashes"] and not free)
+        if are_there and (free or not chunk["stashes"]):
             self.chunk_goes = True
             self.slot = min(free, default=None)
             self.segment = self._segment_of(chunk)
 
     def _segment_of(self, chunk: dict[str, Any]) -> dict[str, Any]:
-        """The segment of a chunk; the slot means nothing if it is not kept, the value block if it is pruned."""
+        """The segment of a chunk; the slot means nothing if it is not stashed, the value block if it is pruned."""
         for ring in self.needs:
             self.last_block[ring] = self.blocks[ring].first
-        slot = self.slot if chunk["keeps"] else None
+        slot = self.slot if chunk["stashes"] else None
         row = {name: chunk[name] for name in ("slot", "head", "accumulate", "prune")}
         shared = {name: chunk[name] for name in ("rows", "dim")}
         return {
@@ -169,15 +169,15 @@ class Control(Twin):
                 **shared,
                 "bits": chunk["query_bits"],
                 "second": chunk["query_second"],
-                "keeps": chunk["keeps"],
+                "stashes": chunk["stashes"],
                 "again": 0,
-                "kept_slot": slot,
+                "stash_slot": slot,
                 "offset": chunk["offset"],
             },
             "key": {
                 "row": {**row, "values": None if chunk["prune"] else self.last_block["value"]},
                 "kind": chunk["kind"],
-                "kept_slot": slot,
+                "stash_slot": slot,
                 **self.last_block["key"],
                 "linear": 0,
                 "ends_block": chunk["ends_keys"],
@@ -208,15 +208,15 @@ class Control(Twin):
         goes = self.chunk_goes or self.again_goes
         self.saw("segments back to back", goes and self.went)
         self.went = goes
-        for slot in range(KEPT_SLOTS):
+        for slot in range(STASH_SLOTS):
             if self.freed >> slot & 1:
                 del self.rows[slot]
         if self.chunk_goes and chunk is not None:
             self.saw("chunk")
             self.saw("pruned", chunk["prune"])
             self.saw("shares keys", not chunk["begins_keys"] and chunk["head"] % 2)
-            if chunk["keeps"] and self.slot is not None:
-                self.saw("kept")
+            if chunk["stashes"] and self.slot is not None:
+                self.saw("stashed")
                 self.rows[self.slot] = {"chunk": chunk, "state": "first"}
         for name, buffer in self.out.items():
             part = self.segment[name] if self.segment is not None else None
@@ -235,7 +235,7 @@ class Control(Twin):
         self.again_age += not waits
         if self.again_goes and self.again is not None:
             self.saw("again")
-            self.rows[self.again["key"]["kept_slot"]]["state"] = "came again"
+            self.rows[self.again["key"]["stash_slot"]]["state"] = "came again"
             self.again = None
         elif self.again is None and self.flat is not None:
             job = self.in_slot[self.flat["row"]["header"]["slot"]]

@@ -28,7 +28,7 @@ PLACES: int = PARAMETERS["places"]
 READER = ValueReader(config=CONFIG, places=PLACES)
 NARROW, WIDE = CONFIG.softmax_lanes, CONFIG.topk_lanes
 LANES = {"whole": NARROW, "pruned": WIDE}
-PORTS = {"whole": "i", "pruned": "i_kept"}
+PORTS = {"whole": "i", "pruned": "i_pruned"}
 GROUPS = -(-CONFIG.tokens_max // WIDE)
 ROWS_MAX = 2 * -(-CONFIG.tokens_max // NARROW)
 ANY_ROW = Anything(row_layout(CONFIG))

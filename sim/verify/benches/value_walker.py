@@ -25,7 +25,7 @@ class ValueBlocks(Twin):
     """Random jobs, whose pruned rows' ids come when all blocks of earlier jobs have been granted.
 
     `asking` is whose request stands, from the cycle in which it is made until it is taken, and `granting` whose block
-    is owed: "value" for a whole head's, "kept" for a pruned row's.
+    is owed: "value" for a whole head's, "pruned" for a pruned row's.
     """
 
     goals = {"heads": 40, "jobs": 20, "two heads": 5, "pruned rows": 30, "pruned jobs": 8, "pruned job waits": 30}
@@ -42,9 +42,9 @@ class ValueBlocks(Twin):
         given = {**self.feed.inputs(), **self.grants.inputs()}
         shown = self.kept.show(min(self.walk.taken + 1, self.feed.count))
         self.takes = shown is not None and self.pruned.is_granted and self.source.random() < 0.6
-        self.ready = {name: self.source.random() < 0.6 for name in ("o", "o_value", "o_kept")}
+        self.ready = {name: self.source.random() < 0.6 for name in ("o", "o_value", "o_pruned")}
         if not self.asking:
-            self.asking = "kept" if self.pruned.wants else "value" if self.walk.wants else ""
+            self.asking = "pruned" if self.pruned.wants else "value" if self.walk.wants else ""
         return {
             **given,
             "kept_valid": shown is not None,
@@ -54,7 +54,7 @@ class ValueBlocks(Twin):
         }
 
     def block(self, kind: str) -> Block:
-        return self.pruned.block if kind == "kept" else self.walk.block
+        return self.pruned.block if kind == "pruned" else self.walk.block
 
     def outputs(self) -> Values:
         grant, granting = self.grants.shown, f"o_{self.granting}"
@@ -62,7 +62,7 @@ class ValueBlocks(Twin):
             "o_request": {"valid": bool(self.asking)},
             "o": {"valid": grant is not None and self.ready[granting]},
             "o_value": {"valid": grant is not None and self.granting == "value" and self.ready["o"]},
-            "o_kept": {"valid": grant is not None and self.granting == "kept" and self.ready["o"]},
+            "o_pruned": {"valid": grant is not None and self.granting == "pruned" and self.ready["o"]},
         }
         if self.asking:
             block = self.block(self.asking)
@@ -78,8 +78,8 @@ class ValueBlocks(Twin):
         block = self.block(self.granting)
         issue = issue_of(block, passes_max=PASSES_MAX, lanes=CONFIG.topk_lanes)
         fetches = [fetch and {**fetch, "other": None} for fetch in issue["fetch"]]
-        issue |= {"fetch": fetches, "kept": self.granting == "kept"}
-        if self.granting == "kept":
+        issue |= {"fetch": fetches, "kept": self.granting == "pruned"}
+        if self.granting == "pruned":
             return issue | {"slot": self.pruned.number % JOBS}
         return issue | {
             "slot": self.walk.taken % JOBS,
@@ -93,7 +93,7 @@ class ValueBlocks(Twin):
         is_taken = bool(asking) and grants.ready
         self.saw("heads", granted and self.granting == "value")
         self.saw("two heads", granted and self.granting == "value" and len(walk.block.heads) == 2)
-        self.saw("pruned rows", granted and self.granting == "kept")
+        self.saw("pruned rows", granted and self.granting == "pruned")
         was_pruned = walk.pruned
         left = pruned.left.get(walk.taken, 0)
         self.saw("pruned job waits", was_pruned and left)
@@ -108,8 +108,8 @@ class ValueBlocks(Twin):
             self.feed,
             kept=kept.shown,
             number=kept.job,
-            accepts=asking == "kept" and is_taken,
-            granted=granted and self.granting == "kept",
+            accepts=asking == "pruned" and is_taken,
+            granted=granted and self.granting == "pruned",
             ends=self.takes and kept.shown is not None and bool(kept.shown["last"]),
         )
         grants.clock(asked=bool(asking), granted=granted)

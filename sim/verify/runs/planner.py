@@ -15,7 +15,7 @@ SEQUENCE_BITS = 5
 """Few groups under way, so that their number is a limit."""
 
 
-GOALS = {"query": 20, "members": 5, "key": 10, "value": 5, "kept": 5, "flat": 10, "two heads": 5, "wrapped": 3}
+GOALS = {"query": 20, "members": 5, "key": 10, "value": 5, "pruned": 5, "flat": 10, "two heads": 5, "wrapped": 3}
 """What a run must have seen, and how often at least."""
 
 

@@ -10,7 +10,6 @@ from spatten.hw.control.row.beat_splitter import BeatSplitter
 from spatten.hw.control.row.chunk_blocks import ChunkBlocks
 from spatten.hw.control.row.chunk_walker import ChunkWalker
 from spatten.hw.control.row.credits import Credits
-from spatten.hw.control.row.kept_slots import KeptSlots
 from spatten.hw.control.row.key_windows import KeyWindows
 from spatten.hw.control.row.query_store import QueryStore
 from spatten.hw.control.row.query_windows import QueryWindows
@@ -18,6 +17,7 @@ from spatten.hw.control.row.row_numbers import RowNumbers
 from spatten.hw.control.row.row_queue import RowQueue
 from spatten.hw.control.row.score_scales import ScoreScales
 from spatten.hw.control.row.segment_windows import SegmentWindows
+from spatten.hw.control.row.stash_slots import StashSlots
 from spatten.hw.control.row.value_rows import ValueRows
 from spatten.hw.control.row.value_windows import ValueWindows
 from spatten.sim.verify.runs.twin import twin_run
@@ -34,12 +34,12 @@ LONG = ROWS.replace(name="long", tokens_max=64, key_buffer_rows=128, value_buffe
 """Rows of more keys than there is room for behind the key ring."""
 
 
-def kept_slots_run(config: Config) -> dict[str, Any]:
-    return twin_run(KeptSlots(), config, "kept_slots", cycles=2000)
+def stash_slots_run(config: Config) -> dict[str, Any]:
+    return twin_run(StashSlots(), config, "stash_slots", cycles=2000)
 
 
-def kept_slots_mutation_run() -> dict[str, Any]:
-    return kept_slots_run(ROWS)
+def stash_slots_mutation_run() -> dict[str, Any]:
+    return stash_slots_run(ROWS)
 
 
 def credits_run(config: Config, places: int = 13) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def value_windows_mutation_run() -> dict[str, Any]:
 
 
 RUNS = {
-    "kept_slots": kept_slots_run,
+    "stash_slots": stash_slots_run,
     "credits": credits_run,
     "chunk_blocks": chunk_blocks_run,
     "chunk_walker": chunk_walker_run,

@@ -1,4 +1,4 @@
-"""Gives away the places for what is kept of rows that may have to be computed again."""
+"""Gives away the places for what is stashed of rows that may have to be computed again."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.logic import first_set, index_shape
-from spatten.spec.constants import KEPT_SLOTS
+from spatten.spec.constants import STASH_SLOTS
 
-__all__ = ["KeptSlots"]
+__all__ = ["StashSlots"]
 
 
-class KeptSlots(wiring.Component):
-    """Which kept slots are taken; the free one with the lowest number is given away next.
+class StashSlots(wiring.Component):
+    """Which stash slots are taken; the free one with the lowest number is given away next.
 
     Ports
     -----
@@ -33,21 +33,21 @@ class KeptSlots(wiring.Component):
         super().__init__(
             {
                 "has_free": Out(1),
-                "slot": Out(index_shape(KEPT_SLOTS)),
-                "taken": Out(KEPT_SLOTS),
+                "slot": Out(index_shape(STASH_SLOTS)),
+                "taken": Out(STASH_SLOTS),
                 "takes": In(1),
-                "freed": In(KEPT_SLOTS),
+                "freed": In(STASH_SLOTS),
             }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        taken = Signal(KEPT_SLOTS)
+        taken = Signal(STASH_SLOTS)
         m.d.comb += [self.taken.eq(taken), self.has_free.eq(~taken.all()), self.slot.eq(first_set(~taken))]
-        m.d.sync += taken.eq((taken & ~self.freed) | Mux(self.takes, Const(1, KEPT_SLOTS) << self.slot, 0))
+        m.d.sync += taken.eq((taken & ~self.freed) | Mux(self.takes, Const(1, STASH_SLOTS) << self.slot, 0))
         if asserts(platform):
             m.d.sync += [
-                Assert(ResetSignal() | ~(self.freed & ~taken).any(), "a kept slot is freed that is not taken\n"),
-                Assert(ResetSignal() | ~self.takes | self.has_free, "a kept slot is taken while none is free\n"),
+                Assert(ResetSignal() | ~(self.freed & ~taken).any(), "a stash slot is freed that is not taken\n"),
+                Assert(ResetSignal() | ~self.takes | self.has_free, "a stash slot is taken while none is free\n"),
             ]
         return m

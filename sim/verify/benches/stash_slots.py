@@ -1,14 +1,14 @@
-"""Testbench of hw/control/row/kept_slots.py; tests/hw/control/test_row_parts.py runs it."""
+"""Testbench of hw/control/row/stash_slots.py; tests/hw/control/test_row_parts.py runs it."""
 
 from __future__ import annotations
 
 import cocotb
 from cocotb.handle import HierarchyObject
 
-from spatten.hw.control.row.kept_slots import KeptSlots
+from spatten.hw.control.row.stash_slots import StashSlots
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.twin import Twin, Values, compare
-from spatten.spec.constants import KEPT_SLOTS
+from spatten.spec.constants import STASH_SLOTS
 
 PARAMETERS = parameters()
 
@@ -22,7 +22,7 @@ class Slots(Twin):
         self.taken: set[int] = set()
 
     def inputs(self) -> Values:
-        free = set(range(KEPT_SLOTS)) - self.taken
+        free = set(range(STASH_SLOTS)) - self.taken
         self.next = min(free, default=None)
         self.takes = bool(free) and self.source.random() < 0.5
         rate = self.source.choice([0, 0, 0.2, 0.6])
@@ -47,4 +47,4 @@ class Slots(Twin):
 @cocotb.test()
 @cocotb.parametrize(seed=PARAMETERS["seeds"])
 async def a_free_slot_is_given_away(dut: HierarchyObject, seed: int) -> None:
-    await compare(dut, KeptSlots(), Slots, seed=seed, cycles=PARAMETERS["cycles"])
+    await compare(dut, StashSlots(), Slots, seed=seed, cycles=PARAMETERS["cycles"])
