@@ -254,15 +254,17 @@ class Core(wiring.Component):
         """What softmax decides of a first pass: a flat row is computed again, and a stash slot is free."""
         progressive, decision, again = self.progressive, self.softmax.o_decision, self.progressive.o_again
         wiring.connect(m, decision, progressive.i_decision)
-        wiring.connect(m, again, self.planner.i_again)
+        wiring.connect(m, again, self.planner.i_flat)
         is_unstashed = equals(decision.payload.header.kind, Kind.FIRST_UNSTASHED) & ~decision.payload.flat
         first_slot = Const(1, STASH_SLOTS)
         m.d.comb += [
             progressive.o_free.ready.eq(1),
             self.row_control.freed.eq(
                 Mux(progressive.o_free.valid, first_slot << progressive.o_free.payload, 0)
-                | Mux(decision.valid & decision.ready & is_unstashed, first_slot << decision.payload.header.slot, 0)
-                | self.key_reader.again_slot
+                | Mux(
+                    decision.valid & decision.ready & is_unstashed, first_slot << decision.payload.header.stash_slot, 0
+                )
+                | self.key_reader.again_freed
             ),
             self.jobs.recomputed.valid.eq(again.valid & again.ready),
             self.jobs.recomputed.slot.eq(again.payload.header.slot),

@@ -47,8 +47,8 @@ class KeyReader(wiring.Component):
     o_read : to the key ring, a `hw.memory.ring_buffer.window_request` whose header is a `key_beat`
     used : out, `block_event`: a block has been read for the last time
     again_read, again_done : out, a group of keys of a row that is computed again has been read; all of its keys have
-    again_slot : out, a bit for each stash slot: it is free, since a row of kind SINGLE that was computed again has been
-        read
+    again_freed : out, a bit for each stash slot: it is free, since a row of kind SINGLE that was computed again has
+        been read
     waits : out, a row waits for its keys or its query
 
     Latency: 3 cycles from a segment to its first read. Throughput: a window per cycle, across rows and segments.
@@ -73,7 +73,7 @@ class KeyReader(wiring.Component):
                 "used": Out(block_event()),
                 "again_read": Out(1),
                 "again_done": Out(1),
-                "again_slot": Out(STASH_SLOTS),
+                "again_freed": Out(STASH_SLOTS),
                 "waits": Out(1),
             }
         )
@@ -109,7 +109,7 @@ class KeyReader(wiring.Component):
             scores.row.number.eq(self.i_row.payload),
             self.again_read.eq(goes & window.again_read),
             self.again_done.eq(goes & window.again_done),
-            self.again_slot.eq(Mux(goes, window.freed, 0)),
+            self.again_freed.eq(Mux(goes, window.freed, 0)),
         ]
         m.d.sync += [self.used.valid.eq(goes & window.ends_block), self.used.entry.eq(window.entry)]
         return m

@@ -16,7 +16,7 @@ from spatten.hw.control.plan.group_issuer import GroupIssuer
 from spatten.hw.control.plan.key_walker import KeyWalker
 from spatten.hw.control.plan.plan_layouts import (
     SectorClass,
-    again_segment,
+    again_row,
     block_event,
     fetched_group,
     flat_row,
@@ -41,7 +41,7 @@ from spatten.hw.memory.block_table import BlockTable, entry_shape
 from spatten.spec.config import Config
 from spatten.spec.constants import BLOCKS
 
-__all__ = ["Planner", "again_segment", "kept_ids", "members_request"]
+__all__ = ["Planner"]
 
 _RINGS = {"query": QUERY, "key": KEY, "value": VALUE}
 
@@ -57,8 +57,8 @@ class Planner(wiring.Component):
 
     Two kinds of requests go before these. Under local pruning each row has a value block of its own, made when the
     row's probabilities are known; `i_kept` brings the ids. And the keys of a flat row are fetched again, into the part
-    of the key buffer behind the ring, for one row at a time: they are used as they come, so four groups of space are
-    enough, and no ring can block them.
+    of the key buffer behind the ring, for one row at a time: they are used as they come, so a few groups of space are
+    enough (four of the widest block rows), and no ring can block them.
 
     Blocks of the key and query rings are used in order. A job's rows may finish out of order only in generation; so
     only value blocks may be used in another order than that of their allocation.
@@ -76,7 +76,9 @@ class Planner(wiring.Component):
       no block of a later job's head is taken before these, so before it are only blocks of rows that have all they
       need.
     - A flat row needs no space of any ring for its keys, and its groups go as fast as its own are read. It may be late,
-      but what waits for it, the space of its values and its job's slot, is not needed for its end.
+      but what waits for it, the space of its values and its job's slot, is not needed for its end. Nor does it wait for
+      a stash slot, since it has one; a head whose first pass waits for a slot is overtaken by the pass that frees one.
+      So no more than `STASH_SLOTS` rows are flat at a time, for which `Refetch` has places: softmax never waits.
     - Members need space of the query ring before their job starts. Before them are only queries of jobs that have
       started, which end without the one that has not.
 
@@ -89,7 +91,7 @@ class Planner(wiring.Component):
                  QueryWalker -> GroupIssuer --+
                    KeyWalker -> GroupIssuer --+-> BidArbiter -> GroupEmitter -> ArrivalLedger -> fetch unit
     i_kept -->   ValueWalker -> GroupIssuer --+                                    |   |
-    i_again -------------------> Refetch -----+                                    |   +-> Refetch
+    i_flat -->   Refetch ---------------------+                                    |   +-> Refetch --> o_again
                BlockTables <-> the walkers, the rings                              +-----> BlockTables
 
     Each walker has a `BlockWalker`, which goes from head to head; those of keys and values have a `BlockPlan`, which
@@ -113,7 +115,7 @@ class Planner(wiring.Component):
     i_kept : stream of `kept_ids`; o_pruned : stream of entries, the value block of each pruned row, in order
     o_query, o_key : streams of `ring_grant`, the next block; o_value : stream of entries. Whoever takes these, or those
         of `o_members` and `o_pruned`, stays ready until a block comes: issuers take it in the same cycle
-    i_again : stream of `flat_row`; o_again : stream of `again_segment`, when its keys have begun to come
+    i_flat : stream of `flat_row`; o_again : stream of `again_row`, when its keys have begun to come
     again_read, again_done : in, a group of that row's keys has been read; all of its keys have
     again_arrived : out, how many groups of that row's keys have arrived
     o_allocate, i_block, o_free : arrays of streams to and from the query, key and value ring
@@ -148,8 +150,8 @@ class Planner(wiring.Component):
                 "o_members": Out(stream.Signature(ring_grant(config, QUERY))),
                 "i_kept": In(stream.Signature(kept_ids(config))),
                 "o_pruned": Out(stream.Signature(entry)),
-                "i_again": In(stream.Signature(flat_row(config))),
-                "o_again": Out(stream.Signature(again_segment(config))),
+                "i_flat": In(stream.Signature(flat_row(config))),
+                "o_again": Out(stream.Signature(again_row(config))),
                 "again_read": In(1),
                 "again_done": In(1),
                 "again_arrived": Out(groups),
@@ -192,7 +194,7 @@ class Planner(wiring.Component):
             for table, issuer in zip(tables, issuers, strict=True):
                 self._check_frees(m, table, issuer)
         m.submodules.refetch = refetch = Refetch(config=config)
-        wiring.connect(m, wiring.flipped(self.i_again), refetch.i)
+        wiring.connect(m, wiring.flipped(self.i_flat), refetch.i)
         wiring.connect(m, refetch.o, wiring.flipped(self.o_again))
         wiring.connect(m, emitter.o, ledger.i)
         wiring.connect(m, ledger.o, wiring.flipped(self.o))

@@ -9,7 +9,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.job_slots import slot_layout
-from spatten.hw.control.plan.plan_layouts import again_segment
+from spatten.hw.control.plan.plan_layouts import again_row
 from spatten.hw.control.row.again_segments import AgainSegments
 from spatten.hw.control.row.chunk_blocks import ChunkBlocks
 from spatten.hw.control.row.chunk_walker import ChunkWalker
@@ -35,6 +35,16 @@ class RowControl(wiring.Component):
     goes before all segments that wait, as soon as its keys have begun to come. A row that may have to be computed again
     goes only when there is a place for its scores and its query, a *stash slot*.
 
+    **A flat row** goes in a loop: softmax finds it flat and drops it; `hw.datapath.progressive.Progressive` says which
+    kind its next pass must have; `hw.control.planner.Planner` (`Refetch`) fetches its keys into the part of the key
+    buffer behind the ring, and shows the row here on `i_again` as they come; its segment goes to both readers, which
+    take its query from the stash and its keys from behind the ring; the array's new scores reach `Progressive`, which
+    adds those of a first pass to them, and softmax, which does not look whether they are flat.
+
+    A stash slot is taken by the segment of a first pass. It is free again when the row turns out not to be flat; else
+    when the second pass has read the scores (kind SECOND), or the key reader has read the last key (kind SINGLE), by
+    when the query has left the stash.
+
     It is joined of components in hw/control/row:
 
         ChunkWalker --------------------+
@@ -53,8 +63,9 @@ class RowControl(wiring.Component):
     scale : in, `scale_write`: the scale of a job's n-th live head (from 0) is written n cycles after the one in which
         `started` counts the job, at the latest
     i_query, i_key, i_value : streams, the next block of each ring
-    i_again : stream of `again_segment`
-    freed : in, a bit for each stash slot: the slot is free again
+    i_again : stream of `again_row`
+    freed : in, a bit for each stash slot: the slot is free again, as `Progressive.o_free` says of the kinds FIRST and
+        SECOND, softmax's decision of FIRST_UNSTASHED, and `KeyReader.again_freed` of SINGLE
     o_query, o_key : streams of `query_segment` and `key_segment`, through skid buffers; each gets every segment
 
     It assumes of its neighbours, and asserts in simulation, that a stash slot is freed only while it is taken, and that
@@ -75,7 +86,7 @@ class RowControl(wiring.Component):
                 "i_query": In(stream.Signature(granted_block(sectors=query_ring_sectors(config), entries=BLOCKS))),
                 "i_key": In(stream.Signature(granted_block(sectors=key_ring_sectors(config), entries=BLOCKS))),
                 "i_value": In(stream.Signature(entry_shape(BLOCKS))),
-                "i_again": In(stream.Signature(again_segment(config))),
+                "i_again": In(stream.Signature(again_row(config))),
                 "freed": In(STASH_SLOTS),
                 "o_query": Out(stream.Signature(query_segment(config))),
                 "o_key": Out(stream.Signature(key_segment(config))),
@@ -148,7 +159,7 @@ class RowControl(wiring.Component):
             query.rows.eq(chunk.rows),
             query.dim.eq(chunk.dim),
             query.bits.eq(chunk.query_bits),
-            query.second.eq(chunk.query_second),
+            query.odd_head.eq(chunk.query_odd_head),
             query.stashes.eq(chunk.stashes),
             query.stash_slot.eq(stash_slots.slot),
             query.offset.eq(chunk.offset),
@@ -168,7 +179,7 @@ class RowControl(wiring.Component):
             key.dim.eq(chunk.dim),
             key.bits.eq(chunk.key_bits),
             key.joined.eq(chunk.joined),
-            key.second.eq(chunk.key_second),
+            key.odd_head.eq(chunk.key_odd_head),
             key.mantissa.eq(chunk.scale.mantissa),
             key.shift.eq(chunk.scale.shift),
             key.flat_limit.eq(chunk.flat_limit),

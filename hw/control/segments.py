@@ -44,10 +44,11 @@ def query_segment(config: Config) -> data.StructLayout:
     entry, base : their block in the query ring, and the sector where it begins
     rows : how many there are, at least 1
     dim, bits : codes of the head dimension and of a code's bits (`hw.control.format_tables`)
-    second : of the two heads that share a row of the plane they are the second
+    odd_head : of the two heads that share a row of the plane they are those of the odd one
     stashes, stash_slot : the query (`rows` is 1) is to be stashed in that slot as well
     offset : what is to be subtracted of a token's id to get the number of its row
-    again, row : the query is the one in `stash_slot`, and the number of its row; nothing else counts then
+    again, row : the query is the one in `stash_slot`, and the number of its row; `rows` is 1 then, and nothing else
+        counts
     """
     return data.StructLayout(
         {
@@ -56,7 +57,7 @@ def query_segment(config: Config) -> data.StructLayout:
             "rows": range(config.topk_lanes + 1),
             "dim": DIM_CODE,
             "bits": BITS_CODE,
-            "second": 1,
+            "odd_head": 1,
             "stashes": 1,
             "again": 1,
             "stash_slot": index_shape(STASH_SLOTS),
@@ -72,13 +73,13 @@ def key_segment(config: Config) -> data.StructLayout:
     row, kind, stash_slot, mantissa, shift, flat_limit : go to softmax with each row's scores (`key_header`); the
         readers put the row's number in place of that in `row`
     entry, base : their block in the key ring, and the sector where it begins
-    linear, limit : they lie behind the ring instead, from sector `base` on, and what would lie at sector `limit` lies
-        at `base`
+    linear, limit : they lie behind the ring instead, in a small ring of their own for one row that is computed again:
+        from sector `base` on, and what would lie at sector `limit` lies at `base`
     ends_block : no later segment reads this block
     rows : how many rows there are, at least 1
     keys, causal : keys of the first row, at least 1; each further row has one more if `causal` is set, else as many
     dim, bits, joined : codes of the head dimension and of a code's bits, and whether MSB and LSB planes are joined
-    second : of the two heads that a block serves they are those of the second
+    odd_head : of the two heads that a block serves they are those of the odd one
     lsb : they are an LSB plane alone, whose codes are unsigned
     """
     sectors = key_ring_sectors(config) + lsb_sectors(config)
@@ -98,7 +99,7 @@ def key_segment(config: Config) -> data.StructLayout:
             "dim": DIM_CODE,
             "bits": BITS_CODE,
             "joined": 1,
-            "second": 1,
+            "odd_head": 1,
             "lsb": 1,
             "mantissa": SCALE_MANTISSA_BITS,
             "shift": SCALE_SHIFT_BITS,
@@ -142,7 +143,7 @@ def beats_max(config: Config) -> int:
 def window_parts(m: Module, config: Config, *, segment: Any, joined: Any, lsb: Any) -> list[Any]:
     """For each beat of a key, query or value what is needed of a block row (`hw.control.format_tables.window_layout`).
 
-    `segment` has `dim`, `bits` and `second`, as in `key_segment`; so `joined` and `lsb`.
+    `segment` has `dim`, `bits` and `odd_head`, as in `key_segment`; so `joined` and `lsb`.
     """
     return [
         part_table(
@@ -151,7 +152,7 @@ def window_parts(m: Module, config: Config, *, segment: Any, joined: Any, lsb: A
             dim=segment.dim,
             bits=segment.bits,
             joined=joined,
-            head=segment.second,
+            head=segment.odd_head,
             beat=beat,
             is_lsb=lsb,
             name=f"part{beat}",

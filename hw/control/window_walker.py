@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import BANKS, window_layout
+from spatten.hw.control.plan.plan_layouts import groups_max
 from spatten.hw.control.segments import beats_max, row_windows
 from spatten.hw.lib.logic import product, select, wrapped
 from spatten.hw.memory.block_table import entry_shape
@@ -42,8 +43,9 @@ class WindowWalker(wiring.Component):
     left : in, keys that are to be read, those of this window among them
     starts, start : in, from the next cycle on begin at sector `start`
     steps : in, the window is taken: its next beat follows, or the next window
-    linear, base, limit : in, the row lies behind the ring, from `base` on, and an address wraps at `limit`; the walk
-        goes back to `base` behind the last window. Only with `linear_sectors`.
+    base : in, where the row begins; the walk goes back to it behind the last window. Only with `linear_sectors`.
+    linear, limit : in, the row lies behind the ring, and an address wraps at `limit`, to `base`. Only with
+        `linear_sectors`.
     first_beat, last_beat, last_window : out, of a key the first and the last beat; of the row the last window
     part : out, what is needed of the window
     sector, count : out, first sector of the window, in the ring, and how many there are of the row
@@ -136,7 +138,7 @@ class ArrivalGate(wiring.Component):
     """
 
     def __init__(self, *, config: Config, has_linear: bool = False) -> None:
-        self.groups = config.tokens_max // config.topk_lanes
+        self.groups = groups_max(config)
         self.has_linear = has_linear
         count = range(self.groups + 1)
         ports: dict[str, Any] = {

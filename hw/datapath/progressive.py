@@ -34,8 +34,8 @@ class Kind(IntEnum):
 
 
 def row_header(slots: int, header: ShapeLike) -> data.StructLayout:
-    """What travels with a row through softmax and back: `header`, its `kind` and its `slot`."""
-    return data.StructLayout({"kind": Shape.cast(Kind), "slot": index_shape(slots), "header": header})
+    """What travels with a row through softmax and back: `header`, its `kind` and its `stash_slot`."""
+    return data.StructLayout({"kind": Shape.cast(Kind), "stash_slot": index_shape(slots), "header": header})
 
 
 def pass_beat(lanes: int, score_bits: int, slots: int, header: ShapeLike) -> data.StructLayout:
@@ -182,12 +182,12 @@ class Progressive(wiring.Component):
         with m.If(takes):
             m.d.sync += index.eq(Mux(beat.last, 0, index + 1))
         address = Cat(index, beat.slot if self.slots > 1 else Const(0, 0))
-        is_second = Signal()
+        is_second_pass = Signal()
         m.d.comb += [
-            is_second.eq(beat.kind == Kind.SECOND),
+            is_second_pass.eq(beat.kind == Kind.SECOND),
             stash.write_enable.eq(takes & (beat.kind == Kind.FIRST)),
             stash.write_address.eq(address),
-            stash.read_enable.eq(takes & is_second),
+            stash.read_enable.eq(takes & is_second_pass),
             stash.read_address.eq(address),
         ]
         for lane in range(self.lanes):
@@ -196,7 +196,7 @@ class Progressive(wiring.Component):
         entered = Signal.like(beat, name="entered", reset_less=True)
         entered_second = Signal(reset_less=True)
         with m.If(stages[0].ready):
-            m.d.sync += [Value.cast(entered).eq(Value.cast(beat)), entered_second.eq(is_second)]
+            m.d.sync += [Value.cast(entered).eq(Value.cast(beat)), entered_second.eq(is_second_pass)]
 
         # The memory's word goes into registers first, since an adder right behind the memory would take too long.
         fetched = Signal.like(beat, name="fetched", reset_less=True)
@@ -214,11 +214,11 @@ class Progressive(wiring.Component):
             m.d.sync += [
                 row.progressive.eq((fetched.kind == Kind.FIRST) | (fetched.kind == Kind.FIRST_UNSTASHED)),
                 row.header.kind.eq(fetched.kind),
-                row.header.slot.eq(fetched.slot),
+                row.header.stash_slot.eq(fetched.slot),
                 Value.cast(row.header.header).eq(Value.cast(fetched.header)),
             ]
         m.d.comb += Value.cast(self.o.payload).eq(Value.cast(row))
-        return Mux(takes & is_second & beat.last, 1 << beat.slot, 0)
+        return Mux(takes & is_second_pass & beat.last, 1 << beat.slot, 0)
 
     def _decisions(self, m: Module) -> Value:
         """Connects `i_decision` to `o_again`; returns the slot that a decision frees in this cycle, one-hot."""
@@ -229,7 +229,7 @@ class Progressive(wiring.Component):
             self.o_again.valid.eq(self.i_decision.valid & flat),
             self.i_decision.ready.eq(~flat | self.o_again.ready),
             self.o_again.payload.kind.eq(Mux(is_stashed, Kind.SECOND, Kind.SINGLE)),
-            self.o_again.payload.slot.eq(row.slot),
+            self.o_again.payload.stash_slot.eq(row.stash_slot),
             Value.cast(self.o_again.payload.header).eq(Value.cast(row.header)),
         ]
-        return Mux(self.i_decision.valid & ~flat & is_stashed, 1 << row.slot, 0)
+        return Mux(self.i_decision.valid & ~flat & is_stashed, 1 << row.stash_slot, 0)

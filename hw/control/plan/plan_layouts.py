@@ -22,7 +22,7 @@ __all__ = [
     "ORDER_SPAN_MAX",
     "SECTOR_CLASSES",
     "SectorClass",
-    "again_segment",
+    "again_row",
     "block_event",
     "block_issue",
     "block_size_shape",
@@ -147,12 +147,14 @@ def kept_ids(config: Config) -> data.StructLayout:
 
 
 def flat_row(config: Config) -> data.StructLayout:
-    """A row that softmax has found flat, so that its keys are needed again (`hw.datapath.progressive.row_header`)."""
+    """A row that softmax has found flat, so that its keys are needed again (`hw.datapath.progressive.row_header`): the
+    `kind` of its next pass, the `stash_slot` of its query and scores, and as its `header` a `row_layout`."""
     return row_header(STASH_SLOTS, row_layout(config))
 
 
-def again_segment(config: Config) -> data.StructLayout:
-    """A row to be computed again, when its keys arrive: its header, where its keys wrap, and how many there are."""
+def again_row(config: Config) -> data.StructLayout:
+    """A row to be computed again, when its keys arrive: the flat row, behind which sector its keys go on at the first
+    one behind the ring (`limit`), and how many keys there are."""
     row = flat_row(config)
     sectors = range(key_ring_sectors(config) + lsb_sectors(config) + 1)
     return data.StructLayout({"row": row, "limit": sectors, "keys": range(config.tokens_max + 1)})

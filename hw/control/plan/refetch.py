@@ -13,7 +13,7 @@ from spatten.hw.control.format_tables import PASSES_MAX
 from spatten.hw.control.job_slots import slot_layout
 from spatten.hw.control.plan.plan_layouts import (
     SECTOR_CLASSES,
-    again_segment,
+    again_row,
     flat_row,
     group_advance,
     group_bid,
@@ -29,6 +29,7 @@ from spatten.hw.lib.fifo import Fifo
 from spatten.hw.lib.logic import choose
 from spatten.hw.memory.address_generator import KEY, LINEAR
 from spatten.spec.config import Config
+from spatten.spec.constants import STASH_SLOTS
 from spatten.spec.row_format import SECTORS_MAX, key_ring_sectors, lsb_sectors
 
 __all__ = ["Refetch"]
@@ -37,11 +38,11 @@ __all__ = ["Refetch"]
 class Refetch(wiring.Component):
     """Bids for the keys of flat rows, group by group, into the part of the key buffer behind its ring.
 
-    A row's groups go round in the places of that part, as many at a time as there is room for at the row's stride, less
-    one: a further group is asked for when one of these has been read. So nothing but the readers can make a row wait,
-    and none of the rings. The row is offered on `o` when all of its groups are there, or half as many as there is room
-    for: then it can be read without a pause, since keys come faster than they are used. The next row begins when this
-    one has been read.
+    A row's groups go round in the places of that part, as many at a time as there is room for at the row's stride: a
+    further group is asked for when one of these has been read. So nothing but the readers can make a row wait, and none
+    of the rings. The row is offered on `o` when all of its groups are there, or half as many as there is room for: then
+    it is mostly read without a pause, since keys come faster than they are used; the key reader waits for those that
+    come late. The next row begins when this one has been read.
 
     Parameters
     ----------
@@ -50,8 +51,8 @@ class Refetch(wiring.Component):
     Ports
     -----
     slots : in, as of `hw.control.planner.Planner`
-    i : stream of `flat_row`, through a queue of 8
-    o : stream of `again_segment`, once for each row
+    i : stream of `flat_row`, through a queue for as many as there are stash slots, of which each flat row has one
+    o : stream of `again_row`, once for each row
     bid : out, `group_bid`; it stands until it wins; without `urgent` and `order`
     wins : in, the bid is taken; only while it is valid
     arrives : in, another group has arrived
@@ -70,7 +71,7 @@ class Refetch(wiring.Component):
             {
                 "slots": In(data.ArrayLayout(slot_layout(config), config.jobs_in_flight)),
                 "i": In(stream.Signature(flat_row(config))),
-                "o": Out(stream.Signature(again_segment(config))),
+                "o": Out(stream.Signature(again_row(config))),
                 "bid": Out(group_bid(config)),
                 "wins": In(1),
                 "arrives": In(1),
@@ -84,7 +85,7 @@ class Refetch(wiring.Component):
         m = Module()
         config = self.config
         m.submodules.plan = self._plan = plan = RefetchPlan(config=config)
-        m.submodules.queue = self._queue = queue = Fifo(shape=flat_row(config), depth=8)
+        m.submodules.queue = self._queue = queue = Fifo(shape=flat_row(config), depth=STASH_SLOTS)
         wiring.connect(m, wiring.flipped(self.i), queue.i)
         groups = range(groups_max(config) + 1)
         row = Signal(flat_row(config), reset_less=True)
@@ -92,9 +93,9 @@ class Refetch(wiring.Component):
         m.d.comb += [plan.slots.eq(self.slots), plan.row.eq(row)]
 
         # What is to be asked for next, and what has been.
-        self._rows_left = Signal(range(config.tokens_max + 1), reset_less=True)
+        self._keys_left = Signal(range(config.tokens_max + 1), reset_less=True)
         self._count = Signal(range(config.topk_lanes + 1))
-        self._live_row = Signal(live_row_shape(config), reset_less=True)
+        self._live_line = Signal(live_row_shape(config), reset_less=True)
         self._place = Signal(place_bits(config), reset_less=True)
         self._passes_left = Signal(PASSES_MAX, reset_less=True)
         self._last_pass = Signal()
@@ -109,8 +110,8 @@ class Refetch(wiring.Component):
         self._offered = Signal()
         with m.If(self.read):
             m.d.sync += self._read.eq(self._read + 1)
-        # `_has_room` is a cycle old: one group is kept free.
-        m.d.sync += self._has_room.eq(self._issued - self._read + 1 < self._groups_room)
+        # A cycle old, except that it is cleared by a bid that wins.
+        m.d.sync += self._has_room.eq(self._issued - self._read < self._groups_room)
 
         self._bid(m)
         comes = Signal()
@@ -149,9 +150,9 @@ class Refetch(wiring.Component):
             pick.eq(Mux(passes_left[0], 0, Mux(passes_left[1], 1, 2))),
             Value.cast(fetch).eq(choose([Value.cast(plan.fetches[n]) for n in range(PASSES_MAX)], pick)),
             self._last_pass.eq(~(passes_left & (passes_left - 1)).any()),
-            self._count.eq(Mux(self._rows_left < lanes, self._rows_left, lanes)),
+            self._count.eq(Mux(self._keys_left < lanes, self._keys_left, lanes)),
             request.slot.eq(self._row.header.slot),
-            request.row.eq(self._live_row),
+            request.row.eq(self._live_line),
             request.count.eq(self._count),
             request.dense.eq(plan.job.dense),
             request.ring.eq(LINEAR),
@@ -211,7 +212,7 @@ class Refetch(wiring.Component):
                     ]
                     with m.If(self._last_pass):
                         self._end_group(m)
-                        with m.If(self._rows_left == self._count):
+                        with m.If(self._keys_left == self._count):
                             m.next = "WAIT"
             with m.State("WAIT"), m.If(self.done):
                 m.next = "IDLE"
@@ -229,8 +230,8 @@ class Refetch(wiring.Component):
             self._issued.eq(0),
             self._read.eq(0),
             self._total.eq((live + (lanes - 1)) >> ceil_log2(lanes)),
-            self._rows_left.eq(live),
-            self._live_row.eq(0),
+            self._keys_left.eq(live),
+            self._live_line.eq(0),
             self._place.eq(self.first_sector),
         ]
         with m.Switch(self._plan.stride):
@@ -246,7 +247,7 @@ class Refetch(wiring.Component):
         m.d.sync += [
             self._passes_left.eq(self._plan.needed),
             self._issued.eq(self._issued + 1),
-            self._rows_left.eq(self._rows_left - self._count),
-            self._live_row.eq(self._live_row + 1),
+            self._keys_left.eq(self._keys_left - self._count),
+            self._live_line.eq(self._live_line + 1),
             self._place.eq(Mux(place_after == self._limit, self.first_sector, place_after)),
         ]

@@ -56,14 +56,14 @@ class RefetchPlan(wiring.Component):
         job = Signal(slot_layout(self.config), reset_less=True)
         block = Signal(BLOCK, reset_less=True)
         head = self.row.header.head
-        is_second = Signal()
-        m.d.comb += is_second.eq(self.row.kind == Kind.SECOND)
+        is_second_pass = Signal()
+        m.d.comb += is_second_pass.eq(self.row.kind == Kind.SECOND)
         job_format = block_table(
             m,
             self.config,
             dim=job.head_dim,
-            bits=Mux(is_second, LSB_CODE, job.key_bits),
-            joined=~is_second,
+            bits=Mux(is_second_pass, LSB_CODE, job.key_bits),
+            joined=~is_second_pass,
             name="job_format",
         )
         m.d.sync += Value.cast(job).eq(by_slot(self.slots, self.row.header.slot))
@@ -84,7 +84,8 @@ class RefetchPlan(wiring.Component):
             entry = block.fetch[n]
             fetch = Signal(plane_fetch(self.config), name=f"fetch{n}", reset_less=True)
             plane = Signal(PLANE, name=f"plane{n}")
-            is_lsb = is_second | entry.is_lsb
+            # The table has a plane that is read alone as an MSB plane.
+            is_lsb = is_second_pass | entry.is_lsb
             m.d.comb += [
                 Value.cast(plane).eq(Mux(is_lsb, Value.cast(lsb_plane), Value.cast(msb_plane))),
                 self.fetches[n].eq(fetch),

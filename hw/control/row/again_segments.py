@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.format_tables import LSB_CODE, block_table
 from spatten.hw.control.job_slots import by_slot, slot_layout
-from spatten.hw.control.plan.plan_layouts import again_segment
+from spatten.hw.control.plan.plan_layouts import again_row
 from spatten.hw.control.row.row_layouts import head_place, row_segment, score_scale
 from spatten.hw.control.row.score_scales import excess_bits
 from spatten.hw.datapath.progressive import Kind
@@ -37,8 +37,8 @@ class AgainSegments(wiring.Component):
     slots : in, as of `hw.control.planner.Planner`
     read : stream of `head_place`, out: the head whose scale is needed
     scale : in, `score_scale`, the one that was asked for, in the cycle after
-    i : stream of `again_segment`
-    o : stream of `row_segment`; what another kind of segment has besides is zero
+    i : stream of `again_row`
+    o : stream of `row_segment`; members that a flat row does not need are zero
 
     Latency: 3 cycles, more while `read` is not ready. One row at a time: the next is taken in the cycle after its
     segment has been.
@@ -51,7 +51,7 @@ class AgainSegments(wiring.Component):
                 "slots": In(data.ArrayLayout(slot_layout(config), config.jobs_in_flight)),
                 "read": Out(stream.Signature(head_place(config))),
                 "scale": In(score_scale()),
-                "i": In(stream.Signature(again_segment(config))),
+                "i": In(stream.Signature(again_row(config))),
                 "o": Out(stream.Signature(row_segment(config))),
             }
         )
@@ -60,7 +60,7 @@ class AgainSegments(wiring.Component):
         m = Module()
         check_stream(m, platform, self.i, "i")
         config = self.config
-        again = Signal(again_segment(config), reset_less=True)
+        again = Signal(again_row(config), reset_less=True)
         header = again.row.header
         # Where the row is: the job's record and the scale are being looked up, they are there, the segment is.
         looks_up, has_job, has_segment = Signal(), Signal(), Signal()
@@ -79,7 +79,7 @@ class AgainSegments(wiring.Component):
                 has_job.eq(looks_up & self.read.ready),
                 has_segment.eq(has_job | (has_segment & ~self.o.ready)),
             ]
-        fields = {name: slot_layout(config).members[name] for name in ("head_dim", "key_bits", "flat_limit")}
+        fields = {name: slot_layout(config).members[name] for name in ("head_dim", "key_bits")}
         job = Signal(data.StructLayout(fields), reset_less=True)
         records = [Cat(self.slots[n][name] for name in fields) for n in range(config.jobs_in_flight)]
         m.d.sync += Value.cast(job).eq(by_slot(records, header.slot))
@@ -94,13 +94,12 @@ class AgainSegments(wiring.Component):
         query, key = self.o.payload.query, self.o.payload.key
         m.d.comb += [
             query.rows.eq(1),
-            query.dim.eq(job.head_dim),
             query.again.eq(1),
-            query.stash_slot.eq(again.row.slot),
+            query.stash_slot.eq(again.row.stash_slot),
             query.row.eq(header.number),
             key.row.eq(header),
             key.kind.eq(again.row.kind),
-            key.stash_slot.eq(again.row.slot),
+            key.stash_slot.eq(again.row.stash_slot),
             key.linear.eq(1),
             key.base.eq(key_ring_sectors(config)),
             key.limit.eq(again.limit),
@@ -109,10 +108,9 @@ class AgainSegments(wiring.Component):
             key.dim.eq(job.head_dim),
             key.bits.eq(bits),
             key.joined.eq(~is_second_pass),
-            key.second.eq(block.paired & header.head[0]),
+            key.odd_head.eq(block.paired & header.head[0]),
             key.lsb.eq(is_second_pass),
             key.mantissa.eq(scale.mantissa),
             key.shift.eq(scale.shift),
-            key.flat_limit.eq(job.flat_limit),
         ]
         return m

@@ -60,6 +60,9 @@ class ChunkWalker(wiring.Component):
     scale : in, `score_scale`, the one that was asked for, in the cycle after
     o : stream of `row_chunk`; `ready` is set only while `valid` is
 
+    Only jobs of generation are progressive, so a chunk whose row may have to be computed again has one row, which sees
+    all live keys. The registers refuse other jobs.
+
     It assumes that a job which counts as started has a live head and a live query row. Assertions check this and
     `o.ready` in simulation.
 
@@ -195,14 +198,14 @@ class ChunkWalker(wiring.Component):
             paired.key.eq(keys.paired),
             paired.value.eq(values.paired),
         ]
-        # Whether the second head of the pair that this one is in comes after this one.
-        is_second = self._head[0]
-        has_partner = Mux(is_second, 0, self._heads.bit_select(Cat(Const(1, 1), self._head[1:]), 1))
+        # Whether the odd head of the pair that this one is in comes after this one.
+        is_odd = self._head[0]
+        has_partner = Mux(is_odd, 0, self._heads.bit_select(Cat(Const(1, 1), self._head[1:]), 1))
         self._keys_stay = paired.key & has_partner
         self._values_stay = paired.value & has_partner
         m.d.comb += [
-            chunk.query_second.eq(paired.query & is_second),
-            chunk.key_second.eq(paired.key & is_second),
+            chunk.query_odd_head.eq(paired.query & is_odd),
+            chunk.key_odd_head.eq(paired.key & is_odd),
             chunk.begins_keys.eq(self._begins_keys),
             chunk.begins_values.eq(self._begins_values),
             chunk.ends_keys.eq(self._last_chunk & ~self._keys_stay),

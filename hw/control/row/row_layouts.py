@@ -61,9 +61,9 @@ def row_chunk(config: Config) -> data.StructLayout:
     slot, head, accumulate, prune : go with its rows (`hw.control.job_slots.row_layout`)
     rows : how many there are
     dim : code of the head dimension
-    query_bits, query_second, offset : as `bits`, `second` and `offset` of a `query_segment`
+    query_bits, query_odd_head, offset : as `bits`, `odd_head` and `offset` of a `query_segment`
     kind, scale, flat_limit, keys, causal, joined : as in a `key_segment`
-    key_bits, key_second : as `bits` and `second` of a `key_segment`
+    key_bits, key_odd_head : as `bits` and `odd_head` of a `key_segment`
     stashes : its row (there is one) may have to be computed again, so a stash slot is needed
     begins_keys, begins_values : its head's keys or values are in a block that no chunk before had
     ends_keys : no later chunk has keys in this block
@@ -76,7 +76,7 @@ def row_chunk(config: Config) -> data.StructLayout:
             "rows": query["rows"],
             "dim": DIM_CODE,
             "query_bits": BITS_CODE,
-            "query_second": 1,
+            "query_odd_head": 1,
             "offset": query["offset"],
             "kind": Shape.cast(Kind),
             "scale": score_scale(),
@@ -85,7 +85,7 @@ def row_chunk(config: Config) -> data.StructLayout:
             "causal": 1,
             "key_bits": BITS_CODE,
             "joined": 1,
-            "key_second": 1,
+            "key_odd_head": 1,
             "stashes": 1,
             "begins_keys": 1,
             "begins_values": 1,

@@ -34,7 +34,8 @@ class ScoreScales(wiring.Component):
         reads
     o : out, `score_scale`, the one that was read last; valid from the cycle after
 
-    A scale must not be read in the cycle in which it is written.
+    A scale must not be read in the cycle in which it is written. A scale is that of exact scores q.k, and its `shift`
+    is less where scores are in a larger unit: of an MSB plane by `LSB_BITS`, of a joined plane by `excess_bits`.
     """
 
     def __init__(self, *, config: Config) -> None:

@@ -86,7 +86,7 @@ class ValueRows(wiring.Component):
         chosen_valid, chosen_pruned = Signal(), Signal(reset_less=True)
         chosen = Signal(row_layout(config), reset_less=True)
         chosen_entry = Signal(entry_shape(BLOCKS), reset_less=True)
-        chosen_format = Signal(data.StructLayout({"dim": DIM_CODE, "bits": BITS_CODE, "second": 1}), reset_less=True)
+        chosen_format = Signal(data.StructLayout({"dim": DIM_CODE, "bits": BITS_CODE, "odd_head": 1}), reset_less=True)
         m.d.comb += moves.eq(~chosen_valid | ready.i.ready)
         with m.If(moves):
             m.d.sync += [
@@ -96,7 +96,7 @@ class ValueRows(wiring.Component):
                 chosen_entry.eq(Mux(takes_pruned, blocks.o.payload, self.i.payload.values)),
                 chosen_format.dim.eq(job.head_dim),
                 chosen_format.bits.eq(job.value_bits),
-                chosen_format.second.eq(block.paired & row.head[0]),
+                chosen_format.odd_head.eq(block.paired & row.head[0]),
             ]
             with m.If(takes_whole | takes_pruned):
                 m.d.sync += pruned_turn.eq(takes_whole)

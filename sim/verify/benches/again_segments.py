@@ -7,7 +7,7 @@ from typing import Any
 import cocotb
 from cocotb.handle import HierarchyObject
 
-from spatten.hw.control.plan.plan_layouts import again_segment
+from spatten.hw.control.plan.plan_layouts import again_row
 from spatten.hw.control.row.again_segments import AgainSegments
 from spatten.hw.datapath.progressive import Kind
 from spatten.sim.verify.benches.row_models import LSB_CODE, Job, Jobs
@@ -19,14 +19,14 @@ from spatten.spec.row_format import CODE_BITS, key_ring_sectors
 PARAMETERS = parameters()
 CONFIG = Config(**PARAMETERS["config"])
 COMPONENT = AgainSegments(config=CONFIG)
-ANY_ROW = Anything(again_segment(CONFIG))
-NOTHING = dict.fromkeys(("entry", "base", "bits", "second", "stashes", "offset"), 0)
+ANY_ROW = Anything(again_row(CONFIG))
+NOTHING = dict.fromkeys(("entry", "base", "dim", "bits", "odd_head", "stashes", "offset"), 0)
 """What the segment of a chunk's queries has besides."""
 
 
 def wanted_segment(job: Job, row: dict[str, Any]) -> dict[str, Any]:
-    """The segment of a flat row of a job, an `again_segment`."""
-    stash_slot, kind, header = row["row"]["slot"], row["row"]["kind"], row["row"]["header"]
+    """The segment of a flat row of a job, an `again_row`."""
+    stash_slot, kind, header = row["row"]["stash_slot"], row["row"]["kind"], row["row"]["header"]
     is_second_pass = kind == Kind.SECOND
     block = job.format(LSB_BITS) if is_second_pass else job.format(job.key_bits, joined=True)
     scale = job.scales[header["head"]]
@@ -35,7 +35,6 @@ def wanted_segment(job: Job, row: dict[str, Any]) -> dict[str, Any]:
         "query": {
             **NOTHING,
             "rows": 1,
-            "dim": HEAD_DIMS.index(job.head_dim),
             "again": 1,
             "stash_slot": stash_slot,
             "row": header["number"],
@@ -55,11 +54,11 @@ def wanted_segment(job: Job, row: dict[str, Any]) -> dict[str, Any]:
             "dim": HEAD_DIMS.index(job.head_dim),
             "bits": LSB_CODE if is_second_pass else CODE_BITS.index(job.key_bits),
             "joined": not is_second_pass,
-            "second": block.heads == 2 and header["head"] % 2,
+            "odd_head": block.heads == 2 and header["head"] % 2,
             "lsb": is_second_pass,
             "mantissa": scale["mantissa"],
             "shift": (scale["shift"] - less) % 64,
-            "flat_limit": job.record["flat_limit"],
+            "flat_limit": 0,
         },
     }
 
@@ -97,7 +96,7 @@ class Rows(Twin):
         self.saw("second pass", is_second_pass)
         self.saw("from scratch", not is_second_pass)
         self.saw("excess", not is_second_pass and job.excess())
-        self.saw("shares a block", self.wanted["key"]["second"])
+        self.saw("shares a block", self.wanted["key"]["odd_head"])
 
     def inputs(self) -> Values:
         is_empty = self.segment is None and self.offer is None

@@ -89,7 +89,7 @@ class Reads(Twin):
         wanted: dict[str, Any] = {
             "i": {"ready": self.buffer.ready},
             "used": self.used,
-            **dict.fromkeys(("again_read", "again_done", "again_slot", "waits"), 0),
+            **dict.fromkeys(("again_read", "again_done", "again_freed", "waits"), 0),
         }
         if window is not None:
             there = arrived[1] if window["linear"] else arrived[0][window["entry"]]
@@ -110,7 +110,7 @@ class Reads(Twin):
                 "i_row": {"ready": window["ends_row"]},
                 "again_read": window["again_read"],
                 "again_done": window["again_done"],
-                "again_slot": window["freed"],
+                "again_freed": window["freed"],
             }
         return wanted
 

@@ -49,7 +49,7 @@ def any_segment(source: random.Random) -> tuple[dict[str, Any], list[dict[str, A
         "dim": HEAD_DIMS.index(row.head_dim),
         "bits": CODE_BITS.index(row.bits),
         "joined": int(row.joined),
-        "second": head,
+        "odd_head": head,
         "lsb": int(is_lsb),
         "linear": linear,
         "base": base,

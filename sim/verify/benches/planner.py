@@ -43,7 +43,7 @@ PARAMETERS = parameters()
 CONFIG = Config(**PARAMETERS["config"])
 SEQUENCE_BITS: int = PARAMETERS["sequence_bits"]
 PLANNER = Planner(config=CONFIG, sequence_bits=SEQUENCE_BITS)
-ANY_ROW = Anything(PLANNER.i_again.payload.shape())
+ANY_ROW = Anything(PLANNER.i_flat.payload.shape())
 LANES = CONFIG.topk_lanes
 JOBS = CONFIG.jobs_in_flight
 SECTORS = ring_sectors(CONFIG)
@@ -263,7 +263,7 @@ class Machine:
         self.grants = {
             name: sink(f"o_{name}", steady=True) for name in ("query", "members", "key", "value", "pruned", "again")
         }
-        self.i_members, self.i_kept, self.i_again = source("i_members"), source("i_kept"), source("i_again")
+        self.i_members, self.i_kept, self.i_flat = source("i_members"), source("i_kept"), source("i_flat")
         self.rings = {ring: Ring(bench, ring) for ring in RINGS}
         self.inputs = {
             name: (bench.signal(name), Payload(shape))
@@ -288,7 +288,7 @@ class Machine:
         bench.agents.append(self)
 
     def clear(self) -> None:
-        streams: list[Source | Sink] = [self.o, *self.grants.values(), self.i_members, self.i_kept, self.i_again]
+        streams: list[Source | Sink] = [self.o, *self.grants.values(), self.i_members, self.i_kept, self.i_flat]
         for stream in streams:
             stream.clear()
         for ring in self.rings.values():
@@ -382,7 +382,7 @@ class Machine:
         for name, sink in self.grants.items():
             ring_name = {"members": "query", "pruned": "value", "again": "refetch"}.get(name, name)
             sink.drive(allowed=ring_name not in withheld)
-        for stream in (self.i_members, self.i_kept, self.i_again):
+        for stream in (self.i_members, self.i_kept, self.i_flat):
             stream.drive()
 
     def _begin_jobs(self) -> None:
@@ -509,7 +509,7 @@ class Machine:
         granted = {name: sink.taken() for name, sink in self.grants.items()}
         self.i_members.taken()
         self.i_kept.taken()
-        self.i_again.taken()
+        self.i_flat.taken()
         freed = {}
         for ring, space in self.rings.items():
             size = space.allocate.taken()
@@ -745,7 +745,7 @@ class Machine:
         row.header = ANY_ROW(self.source)
         row.header["kind"] = kind
         row.header["header"] |= {"slot": row.job.slot, "head": row.head}
-        self.i_again.queue.append(row.header)
+        self.i_flat.queue.append(row.header)
         self.flat_rows.append(row)
         self.flat_groups.append(0)
         for request in flat_requests(CONFIG, job, kind, row.head, slot=row.job.slot):

@@ -180,7 +180,7 @@ class Array:
         """One pass of a row, and what must come out for it."""
         scores = row.passes[kind]
         shared = {"mantissa": row.mantissa, "shift": row.shifts[kind], "flat_limit": row.limit}
-        header = {"kind": int(kind), "slot": slot, "header": row.header}
+        header = {"kind": int(kind), "stash_slot": slot, "header": row.header}
         first_pass = kind in (Kind.FIRST, Kind.FIRST_UNSTASHED)
         lanes_stashed = self.stashed.setdefault(slot, [])
         if kind is Kind.FIRST:
@@ -257,7 +257,7 @@ class Array:
         while self.undecided and self.sink.count >= self.undecided[0][0]:
             _, row, slot = self.undecided.popleft()
             assert self.decisions is not None
-            header = {"kind": int(row.kind), "slot": slot, "header": row.header}
+            header = {"kind": int(row.kind), "stash_slot": slot, "header": row.header}
             self.decisions.send([{"flat": int(row.flat), "header": header}])
             self.asked.append((row, slot))
         for got in self.again.received_from(self.taken_again):
@@ -266,7 +266,9 @@ class Array:
             assert self.asked, f"o_again came for nobody, {where}"
             row, slot = self.asked.popleft()
             assert row.flat, f"o_again came for a row that is not flat, {where}"
-            assert got == {"kind": int(row.second), "slot": slot, "header": row.header}, f"o_again is {got}, {where}"
+            assert got == {"kind": int(row.second), "stash_slot": slot, "header": row.header}, (
+                f"o_again is {got}, {where}"
+            )
             self.seconds.append((row, slot))
         self.pass_decided()
         for slot in self.free.received_from(self.taken_free):
@@ -381,10 +383,10 @@ async def decisions_take_a_cycle_each(dut: HierarchyObject) -> None:
     for _ in range(80):
         kind = Kind.FIRST if source.random() < 0.6 else Kind.FIRST_UNSTASHED
         slot, header, flat = (int(source.integers(n)) for n in (SLOTS, 1 << HEADER, 2))
-        array.decisions.send([{"flat": flat, "header": {"kind": int(kind), "slot": slot, "header": header}}])
+        array.decisions.send([{"flat": flat, "header": {"kind": int(kind), "stash_slot": slot, "header": header}}])
         if flat:
             second = Kind.SECOND if kind is Kind.FIRST else Kind.SINGLE
-            again.append({"kind": int(second), "slot": slot, "header": header})
+            again.append({"kind": int(second), "stash_slot": slot, "header": header})
         elif kind is Kind.FIRST:
             free.append(slot)
     await array.bench.step(100)
@@ -411,7 +413,9 @@ async def a_pass_and_a_decision_free_slots_together(dut: HierarchyObject, behind
     array.send(row, Kind.FIRST, low)
     # In every fourth cycle a pass frees a slot, and a decision another one, in the same cycle or a little later.
     kinds = [other] * (1 + behind) + [freeing, other, other, other] * 8
-    array.decisions.send([{"flat": 0, "header": {"kind": int(kind), "slot": high, "header": 0}} for kind in kinds])
+    array.decisions.send(
+        [{"flat": 0, "header": {"kind": int(kind), "stash_slot": high, "header": 0}} for kind in kinds]
+    )
     for _ in range(8):
         array.send(row, Kind.SECOND, low)
         for _ in range(3):

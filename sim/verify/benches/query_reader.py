@@ -59,10 +59,10 @@ class Segment:
         codes = np.random.default_rng(source.getrandbits(32)).integers(-half, half, shape)
         sectors = block_rows(row, codes)
         nothing = [None] * (CONFIG.head_dim_max - row.head_dim)
-        self.queries = [[*query.tolist(), *nothing] for query in codes[segment["second"]]]
+        self.queries = [[*query.tolist(), *nothing] for query in codes[segment["odd_head"]]]
         for number, step in enumerate(self.steps):
             place, beat = divmod(number, row.beats)
-            part = row.parts[segment["second"], beat]
+            part = row.parts[segment["odd_head"], beat]
             request = step["o_read"]["payload"]
             first = request["sector"] % BANKS
             words: list[int | None] = [None] * BANKS

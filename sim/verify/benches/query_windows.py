@@ -36,7 +36,7 @@ def any_segment(source: random.Random) -> tuple[dict[str, Any], list[dict[str, A
     segment: dict[str, Any] = ANY_SEGMENT(source) | {
         "dim": HEAD_DIMS.index(head_dim),
         "bits": CODE_BITS.index(bits),
-        "second": head,
+        "odd_head": head,
         "again": again,
         "stashes": stashes,
         "rows": rows,
@@ -74,7 +74,7 @@ def any_segment(source: random.Random) -> tuple[dict[str, Any], list[dict[str, A
 class Reads(Twin):
     """Segments at random, whose blocks are there sooner or later, with or without room for their queries."""
 
-    goals = {"segment": 100, "again": 30, "stashes": 20, "block is late": 40, "no room": 100, "second head": 20}
+    goals = {"segment": 100, "again": 30, "stashes": 20, "block is late": 40, "no room": 100, "odd head": 20}
 
     def reset(self) -> None:
         self.offer: tuple[dict[str, Any], list[dict[str, Any]]] | None = None
@@ -109,7 +109,7 @@ class Reads(Twin):
                 self.saw("segment")
                 for name in ("again", "stashes"):
                     self.saw(name, self.segment[name])
-                self.saw("second head", self.segment["second"] and not self.segment["again"])
+                self.saw("odd head", self.segment["odd_head"] and not self.segment["again"])
         elif self.waits:
             self.waits = not (self.segment["again"] or self.arrived[self.segment["entry"]])
             self.saw("block is late", self.waits)

@@ -21,6 +21,7 @@ from spatten.sim.verify.benches.planner_jobs import (
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.twin import Anything, Twin, Values, compare
 from spatten.spec.config import Config
+from spatten.spec.constants import STASH_SLOTS
 from spatten.spec.row_format import key_ring_sectors
 
 PARAMETERS = parameters()
@@ -45,7 +46,7 @@ class Rows(Twin):
         self.pace = 0.9
         """Share of the cycles in which a group arrives, or is read, if one can."""
         self.offered: dict[str, Any] | None = None
-        self.queue = Queue(8)
+        self.queue = Queue(STASH_SLOTS)
         self.rows_left: dict[int, int] = {}
         """By job its rows that have not been read."""
         self.to_come: deque[int] = deque()
@@ -158,8 +159,8 @@ class Rows(Twin):
         self.saw("LSBs" if row["kind"] == Kind.SECOND else "both planes")
 
     def _row_clock(self) -> None:
-        # A place is kept free; and what was asked for or read in this cycle counts in the one after the next.
-        has_room = self.issued - self.read < self.room - 1
+        # What was asked for or read in this cycle counts in the one after the next.
+        has_room = self.issued - self.read < self.room
         is_enough = self.arrived == self.groups or self.arrived >= self.room // 2
         if self.shows and self.ready:
             self.shows, self.reads = False, True

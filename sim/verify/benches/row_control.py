@@ -12,7 +12,7 @@ from typing import Any
 import cocotb
 from cocotb.handle import HierarchyObject
 
-from spatten.hw.control.plan.plan_layouts import again_segment
+from spatten.hw.control.plan.plan_layouts import again_row
 from spatten.hw.control.row_control import RowControl
 from spatten.hw.datapath.progressive import Kind
 from spatten.sim.verify.benches.again_segments import wanted_segment
@@ -28,7 +28,7 @@ CONFIG = Config(**PARAMETERS["config"])
 CONTROL = RowControl(config=CONFIG)
 RINGS = ("query", "key", "value")
 ANY_BLOCK = {ring: Anything(getattr(CONTROL, f"i_{ring}").payload.shape()) for ring in RINGS}
-ANY_AGAIN = Anything(again_segment(CONFIG))
+ANY_AGAIN = Anything(again_row(CONFIG))
 AGAIN_DELAY = 3
 """Cycles from a row that comes again to its segment; one more if the walk reads a scale when the row would."""
 
@@ -91,7 +91,7 @@ class Control(Twin):
             if row["state"] == "first" and self.flat is None and self.source.random() < 0.5:
                 self.flat = ANY_AGAIN(self.source)
                 kind = Kind.SINGLE if row["chunk"]["kind"] is Kind.FIRST_UNSTASHED else Kind.SECOND
-                self.flat["row"] |= {"kind": kind, "slot": slot}
+                self.flat["row"] |= {"kind": kind, "stash_slot": slot}
                 self.flat["row"]["header"] |= {name: row["chunk"][name] for name in ("slot", "head")}
                 row["state"] = "comes again"
             else:
@@ -168,7 +168,7 @@ class Control(Twin):
                 **self.last_block["query"],
                 **shared,
                 "bits": chunk["query_bits"],
-                "second": chunk["query_second"],
+                "odd_head": chunk["query_odd_head"],
                 "stashes": chunk["stashes"],
                 "again": 0,
                 "stash_slot": slot,
@@ -186,7 +186,7 @@ class Control(Twin):
                 "causal": chunk["causal"],
                 "bits": chunk["key_bits"],
                 "joined": chunk["joined"],
-                "second": chunk["key_second"],
+                "odd_head": chunk["key_odd_head"],
                 "lsb": 0,
                 "mantissa": chunk["scale"]["mantissa"],
                 "shift": chunk["scale"]["shift"],

@@ -142,8 +142,8 @@ class Job:
                     "begins_keys": part is mine[0] and head == sharing["keys"][0],
                     "begins_values": part is mine[0] and head == sharing["values"][0],
                     "ends_keys": part is mine[-1] and head == sharing["keys"][-1],
-                    "query_second": heads_per_row(self.head_dim, self.query_bits) == 2 and head % 2,
-                    "key_second": self.keys.heads == 2 and head % 2,
+                    "query_odd_head": heads_per_row(self.head_dim, self.query_bits) == 2 and head % 2,
+                    "key_odd_head": self.keys.heads == 2 and head % 2,
                 }
                 found.append((head, part, {name: int(value) for name, value in notes.items()}))
         return found

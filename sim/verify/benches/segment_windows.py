@@ -24,7 +24,7 @@ ANY_SEGMENT = Anything(key_segment(CONFIG))
 class Segments(Twin):
     """Segments of every format of keys; the windows follow from the format of a block row alone."""
 
-    goals = {"joined": 100, "lsb": 20, "several beats": 50, "several rows": 50, "second head": 50, "full": 50}
+    goals = {"joined": 100, "lsb": 20, "several beats": 50, "several rows": 50, "odd head": 50, "full": 50}
 
     def reset(self) -> None:
         self.buffer = Buffer()
@@ -36,7 +36,7 @@ class Segments(Twin):
             "dim": HEAD_DIMS.index(row.head_dim),
             "bits": CODE_BITS.index(row.bits),
             "joined": int(row.joined),
-            "second": head,
+            "odd_head": head,
             "lsb": int(is_lsb),
         }
         windows = windows_record(CONFIG, row, head, is_lsb=is_lsb)
@@ -45,7 +45,7 @@ class Segments(Twin):
         self.saw("lsb", is_lsb)
         self.saw("several beats", row.beats > 1)
         self.saw("several rows", windows["window_keys"] > CONFIG.slices)
-        self.saw("second head", head)
+        self.saw("odd head", head)
 
     def inputs(self) -> Values:
         if self.offer is None and self.source.random() < 0.7:

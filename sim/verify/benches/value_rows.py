@@ -31,7 +31,7 @@ class Rows(Twin):
         "both can go": 100,
         "block is late": 20,
         "no room": 50,
-        "second head": 20,
+        "odd head": 20,
         "full speed": 20,
     }
 
@@ -111,7 +111,7 @@ class Rows(Twin):
             row = self.offers[self.goes]
             job = self.in_slot[row["slot"]]
             second = int(job.values.heads == 2 and row["head"] % 2)
-            self.saw("second head", second)
+            self.saw("odd head", second)
             self.chosen = {
                 "is_pruned": self.goes == "pruned",
                 "row": row,
