@@ -618,7 +618,7 @@ class Machine:
             assert ring != QUERY or chunk["entry"] == owner.entry, "a chunk's entry"
             owner.requested += 1
         else:
-            self._check_room(owner)
+            self._check_room(owner, ends_group=wanted["counts"])
         assert ring != QUERY or chunk["ids"][: group["count"]] == wanted["ids"], "a chunk's ids"
         self.under_way.append((owner, wanted))
         # The bids that stand are among the first requests of the rings that are to come.
@@ -632,12 +632,11 @@ class Machine:
             assert span <= ORDER_SPAN_MAX, f"bids are {span} orders apart"
             self.span = max(self.span, span)
 
-    def _check_room(self, owner: Row) -> None:
+    def _check_room(self, owner: Row, *, ends_group: bool) -> None:
         """No group of a flat row's keys goes where one lies that has not been read."""
         assert owner is self.flat_rows[0], "keys of a flat row before the row ahead of it has been read"
-        total = len([1 for row, group in self.groups[LINEAR] if row is owner and group["counts"]])
-        groups = -(-owner.job.record["live"] // LANES)
-        issued = min(groups, groups - total + 1)
+        to_come = len([1 for row, group in self.groups[LINEAR] if row is owner and group["counts"]])
+        issued = -(-owner.job.record["live"] // LANES) - to_come + (not ends_group)
         room, _ = flat_room(CONFIG, owner.job.record, owner_kind(owner))
         assert issued - self.read <= room, f"{issued} groups asked for, {self.read} read, room for {room}"
         self.seen["flat row goes round"] += issued > room
