@@ -23,6 +23,7 @@ from spatten.sim.verify.mutate import (
     COUNT_MAX,
     PAGE,
     REPORT,
+    SEED,
     Mutant,
     MutationError,
     MutationInputError,
@@ -40,8 +41,14 @@ from spatten.sim.verify.mutate import (
 def main(
     unit: Annotated[list[str] | None, typer.Argument(help="Units by name; all if none is given.")] = None,
     count: Annotated[int, typer.Option(help="Mutants of each unit.")] = COUNT,
+    seed: Annotated[int, typer.Option(help="Draws other mutants than those of the page.", min=0)] = SEED,
     jobs: Annotated[int, typer.Option(help="Runs side by side.")] = os.cpu_count() or 1,
-    out: Annotated[Path | None, typer.Option(help="Where to write what was found; default build/mutate.json.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to write what was found; default build/mutate.json, for another seed build/mutate-SEED.json."
+        ),
+    ] = None,
 ) -> None:
     """Plant faults in the units' netlists, and see whether their testbenches notice."""
     known = units()
@@ -54,8 +61,8 @@ def main(
         raise MutationInputError(f"count must be 1 to {COUNT_MAX}, not {count}")
     require_jobs(jobs)
     requirements.require("mutate", requirements.needed("mutate"), spatten.sim.verify.build.MissingSimulatorError)
-    report = REPORT if out is None else out
-    writes_page = out is None and PAGE.is_file()
+    report = out or (REPORT if seed == SEED else REPORT.with_stem(f"{REPORT.stem}-{seed}"))
+    writes_page = out is None and seed == SEED and PAGE.is_file()
     for path in (report, PAGE) if writes_page else (report,):
         require_writable(path)
     # `mutate` redirects sys.stdout during its runs; this console keeps the stream as it is now.
@@ -71,6 +78,7 @@ def main(
                     name,
                     mutation_run(name),
                     count=count,
+                    seed=seed,
                     explanations=explanations.get(name),
                     jobs=jobs,
                     progress=lambda task=task: bar.advance(task),  # type: ignore[misc]

@@ -58,7 +58,8 @@ REPORT = Path("build/mutate.json")
 PAGE = Path("docs/verification.md")
 _ROOM = Path(__file__).parent
 EXPLANATIONS = _ROOM / "survivors.toml"
-SEED = 1
+SEED = 20261127
+"""Of the draw of mutants: chosen after the testbenches had been frozen."""
 COUNT = 24
 COUNT_MAX = 10_000
 LEAST = 20
@@ -169,15 +170,15 @@ class Netlist:
         (self._folder / "unit.il").write_text(self._text[initial_values], encoding="utf-8")
         return ["read_rtlil unit.il", *_PREPARE]
 
-    def mutants(self, count: int, part: str | None = None, *, spare: int = 0) -> list[Mutant]:
-        """`count` distinct mutants, always the same, and up to `spare` more.
+    def mutants(self, count: int, part: str | None = None, *, spare: int = 0, seed: int = SEED) -> list[Mutant]:
+        """`count` distinct mutants, for a seed always the same, and up to `spare` more.
 
         If a submodule `part` is named, only that submodule and what is in it is changed.
         """
         # Some mutants are listed twice, with different control bits.
         self._yosys(
             *self._prepared(initial_values=self._initial_values),
-            f"mutate -list {2 * count} -seed {SEED} -o mutants.txt" + (f" top.{part} top.{part}.*" if part else ""),
+            f"mutate -list {2 * count} -seed {seed} -o mutants.txt" + (f" top.{part} top.{part}.*" if part else ""),
         )
         found: dict[str, Mutant] = {}
         for line in (self._folder / "mutants.txt").read_text(encoding="utf-8").splitlines():
@@ -334,6 +335,7 @@ def mutate(
     arguments: dict[str, Any],
     *,
     count: int = COUNT,
+    seed: int = SEED,
     sample: Sequence[int] | None = None,
     explanations: dict[str, dict[str, Any]] | None = None,
     proof_seconds: float = 60,
@@ -342,7 +344,8 @@ def mutate(
 ) -> MutationResult:
     """Run a unit's mutants, or those of `sample` by number, and judge them.
 
-    `arguments` are the unit's `mutation_run()`. Registers start as X unless they say `strip_initial=False`.
+    `arguments` are the unit's `mutation_run()`. Registers start as X unless they say `strip_initial=False`. Another
+    `seed` than `SEED` draws others, of which not all that are explained need be among them.
     """
     start = time.monotonic()
     result = MutationResult(unit=unit)
@@ -352,7 +355,7 @@ def mutate(
     component = arguments["component"]
     with tempfile.TemporaryDirectory(prefix=f"mutate-{unit}-") as name, _apart(Path(name)):
         netlist = Netlist(component, Path(name), initial_values=not arguments["strip_initial"])
-        mutants = netlist.mutants(count, part, spare=count)
+        mutants = netlist.mutants(count, part, spare=count, seed=seed)
         batch = mutants[:count] if sample is None else [mutants[number] for number in sample if number < count]
         spares = mutants[count:] if sample is None else []
         unchanged, *changed = netlist.verilog([None, *batch])
@@ -392,7 +395,8 @@ def mutate(
     result.seconds = round(time.monotonic() - start, 1)
     if sample is None:
         survivors = {mutant.name for mutant in result.mutants if mutant.outcome != "killed"}
-        result.problems += [f"explained but no survivor: {name}" for name in explanations if name not in survivors]
+        if seed == SEED:
+            result.problems += [f"explained but no survivor: {name}" for name in explanations if name not in survivors]
         if result.counted < LEAST:
             result.problems.append(f"only {result.counted} mutants count, at least {LEAST} must")
         if result.share < SHARE:

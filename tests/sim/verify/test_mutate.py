@@ -104,6 +104,9 @@ def test_mutants_are_distinct_and_always_the_same(tmp_path: Path) -> None:
     assert {mutant.kind for mutant in lists[0]} >= {"const0", "const1", "inv"}
     assert {mutant.place.partition("/")[0] for mutant in lists[0]} == {"top", "top.ram"}
     assert all(not Path(mutant.source).is_absolute() for mutant in lists[0])
+    others = Netlist(Fifo(shape=3, depth=5), tmp_path, initial_values=False).mutants(30, seed=7)
+    assert len(others) == 30
+    assert others != lists[0]
 
 
 def test_a_mutant_is_one_change_of_the_verilog(tmp_path: Path) -> None:
