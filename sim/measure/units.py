@@ -116,9 +116,11 @@ def is_current(row: Facts | None, config: Config, liberty: Path | None) -> bool:
 def check_fpga(unit: str, words: Facts, counts: Facts) -> None:
     """`SynthesisError` if a memory became flip-flops or got extra ones for a collision, or a multiplier became LUTs.
 
-    A memory of LUTs may have flip-flops: its read register lies outside of the LUTs.
+    A memory of LUTs may have flip-flops: its read register lies outside of the LUTs. And states that become one-hot may
+    have a few more, fewer than a word of the narrowest memory has bits.
     """
-    most = words["flip_flops"] + sum(width for _, width in words["memories"] if counts["lut_rams"])
+    widths = [width for _, width in words["memories"]]
+    most = words["flip_flops"] + (sum(widths) if counts["lut_rams"] else 0) + min(widths, default=1) - 1
     if counts["flip_flops"] > most:
         raise SynthesisError(f"{unit}: {counts['flip_flops']} flip-flops on ECP5, of which it has at most {most}")
     if words["memories"] and not counts["block_rams"] + counts["lut_rams"]:
