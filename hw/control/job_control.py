@@ -236,7 +236,8 @@ class JobControl(wiring.Component):
         ]
 
     def _check_slots(self, m: Module) -> None:
-        """A slot is a job's from its beginning to its report, and rows come of jobs that have a slot, none too many."""
+        """A slot is a job's from its beginning to its report; rows come of jobs that have a slot, none too many, and add
+        to the head importance when that is aged."""
         start, rows, report = self._start, self._rows, self._report
         taken = [Signal(name=f"taken{n}") for n in range(self.config.jobs_in_flight)]
         ending = report.o_report.payload
@@ -244,9 +245,13 @@ class JobControl(wiring.Component):
         with m.If(report.ends):
             m.d.sync += reported.eq(reported + 1 if len(taken) > 1 else 0)
             store_at(m, taken, reported, 0)
+        aged_context = Signal.like(start.job.context)
         with m.If(start.begins):
             store_at(m, taken, start.slot, 1)
+            m.d.sync += aged_context.eq(start.job.context)
+        is_aged = self._head_port.busy & (self.heads_done.slot == aged_context)
         checks = [
+            (~self.heads_done.valid | ~is_aged, "a row adds to a head importance that is not aged yet"),
             (~start.begins | ~select(taken, start.slot), "a job begins in a slot that another has"),
             (~report.ends | select(taken, reported), "a job is reported that has no slot"),
             (
