@@ -236,8 +236,8 @@ class JobControl(wiring.Component):
         ]
 
     def _check_slots(self, m: Module) -> None:
-        """A slot is a job's from its beginning to its report; rows come of jobs that have a slot, none too many, and add
-        to the head importance when that is aged."""
+        """A slot is a job's from its beginning to its report; rows come of jobs that have a slot, none too many; they
+        add to the head importance when that is aged."""
         start, rows, report = self._start, self._rows, self._report
         taken = [Signal(name=f"taken{n}") for n in range(self.config.jobs_in_flight)]
         ending = report.o_report.payload
