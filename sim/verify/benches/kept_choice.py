@@ -85,7 +85,7 @@ class Kept(Twin):
 
         self.answer: dict[str, Any] | None = None
         if self.step == FinishStep.READ and self.unread and source.random() < 0.6:
-            saturated = source.random() < 0.2
+            saturated = source.random() < 0.5
             self.answer = {"valid": 1, "value": ANY_VALUE(source), "saturated": saturated}
             given["answered_head"] = 1 << self.unread[0]
         given["answer"] = self.answer or {"valid": 0}
