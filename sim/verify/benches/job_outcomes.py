@@ -36,7 +36,8 @@ class Outcomes(Twin):
         self.slot = (self.slot + 1) % CONFIG.jobs_in_flight
         self.live_heads = source.randint(0, ALL_HEADS)
         self.live = source.choice([CONFIG.tokens_max, source.randint(1, CONFIG.tokens_max)])
-        self.keep_tokens = source.randint(1, CONFIG.tokens_max)
+        near = source.randint(max(1, self.live - 9), min(CONFIG.tokens_max, self.live + 9))
+        self.keep_tokens = source.choice([source.randint(1, CONFIG.tokens_max), near])
         self.prunes_tokens = source.random() < 0.5
         prunes_heads = source.random() < 0.5
         steps = [FinishStep.SCATTER] * source.randint(1, 3)

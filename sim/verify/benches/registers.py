@@ -373,6 +373,28 @@ SPOILT = list(job_descriptors.spoilt(CONFIG, Random(PARAMETERS["seed"])))
 
 @cocotb.test
 @cocotb.parametrize(seed=SEEDS)
+async def a_write_behind_a_doorbell_waits(dut: HierarchyObject, seed: int) -> None:
+    """A job is judged and taken as it was when the doorbell rang, though what is written next would make it wrong."""
+    front = Front(dut, seed)
+    await front.reset()
+    for _ in range(ROUNDS):
+        values = job_descriptors.random_job(CONFIG, front.random)
+        await front.load(job_descriptors.pack(CONFIG, values))
+        front.jobs.expect([job_descriptors.payload(CONFIG, values)])
+        _, word, spoilt = front.random.choice(SPOILT)
+        doorbell = front.bus.write(MAP["DOORBELL"].offset, DESCRIPTOR_VERSION)
+        behind = front.bus.write(MAP[f"JOB{word}"].offset, spoilt[word])
+        front.words[word] = spoilt[word]
+        await front.end(30)
+        assert doorbell.response == behind.response == OKAY
+        assert doorbell.ended is not None
+        assert behind.executed is not None
+        assert behind.executed >= doorbell.ended
+        await front.bench.drain()
+
+
+@cocotb.test
+@cocotb.parametrize(seed=SEEDS)
 async def every_reason_to_refuse_is_told(dut: HierarchyObject, seed: int) -> None:
     front = Front(dut, seed)
     await front.reset()

@@ -29,6 +29,7 @@ class Counts(Twin):
         "saturated in the cycle before": 5,
         "high": 100,
         "many recomputed": 20,
+        "many elements": 100,
     }
 
     def reset(self) -> None:
@@ -51,7 +52,7 @@ class Counts(Twin):
         # Most events are of one slot and context, so that their counters come far.
         if source.random() < 0.004:
             self.busy_slots = [source.choice(JOBS)]
-            self.begin_chance = source.choice([0, 0.05])
+            self.begin_chance = source.choice([0, 0, 0.05])
         slots = self.busy_slots if source.random() < 0.7 else list(JOBS)
         self.given = {
             "probs_done": self._event(0.7, slots),
@@ -61,7 +62,7 @@ class Counts(Twin):
         }
         # Elements saturate in beats of a row before the one that ends it, too.
         self.given["row_written"]["slot"] = source.choice(slots)
-        self.saturated = source.choice([0, 1, CONFIG.head_dim_max, source.randint(0, CONFIG.head_dim_max)])
+        self.saturated = source.choice([0, CONFIG.head_dim_max, source.randint(0, CONFIG.head_dim_max)])
         begins = source.random() < self.begin_chance or len(self.begun) < len(JOBS)
         self.begins = source.choice(JOBS) if begins else None
         self.context = source.choice(CONTEXTS)
@@ -95,6 +96,7 @@ class Counts(Twin):
         self.late = self.given["row_written"]["slot"], self.saturated
         self.saw("high", max(self.events.values(), default=0) > MOST // 2)
         self.saw("many recomputed", max(self.events["recomputed", n] for n in JOBS) > 150)
+        self.saw("many elements", max(self.elements.values(), default=0) > 1 << 11)
         if self.begins is not None:
             self.begun.add(self.begins)
             self.begun_contexts.add(self.context)
