@@ -18,6 +18,7 @@ import io
 import os
 import select
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -52,6 +53,9 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
         if there are none.
     """
     _show_what_cannot_be_shown()
+    # Amaranth warns of circuits that are made only to look at their ports, or that an error leaves unused. Named by its
+    # words, since most commands need no Amaranth.
+    warnings.filterwarnings("ignore", message=".* created but never used")
     try:
         status = _invoke(app, name, list(sys.argv[1:] if arguments is None else arguments))
     except typer.TyperException as error:
@@ -66,8 +70,6 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
         status = _system_status(error)
     except SystemExit:
         status = NO_READER  # how Rich ends a program whose output nobody reads; nothing else here exits
-    if status:
-        _silence_unused_circuits()
     sys.exit(status)
 
 
@@ -132,12 +134,6 @@ def _drop_output() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-
-
-def _silence_unused_circuits() -> None:
-    """Keep Amaranth from reporting circuits that an error left unused, behind the message of that error."""
-    if hdl := sys.modules.get("amaranth.hdl"):
-        setattr(hdl.UnusedElaboratable, "_MustUse__silence", True)  # noqa: B010 - Python would change the name here
 
 
 def _end(status: int, text: str) -> int:

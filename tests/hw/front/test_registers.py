@@ -43,7 +43,7 @@ def test_registers_in_icarus() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_registers_in_verilator(name: str) -> None:
-    assert len(cosimulate(**run_arguments(CONFIGS[name], rounds=12, waves=WAVES), strip_initial=True)) == TESTS
+    assert len(cosimulate(**run_arguments(CONFIGS[name], rounds=6, waves=WAVES), strip_initial=True)) == TESTS
 
 
 @pytest.mark.slow
