@@ -45,6 +45,7 @@ def test_another_run_writes_the_same_bytes_but_for_the_name(tmp_path: Path) -> N
     """And of the Verilog those that simulations compile; a name begins every module's, and every constant's in C."""
     result = _spatten("verilog", "--config", "tiny", "--name", "left", "--out", tmp_path, hash_seed="1")
     assert result.returncode == 0, result.stderr
+    assert result.stderr == "", "a program that does what it should says nothing there"
     verilog = accelerator_verilog(config.TINY)
     facts = sidecar(config.TINY, "spatten", Spatten(config=config.TINY), verilog)
     wanted = {"v": verilog, "json": json.dumps(facts, indent=2) + "\n", **packaging(config.TINY, "spatten", facts)}
