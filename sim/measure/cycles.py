@@ -99,7 +99,7 @@ class Queues:
     """Beats of probabilities that may wait for V."""
     write_queue: int = 16
     """Sectors waiting in each channel's write queue."""
-    kept_scores: int = STASH_SLOTS
+    stash_slots: int = STASH_SLOTS
     """Rows whose scores wait for their LSBs."""
 
 
@@ -406,7 +406,7 @@ class _Machine:
         self.outputs: deque[tuple[int, _Row]] = deque()
         self.score_beats = 0
         self.value_beats = 0
-        self.kept_scores = 0
+        self.stashed_rows = 0
         # Jobs
         self.jobs: list[_Job] = []
         self.waiting_jobs: deque[int] = deque()
@@ -678,12 +678,12 @@ class _Machine:
                 if not self.rows:
                     return
                 row = self.rows[0]
-                if row.progressive and self.kept_scores >= self.queues.kept_scores:
+                if row.progressive and self.stashed_rows >= self.queues.stash_slots:
                     return
                 if not self._has(row.query, row.query_rank):
                     return
                 self.rows.popleft()
-                self.kept_scores += row.progressive
+                self.stashed_rows += row.progressive
             self.scoring = row
         done = min((row.reads // row.parts + 1) * row.keys_per_read, row.keys)
         if self.scores_held >= self.score_room or not self._has(row.key, done - 1):
@@ -731,7 +731,7 @@ class _Machine:
                     self.value_rows.append(row)
                 if row.normalised == row.beats:
                     self.summed.popleft()
-                    self.kept_scores -= row.progressive
+                    self.stashed_rows -= row.progressive
                     self._normalised(row)
 
     def _recompute(self, row: _Row) -> None:

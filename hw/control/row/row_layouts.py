@@ -7,7 +7,7 @@ from amaranth.lib import data
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import BITS_CODE, DIM_CODE, window_layout
-from spatten.hw.control.job_slots import row_layout
+from spatten.hw.control.job_slots import head_shape, row_layout, slot_shape
 from spatten.hw.control.plan.plan_layouts import groups_max
 from spatten.hw.control.segments import beats_max, key_header, key_segment, query_segment, row_windows
 from spatten.hw.datapath.progressive import Kind
@@ -46,8 +46,7 @@ def groups_shape(config: Config) -> Shape:
 
 def head_place(config: Config) -> data.StructLayout:
     """A head of the job in a slot."""
-    row = row_layout(config).members
-    return data.StructLayout({name: row[name] for name in ("slot", "head")})
+    return data.StructLayout({"slot": slot_shape(config), "head": head_shape(config)})
 
 
 def score_scale() -> data.StructLayout:

@@ -7,9 +7,9 @@ from typing import Any
 from amaranth.hdl import Cat, Module, Mux, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import by_bits
+from spatten.hw.control.job_slots import head_shape
 from spatten.hw.control.row.row_layouts import head_place, score_scale
 from spatten.hw.control.segments import scale_write
 from spatten.hw.lib.ram import Ram
@@ -52,7 +52,7 @@ class ScoreScales(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config, scale = self.config, self.scale
-        depth = max(2, config.jobs_in_flight << max(1, ceil_log2(config.heads_max)))
+        depth = config.jobs_in_flight << head_shape(config).width
         m.submodules.memory = memory = Ram(shape=score_scale(), depth=depth)
         m.d.comb += [
             memory.write_enable.eq(scale.enable),
