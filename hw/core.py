@@ -11,9 +11,7 @@ from amaranth.lib.wiring import In, Out
 from spatten.hw import instances
 from spatten.hw.control.job_layouts import events_layout, job_layout, report_layout
 from spatten.hw.control.plan.plan_layouts import SectorClass
-from spatten.hw.datapath.progressive import Kind
 from spatten.hw.lib.connections import by_member, pass_on
-from spatten.hw.lib.logic import equals
 from spatten.hw.memory.address_generator import BANKS, KEY, QUERY, VALUE, goes_to
 from spatten.hw.memory.axi import sector_write
 from spatten.spec.config import Config
@@ -251,20 +249,14 @@ class Core(wiring.Component):
         connect(m, self.progressive.o, self.softmax.i)
 
     def _flat_rows(self, m: Module) -> None:
-        """What softmax decides of a first pass: a flat row is computed again, and a stash slot is free."""
-        progressive, decision, again = self.progressive, self.softmax.o_decision, self.progressive.o_again
-        wiring.connect(m, decision, progressive.i_decision)
+        """What softmax decides of a first pass: a flat row is computed again, of another one the stash slot is free."""
+        progressive, again, free = self.progressive, self.progressive.o_again, self.progressive.o_free
+        wiring.connect(m, self.softmax.o_decision, progressive.i_decision)
         wiring.connect(m, again, self.planner.i_flat)
-        is_unstashed = equals(decision.payload.header.kind, Kind.FIRST_UNSTASHED) & ~decision.payload.flat
-        first_slot = Const(1, STASH_SLOTS)
         m.d.comb += [
-            progressive.o_free.ready.eq(1),
+            free.ready.eq(1),
             self.row_control.freed.eq(
-                Mux(progressive.o_free.valid, first_slot << progressive.o_free.payload, 0)
-                | Mux(
-                    decision.valid & decision.ready & is_unstashed, first_slot << decision.payload.header.stash_slot, 0
-                )
-                | self.key_reader.again_freed
+                Mux(free.valid, Const(1, STASH_SLOTS) << free.payload, 0) | self.key_reader.again_freed
             ),
             self.jobs.recomputed.valid.eq(again.valid & again.ready),
             self.jobs.recomputed.slot.eq(again.payload.header.slot),

@@ -64,8 +64,8 @@ class RowControl(wiring.Component):
         `started` counts the job, at the latest
     i_query, i_key, i_value : streams, the next block of each ring
     i_again : stream of `again_row`
-    freed : in, a bit for each stash slot: the slot is free again, as `Progressive.o_free` says of the kinds FIRST and
-        SECOND, softmax's decision of FIRST_UNSTASHED, and `KeyReader.again_freed` of SINGLE
+    freed : in, a bit for each stash slot: the slot is free again, as `Progressive.o_free` says of a row that is
+        not flat and of SECOND, and `KeyReader.again_freed` of SINGLE
     o_query, o_key : streams of `query_segment` and `key_segment`, through skid buffers; each gets every segment
 
     It assumes of its neighbours, and asserts in simulation, that a stash slot is freed only while it is taken, and that

@@ -68,7 +68,8 @@ class Progressive(wiring.Component):
     SECOND pass, are added to 16 x the stashed ones: s = 16 q.k_msb + q.k_lsb = q.k, exactly, without fetching or
     multiplying any MSB twice. No other row waits meanwhile: a row computed again is simply later than its neighbours.
 
-    Where MSB and LSB together exceed an operand, rows come as FIRST_UNSTASHED, and a flat one comes back as SINGLE.
+    Where MSB and LSB together exceed an operand, rows come as FIRST_UNSTASHED, and a flat one comes back as SINGLE. Such
+    a row has a slot too, since its Q is stashed there; the sender itself knows when SINGLE has read it.
 
     **Slots** belong to the sender of rows: it gives a first pass a free slot, sends the second pass with the same slot,
     and may give the slot away again when the slot appears on `o_free`. This unit does not know which slots are taken,
@@ -99,8 +100,8 @@ class Progressive(wiring.Component):
     o : stream of `scaled_scores(lanes, score_bits, row_header(slots, header))`, out: to softmax
     i_decision : stream of `decision(row_header(slots, header))`, in: from softmax
     o_again : stream of `row_header(slots, header)`, out: a flat row, with the kind its next pass must have
-    o_free : stream of slots, out: the slot of a first pass whose row is not flat, or of a second pass that has read all
-        it needs; the lowest first if several wait
+    o_free : stream of slots, out: the slot of a first pass of either kind whose row is not flat, or of a SECOND pass
+        that has read all it needs; the lowest first if several wait
 
     Latency: `delay` = 3 cycles from `i` to `o`; none from `i_decision` to `o_again`; 2 cycles from a decision or from
     the last beat of a second pass on `i` to its slot on `o_free`. Throughput: one beat per cycle for every kind, in any
@@ -223,13 +224,11 @@ class Progressive(wiring.Component):
     def _decisions(self, m: Module) -> Value:
         """Connects `i_decision` to `o_again`; returns the slot that a decision frees in this cycle, one-hot."""
         flat, row = self.i_decision.payload.flat, self.i_decision.payload.header
-        is_stashed = Signal()
         m.d.comb += [
-            is_stashed.eq(row.kind == Kind.FIRST),
             self.o_again.valid.eq(self.i_decision.valid & flat),
             self.i_decision.ready.eq(~flat | self.o_again.ready),
-            self.o_again.payload.kind.eq(Mux(is_stashed, Kind.SECOND, Kind.SINGLE)),
+            self.o_again.payload.kind.eq(Mux(row.kind == Kind.FIRST, Kind.SECOND, Kind.SINGLE)),
             self.o_again.payload.stash_slot.eq(row.stash_slot),
             Value.cast(self.o_again.payload.header).eq(Value.cast(row.header)),
         ]
-        return Mux(self.i_decision.valid & ~flat & is_stashed, 1 << row.stash_slot, 0)
+        return Mux(self.i_decision.valid & ~flat, 1 << row.stash_slot, 0)

@@ -236,15 +236,18 @@ class Array:
         """Keep a row ahead of the circuit: a second pass, or the next row if it finds a slot."""
         while self.queued - self.source.count < 2:
             free = [slot for slot in range(SLOTS) if slot not in self.owner]
-            may_start = bool(self.waiting) and (bool(free) or self.waiting[0].kind is not Kind.FIRST)
+            may_start = bool(self.waiting) and (bool(free) or self.waiting[0].kind is Kind.SINGLE)
             if self.seconds and not (may_start and self.random.random() < 0.5):
                 row, slot = self.seconds.popleft()
                 self.late += row is not self.newest
                 self.send(row, row.second, slot)
+                if row.second is Kind.SINGLE:
+                    # Whoever sends it has read all that was stashed.
+                    del self.owner[slot]
             elif may_start:
                 self.newest = row = self.waiting.popleft()
-                slot = int(self.random.choice(free)) if row.kind is Kind.FIRST else int(self.random.integers(SLOTS))
-                if row.kind is Kind.FIRST:
+                slot = int(self.random.integers(SLOTS) if row.kind is Kind.SINGLE else self.random.choice(free))
+                if row.kind is not Kind.SINGLE:
                     self.owner[slot] = row
                 self.send(row, row.kind, slot)
             else:
@@ -280,9 +283,8 @@ class Array:
     def pass_decided(self) -> None:
         """Rows that are not flat make no event but a free slot, which may come at any time from now."""
         while self.asked and not self.asked[0][0].flat:
-            row, slot = self.asked.popleft()
-            if row.kind is Kind.FIRST:
-                self.owed.add(slot)
+            _, slot = self.asked.popleft()
+            self.owed.add(slot)
 
     async def run(self, rows: list[Row]) -> None:
         """Send rows and wait until all are final."""
@@ -292,7 +294,9 @@ class Array:
         assert not self.owed
         flat = sum(row.flat for row in rows)
         assert self.again.count == flat
-        assert self.free.count == sum(row.kind is Kind.FIRST for row in rows)
+        assert self.free.count == sum(
+            row.kind is Kind.FIRST or (row.kind is Kind.FIRST_UNSTASHED and not row.flat) for row in rows
+        )
         assert self.source.count == self.queued
 
 
@@ -387,7 +391,7 @@ async def decisions_take_a_cycle_each(dut: HierarchyObject) -> None:
         if flat:
             second = Kind.SECOND if kind is Kind.FIRST else Kind.SINGLE
             again.append({"kind": int(second), "stash_slot": slot, "header": header})
-        elif kind is Kind.FIRST:
+        else:
             free.append(slot)
     await array.bench.step(100)
     cycles = array.decisions.cycles
@@ -399,22 +403,21 @@ async def decisions_take_a_cycle_each(dut: HierarchyObject) -> None:
 
 
 @cocotb.test(skip=JOINED or SLOTS == 1)
-@cocotb.parametrize(behind=[0, 1, 2])
-async def a_pass_and_a_decision_free_slots_together(dut: HierarchyObject, behind: int) -> None:
+@cocotb.parametrize(behind=[0, 1, 2], kind=[Kind.FIRST, Kind.FIRST_UNSTASHED])
+async def a_pass_and_a_decision_free_slots_together(dut: HierarchyObject, behind: int, kind: Kind) -> None:
     array = Array(dut, SEEDS[0])
     array.bench.agents.remove(array)
     source = np.random.default_rng(SEEDS[0])
     await array.bench.reset()
     assert array.decisions is not None
     low, high = 0, SLOTS - 1
-    freeing, other = Kind.FIRST, Kind.FIRST_UNSTASHED
     row = make_row(source, "all", KINDS["first"], 1)
     single = make_row(source, "none", (Kind.SINGLE,), 1)
     array.send(row, Kind.FIRST, low)
     # In every fourth cycle a pass frees a slot, and a decision another one, in the same cycle or a little later.
-    kinds = [other] * (1 + behind) + [freeing, other, other, other] * 8
+    flat_rows = [1] * (1 + behind) + [0, 1, 1, 1] * 8
     array.decisions.send(
-        [{"flat": 0, "header": {"kind": int(kind), "stash_slot": high, "header": 0}} for kind in kinds]
+        [{"flat": flat, "header": {"kind": int(kind), "stash_slot": high, "header": 0}} for flat in flat_rows]
     )
     for _ in range(8):
         array.send(row, Kind.SECOND, low)
