@@ -9,18 +9,22 @@ from spatten.spec.config import SCALE_MANTISSA_BITS, Config
 from spatten.spec.constants import SCALE_SHIFT_BITS
 from spatten.spec.job import event_limits, job_fields, report_widths
 
-__all__ = ["events_layout", "job_layout", "report_layout"]
+__all__ = ["events_layout", "job_layout", "report_layout", "score_scale"]
+
+
+def score_scale() -> data.StructLayout:
+    """The scale of a head's scores: mantissa x 2**-shift."""
+    return data.StructLayout({"mantissa": SCALE_MANTISSA_BITS, "shift": SCALE_SHIFT_BITS})
 
 
 def job_layout(config: Config) -> data.StructLayout:
     """A job as the queue holds it; `scales` has the score scale of every head."""
-    scale = data.StructLayout({"mantissa": SCALE_MANTISSA_BITS, "shift": SCALE_SHIFT_BITS})
     members = {
         field.name: unsigned(field.width)
         for field in job_fields(config)
         if not field.name.startswith(("mantissa", "shift"))
     }
-    return data.StructLayout({**members, "scales": data.ArrayLayout(scale, config.heads_max)})
+    return data.StructLayout({**members, "scales": data.ArrayLayout(score_scale(), config.heads_max)})
 
 
 def report_layout(config: Config) -> data.StructLayout:

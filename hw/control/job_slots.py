@@ -14,6 +14,7 @@ __all__ = [
     "by_slot",
     "choice_event",
     "context_shape",
+    "head_place",
     "head_shape",
     "row_count",
     "row_layout",
@@ -38,6 +39,11 @@ def context_shape(config: Config) -> Shape:
 def head_shape(config: Config) -> Shape:
     """The number of a head."""
     return index_shape(config.heads_max)
+
+
+def head_place(config: Config) -> data.StructLayout:
+    """A head of the job in a slot."""
+    return data.StructLayout({"slot": slot_shape(config), "head": head_shape(config)})
 
 
 def row_count(config: Config) -> range:

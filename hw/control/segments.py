@@ -18,12 +18,13 @@ from spatten.hw.control.format_tables import (
     read_table,
     window_layout,
 )
-from spatten.hw.control.job_slots import head_shape, row_layout, slot_shape
+from spatten.hw.control.job_layouts import score_scale
+from spatten.hw.control.job_slots import head_place, row_layout
 from spatten.hw.datapath.progressive import Kind
 from spatten.hw.lib.logic import index_shape
 from spatten.hw.memory.block_table import entry_shape
-from spatten.spec.config import SCALE_MANTISSA_BITS, Config
-from spatten.spec.constants import BLOCKS, FLAT_LIMIT_BITS, SCALE_SHIFT_BITS, STASH_SLOTS
+from spatten.spec.config import Config
+from spatten.spec.constants import BLOCKS, FLAT_LIMIT_BITS, STASH_SLOTS
 from spatten.spec.row_format import SECTORS_MAX, key_ring_sectors, lsb_sectors, query_ring_sectors
 
 __all__ = [
@@ -101,8 +102,7 @@ def key_segment(config: Config) -> data.StructLayout:
             "joined": 1,
             "odd_head": 1,
             "lsb": 1,
-            "mantissa": SCALE_MANTISSA_BITS,
-            "shift": SCALE_SHIFT_BITS,
+            **score_scale().members,
             "flat_limit": FLAT_LIMIT_BITS,
         }
     )
@@ -115,8 +115,7 @@ def key_header(config: Config) -> data.StructLayout:
             "row": row_layout(config),
             "kind": Shape.cast(Kind),
             "stash_slot": index_shape(STASH_SLOTS),
-            "mantissa": SCALE_MANTISSA_BITS,
-            "shift": SCALE_SHIFT_BITS,
+            **score_scale().members,
             "flat_limit": FLAT_LIMIT_BITS,
         }
     )
@@ -127,10 +126,8 @@ def scale_write(config: Config) -> data.StructLayout:
     return data.StructLayout(
         {
             "enable": 1,
-            "slot": slot_shape(config),
-            "head": head_shape(config),
-            "mantissa": SCALE_MANTISSA_BITS,
-            "shift": SCALE_SHIFT_BITS,
+            **head_place(config).members,
+            **score_scale().members,
         }
     )
 

@@ -9,9 +9,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.format_tables import LSB_CODE, block_table
-from spatten.hw.control.job_slots import by_slot, slot_layout
+from spatten.hw.control.job_layouts import score_scale
+from spatten.hw.control.job_slots import by_slot, head_place, slot_layout
 from spatten.hw.control.plan.plan_layouts import again_row
-from spatten.hw.control.row.row_layouts import head_place, row_segment, score_scale
+from spatten.hw.control.row.row_layouts import row_segment
 from spatten.hw.control.row.score_scales import excess_bits
 from spatten.hw.datapath.progressive import Kind
 from spatten.hw.lib.assertions import check_stream

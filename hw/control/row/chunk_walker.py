@@ -10,8 +10,9 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import block_table, by_bits, plane_table
-from spatten.hw.control.job_slots import by_slot, row_layout, slot_layout
-from spatten.hw.control.row.row_layouts import head_place, row_chunk, score_scale
+from spatten.hw.control.job_layouts import score_scale
+from spatten.hw.control.job_slots import by_slot, head_place, row_layout, slot_layout
+from spatten.hw.control.row.row_layouts import row_chunk
 from spatten.hw.control.row.score_scales import excess_bits
 from spatten.hw.datapath.progressive import Kind
 from spatten.hw.lib.assertions import asserts

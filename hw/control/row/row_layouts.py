@@ -7,21 +7,21 @@ from amaranth.lib import data
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import BITS_CODE, DIM_CODE, window_layout
-from spatten.hw.control.job_slots import head_shape, row_layout, slot_shape
+from spatten.hw.control.job_layouts import score_scale
+from spatten.hw.control.job_slots import row_layout
 from spatten.hw.control.plan.plan_layouts import groups_max
 from spatten.hw.control.segments import beats_max, key_header, key_segment, query_segment, row_windows
 from spatten.hw.datapath.progressive import Kind
 from spatten.hw.lib.logic import index_shape
 from spatten.hw.memory.block_table import entry_shape
 from spatten.hw.memory.ring_buffer import window_request
-from spatten.spec.config import SCALE_MANTISSA_BITS, Config
-from spatten.spec.constants import BLOCKS, FLAT_LIMIT_BITS, SCALE_SHIFT_BITS, STASH_SLOTS
+from spatten.spec.config import Config
+from spatten.spec.constants import BLOCKS, FLAT_LIMIT_BITS, STASH_SLOTS
 from spatten.spec.row_format import BANKS, key_ring_sectors, lsb_sectors, value_ring_sectors
 
 __all__ = [
     "asked_query",
     "groups_shape",
-    "head_place",
     "key_beat",
     "key_window",
     "placed_segment",
@@ -29,7 +29,6 @@ __all__ = [
     "query_beat",
     "row_chunk",
     "row_segment",
-    "score_scale",
     "stashed_query",
     "value_row",
     "value_window",
@@ -42,16 +41,6 @@ def groups_shape(config: Config) -> Shape:
 
 
 # -- Row control ------------------------------------------------------------------------------------------------------
-
-
-def head_place(config: Config) -> data.StructLayout:
-    """A head of the job in a slot."""
-    return data.StructLayout({"slot": slot_shape(config), "head": head_shape(config)})
-
-
-def score_scale() -> data.StructLayout:
-    """The scale of a head's scores: mantissa x 2**-shift."""
-    return data.StructLayout({"mantissa": SCALE_MANTISSA_BITS, "shift": SCALE_SHIFT_BITS})
 
 
 def row_chunk(config: Config) -> data.StructLayout:

@@ -9,8 +9,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.format_tables import by_bits
-from spatten.hw.control.job_slots import head_shape
-from spatten.hw.control.row.row_layouts import head_place, score_scale
+from spatten.hw.control.job_layouts import score_scale
+from spatten.hw.control.job_slots import head_place, head_shape
 from spatten.hw.control.segments import scale_write
 from spatten.hw.lib.ram import Ram
 from spatten.hw.lib.unstalled import unstalled

@@ -7,7 +7,7 @@ from typing import Any
 import cocotb
 from cocotb.handle import HierarchyObject
 
-from spatten.hw.control.row.row_layouts import score_scale
+from spatten.hw.control.job_layouts import score_scale
 from spatten.hw.control.row.score_scales import ScoreScales
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.twin import Anything, Twin, Values, compare
