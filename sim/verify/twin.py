@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, ClassVar
 
 from amaranth.hdl import ShapeLike
@@ -106,18 +106,8 @@ class _Port:
         self._payload = Payload(shape)
         self._four_state = bench.four_state
         self._driven: int | None = None
-        self._keys: dict[tuple[str | int, ...], set[str | int]] = {}
-        for field in self._payload.fields:
-            for depth, key in enumerate(field.path):
-                self._keys.setdefault(field.path[:depth], set()).add(key)
-
-    def check_names(self, value: Any, path: tuple[str | int, ...] = ()) -> None:
-        """ValueError if a struct in `value` has a member that the signal does not have."""
-        for key, part in value.items():
-            if key not in self._keys.get(path, ()):
-                raise ValueError(f"{'.'.join(map(str, (self.name, *path)))} has no member {key}")
-            if isinstance(part, Mapping):
-                self.check_names(part, (*path, key))
+        self._fields = {field.path: field for field in self._payload.fields}
+        self._structs = {path[:depth] for path in self._fields for depth in range(len(path))}
 
     def _value(self, values: Values) -> Any:
         value: Any = values
@@ -125,26 +115,26 @@ class _Port:
             value = _part(value, key)
         return value
 
-    def _fields(self, value: Any) -> list[tuple[PayloadField, int]]:
-        """The fields of the signal that `value` has, and their bits."""
-        found = []
-        if isinstance(value, Mapping):
-            self.check_names(value)
-        for field in self._payload.fields:
-            part = value
-            for key in field.path:
-                part = _part(part, key)
-            if part is not None:
-                number = int(part)
-                low = -(1 << field.width - 1) if field.signed else 0
-                if not low <= number < low + (1 << field.width):
-                    raise ValueError(f"{self.name} {field.name} must have {field.width} bits, not be {number}")
-                found.append((field, number & (1 << field.width) - 1))
-        return found
+    def _known(self, value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[PayloadField, int]]:
+        """The fields of the signal that `value`, of its part `path`, has, and their bits."""
+        if value is None:
+            return
+        if path in self._structs:
+            for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
+                yield from self._known(part, (*path, key))
+            return
+        field = self._fields.get(path)
+        if field is None:
+            raise ValueError(f"{'.'.join(map(str, (self.name, *path[:-1])))} has no member {path[-1]}")
+        number = int(value)
+        low = -(1 << field.width - 1) if field.signed else 0
+        if not low <= number < low + (1 << field.width):
+            raise ValueError(f"{self.name} {field.name} must have {field.width} bits, not be {number}")
+        yield field, number & (1 << field.width) - 1
 
     def drive(self, values: Values, source: random.Random) -> None:
         bits = mask = 0
-        for field, number in self._fields(self._value(values)):
+        for field, number in self._known(self._value(values)):
             bits |= number << field.offset
             mask |= (1 << field.width) - 1 << field.offset
         unknown = (1 << self._payload.width) - 1 & ~mask
@@ -168,7 +158,7 @@ class _Port:
         text = str(self._signal.value)
         seen = int(text, 2) if not text.strip("01") else None
         found = []
-        for field, wanted in self._fields(value):
+        for field, wanted in self._known(value):
             if seen is not None and seen >> field.offset & (1 << field.width) - 1 == wanted:
                 continue
             part = text[::-1][field.offset : field.offset + field.width][::-1]
