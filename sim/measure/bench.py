@@ -52,6 +52,7 @@ from spatten.spec.version import DESCRIPTOR_VERSION
 RESULTS = Path("build/bench.json")
 PAGE = Path("docs/performance.md")
 SEED = 1
+"""Of each figure's random numbers, which are its own: what else is measured changes none of them."""
 PATIENCE = 2_000_000
 """Cycles that a job may take."""
 
@@ -91,6 +92,24 @@ class Timing:
     dram: dict[str, int] = field(default_factory=dict)
     """Beats of data, rows opened, and rows closed for another row, by all jobs, over all channels."""
 
+    @classmethod
+    def joined(cls, timings: Sequence[Timing]) -> Timing:
+        """Several runs as if they had been one."""
+
+        def total(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+            return {name: sum(one[name] for one in counts) for name in counts[0]}
+
+        return cls(
+            cycles=sum(one.cycles for one in timings),
+            jobs=sum(one.jobs for one in timings),
+            macs=sum(one.macs for one in timings),
+            read_bytes=sum(one.read_bytes for one in timings),
+            written_bytes=sum(one.written_bytes for one in timings),
+            counters=total([one.counters for one in timings]),
+            all_read_bytes=sum(one.all_read_bytes for one in timings),
+            dram=total([one.dram for one in timings]),
+        )
+
     def mac_utilization(self, config: Config) -> float:
         """Useful multiplications / (multipliers x cycles)."""
         return self.macs / ((config.qk_multipliers + config.pv_multipliers) * self.cycles)
@@ -111,7 +130,6 @@ class LayerBench:
         self.build_seconds = time.monotonic() - started
         self.machine.set_memory(memory)
         self.device = Device(SimulatedTransport(self.machine))
-        self.random = np.random.default_rng(SEED)
         self._ready: set[int] = set()
 
     def close(self) -> None:
@@ -120,10 +138,12 @@ class LayerBench:
 
     # -- Jobs in memory -----------------------------------------------------------------------------------------------
 
-    def _plane(self, rows: int, bits: int, heads: int, head_dim: int, *, signed: bool = True) -> Plane:
+    def _plane(
+        self, source: np.random.Generator, rows: int, bits: int, heads: int, head_dim: int, *, signed: bool = True
+    ) -> Plane:
         plane = self.device.plane(rows=rows, heads=heads, head_dim=head_dim, bits=bits)
         low, high = (-(1 << bits - 1) + 1, 1 << bits - 1) if signed else (0, 1 << bits)
-        self.device.store(plane, self.random.integers(low, high, (heads, rows, head_dim)))
+        self.device.store(plane, source.integers(low, high, (heads, rows, head_dim)))
         return plane
 
     def layer(
@@ -138,16 +158,21 @@ class LayerBench:
         key_bits: int | None = None,
         key_fetch: KeyFetch = KeyFetch.STATIC,
         spread: float = 2.0,
+        source: np.random.Generator | None = None,
         **more: Any,
     ) -> Layer:
-        """A layer with random operands; scores spread over `spread` in natural logarithms."""
+        """A layer with random operands; scores spread over `spread` in natural logarithms.
+
+        If no `source` is given, the operands are those of every other layer of its size.
+        """
+        source = np.random.default_rng(SEED) if source is None else source
         key_bits = bits if key_bits is None else key_bits
         split = key_fetch is not KeyFetch.STATIC
         query_bits = 12 if mode is Mode.GENERATION and self.config.operand_bits >= 12 else bits
-        query = self._plane(queries, query_bits, heads, head_dim)
-        key = self._plane(keys, key_bits - LSB_BITS if split else key_bits, heads, head_dim)
-        lsb = self._plane(keys, LSB_BITS, heads, head_dim, signed=False) if split else None
-        value = self._plane(keys, bits, heads, head_dim)
+        query = self._plane(source, queries, query_bits, heads, head_dim)
+        key = self._plane(source, keys, key_bits - LSB_BITS if split else key_bits, heads, head_dim)
+        lsb = self._plane(source, keys, LSB_BITS, heads, head_dim, signed=False) if split else None
+        value = self._plane(source, keys, bits, heads, head_dim)
         step = spread * 3 / (np.sqrt(head_dim) * 2.0 ** (query_bits + key_bits - 2))
         job = Job(
             mode=mode,
@@ -262,6 +287,9 @@ class LayerBench:
 LENGTHS = (12, 32, 128, 384)
 QUEUED_JOBS = {32: 16, 128: 8, 384: 5}
 CASCADE_STEPS = 2
+"""Tokens that every sequence of a run with cascade pruning generates."""
+CASCADE_DRAWS = 8
+"""Runs with cascade pruning: who survives is random, and where the survivors lie decides how DRAM rows are met."""
 
 
 @dataclass(kw_only=True)
@@ -274,11 +302,14 @@ class Figure:
     row: dict[str, Any]
     measured: float
     unit: str
+    draws: list[float] = field(default_factory=list)
+    """The shares of several runs, where `measured` is their mean, each run counted by its cycles."""
     limit: float | None = None
     at_most: bool = True
     predicted: float | None = None
     """What the cycle model predicts, in cycles of the same run."""
     cycles: int = 0
+    """Of all runs, as the counters."""
     counters: dict[str, int] = field(default_factory=dict)
     dram: dict[str, int] = field(default_factory=dict)
 
@@ -414,7 +445,16 @@ def generation_figures(bench: LayerBench) -> Iterator[Figure]:
         )
 
 
-def cascade_figures(bench: LayerBench) -> Iterator[Figure]:
+@dataclass(frozen=True)
+class CascadeRun:
+    """One run of layers with cascade pruning."""
+
+    timing: Timing
+    useful_bytes: int
+    """Bytes of the rows that take part, however they are read."""
+
+
+def cascade_run(bench: LayerBench, source: np.random.Generator) -> CascadeRun:
     """GPT-2-small that generates with cascade pruning, local V pruning and 6 + 4 bits, sequences by turns."""
     config = bench.config
     layer = bench.layer(
@@ -424,17 +464,17 @@ def cascade_figures(bench: LayerBench) -> Iterator[Figure]:
         key_bits=10,
         key_fetch=KeyFetch.PROGRESSIVE,
         flat_limit=10 * 32,
+        source=source,
     )
     sharp, flat = layer.job.score_scales[0], ScoreScale.from_step(1e-9)
     sharp = ScoreScale(sharp.mantissa, sharp.shift - 5)
     changes: list[dict[str, Any]] = []
-    live = GPT2_CONTEXT
-    lives = []
+    useful = 0
     for _ in range(CASCADE_STEPS):
         live = GPT2_CONTEXT
         for number, kept in enumerate(GPT2_KEPT):
             for _ in range(config.contexts):
-                is_flat = bench.random.random(HEADS) < FLAT_SHARE
+                is_flat = source.random(HEADS) < FLAT_SHARE
                 changes.append(
                     {
                         "restart": number == 0,
@@ -443,15 +483,20 @@ def cascade_figures(bench: LayerBench) -> Iterator[Figure]:
                         "score_scales": tuple(flat if one else sharp for one in is_flat),
                     }
                 )
-                lives.append((live, int(is_flat.sum())))
+                useful += HEADS * (live * HEAD_DIM * 6 + -(-live // 4) * HEAD_DIM * 8 + HEAD_DIM * 12) // 8
+                useful += int(is_flat.sum()) * live * HEAD_DIM * LSB_BITS // 8
             live = kept
-    count = len(changes)
-    timing = bench.queued([layer] * count, skip=4, changes=changes)
-    useful = 0
-    for alive, recomputed in lives:
-        useful += HEADS * (alive * HEAD_DIM * 6 + -(-alive // 4) * HEAD_DIM * 8 + HEAD_DIM * 12) // 8
-        useful += recomputed * alive * HEAD_DIM * LSB_BITS // 8
+    return CascadeRun(bench.queued([layer] * len(changes), skip=4, changes=changes), useful)
+
+
+def cascade_figures(bench: LayerBench) -> Iterator[Figure]:
+    """The mean of several runs with cascade pruning."""
+    config = bench.config
+    runs = [cascade_run(bench, np.random.default_rng([SEED, draw])) for draw in range(CASCADE_DRAWS)]
+    timing = Timing.joined([run.timing for run in runs])
     works = model.cascade_works(contexts=config.contexts, steps=CASCADE_STEPS)
+    is_ideal = bench.memory == "ideal"
+    predicted = model.predict(config, works).steady(4, len(works) - 4).cycles * len(runs) if is_ideal else None
     yield Figure(
         group="generation",
         name="GPT-2-small, cascade pruning, V keep 0.25, K 6+4, 4 jobs in flight",
@@ -464,13 +509,14 @@ def cascade_figures(bench: LayerBench) -> Iterator[Figure]:
             "memory_model": bench.memory,
             "cycles_per_layer": timing.cycles / timing.jobs,
             "bandwidth_fraction": timing.bandwidth_fraction(config),
-            "useful_fraction": useful / timing.all_read_bytes,
+            "useful_fraction": sum(run.useful_bytes for run in runs) / timing.all_read_bytes,
         },
         measured=timing.bandwidth_fraction(config),
         unit="of all channels' bandwidth",
-        limit=CASCADE_BANDWIDTH if bench.memory == "ideal" else None,
+        draws=[run.timing.bandwidth_fraction(config) for run in runs],
+        limit=CASCADE_BANDWIDTH if is_ideal else None,
         at_most=False,
-        predicted=model.predict(config, works).steady(4, len(works) - 4).cycles if bench.memory == "ideal" else None,
+        predicted=predicted,
         cycles=timing.cycles,
         counters=timing.counters,
         dram=timing.dram,
@@ -515,6 +561,7 @@ def report(
             "cycles": figure.cycles,
             "measured": figure.measured,
             "unit": figure.unit,
+            "draws": figure.draws,
             "limit": figure.limit,
             "at_most": figure.at_most,
             "reached": figure.reached,
@@ -551,6 +598,9 @@ def write_page(page: Path, results: dict[str, Any]) -> None:
         missed = " (**missed**)" if row["reached"] is False else ""
         error = "" if row["model_error"] is None else f"{100 * row['model_error']:+.1f} %"
         measured = _value(row["measured"], row["unit"])
+        if row["draws"]:
+            low, high = (100 * limit(row["draws"]) for limit in (min, max))
+            measured += f" ({len(row['draws'])} runs: {low:.1f} to {high:.1f} %)"
         figures_table.append(f"| {row['name']} | {row['memory_model']} | {bound} | {measured}{missed} | {error} |")
         counters = row["counters"]
         counts = [counters[name] for name in ("stalled_memory", "stalled_topk", "qk_beats", "pv_beats")]
