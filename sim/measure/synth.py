@@ -612,7 +612,8 @@ def _time(folder: Path, name: str, library: Library, clock: float) -> tuple[Fact
         "read_liberty macros.lib",
         "read_verilog netlist.v",
         f"link_design {name}",
-        f"create_clock -name clk -period {clock} [get_ports clk]",
+        # A circuit without registers has no clock; its inputs and outputs are those of a circuit that has one.
+        f"create_clock -name clk -period {clock} [get_ports -quiet clk]",
         "set inputs {}",
         'foreach port [all_inputs] {if {[get_property $port full_name] ne "clk"} {lappend inputs $port}}',
         f"set_input_delay {IO_SHARE * clock:.4f} -clock clk $inputs",
@@ -621,7 +622,12 @@ def _time(folder: Path, name: str, library: Library, clock: float) -> tuple[Fact
         f"set_load -pin_load {4 * library.nand2_load / library.load_unit:.6f} [all_outputs]",
     ]
     for kind, (start, end) in _PATHS.items():
-        script += [f'puts "= {kind}"', f"report_checks -from {start} -to {end} -path_delay max -digits 4"]
+        script += [
+            f'puts "= {kind}"',
+            f"set start {start}",
+            f"set end {end}",
+            "if {[llength $start] && [llength $end]} {report_checks -from $start -to $end -path_delay max -digits 4}",
+        ]
     script.append("exit")
     (folder / "time.tcl").write_text("\n".join(script) + "\n", encoding="utf-8")
     command = [_sta_program(), "-no_splash", "-exit", "time.tcl"]

@@ -67,6 +67,10 @@ def registered_sum(m: Module, c: Any) -> None:
     m.d.sync += [a.eq(c.a), b.eq(c.b), c.o.eq(a + b)]
 
 
+def combinational_sum(m: Module, c: Any) -> None:
+    m.d.comb += c.o.eq(c.a + c.b)
+
+
 def adder() -> Circuit:
     return Circuit(registered_sum, a=In(32), b=In(32), o=Out(32))
 
@@ -330,6 +334,20 @@ def test_a_memory_launches_late_and_wants_its_inputs_early(library: Library, tmp
     # An input goes straight to the memory's write port, but for a buffer.
     write = 10 * (1 - synth.IO_SHARE) - macro.setup(library.scale) - facts["slack_ns"]["input"]
     assert 0 <= write < 1
+
+
+def test_a_circuit_without_registers_is_timed_from_inputs_to_outputs(library: Library, tmp_path: Path) -> None:
+    circuit = Circuit(combinational_sum, a=In(32), b=In(32), o=Out(32))
+    slack = []
+    for clock in (20, 30):
+        facts = synthesise(circuit, name="sum", library=library, results=tmp_path, clock_ns=clock)
+        assert facts["flip_flops"] == 0
+        assert facts["path"] is None
+        assert [kind for kind, value in facts["slack_ns"].items() if value is not None] == ["through"]
+        slack.append(facts["slack_ns"]["through"])
+    # What neighbours have of the clock is its share at both ends.
+    assert slack[1] - slack[0] == pytest.approx((30 - 20) * (1 - 2 * synth.IO_SHARE), abs=0.5)
+    assert 0 < slack[0] < 20 * (1 - 2 * synth.IO_SHARE) - 1
 
 
 def test_fan_out_is_buffered(library: Library, tmp_path: Path) -> None:
