@@ -23,7 +23,6 @@ from spatten.sim.verify.mutate import (
     COUNT_MAX,
     PAGE,
     REPORT,
-    SEED,
     Mutant,
     MutationError,
     MutationInputError,
@@ -41,12 +40,12 @@ from spatten.sim.verify.mutate import (
 def main(
     unit: Annotated[list[str] | None, typer.Argument(help="Units by name; all if none is given.")] = None,
     count: Annotated[int, typer.Option(help="Mutants of each unit.")] = COUNT,
-    seed: Annotated[int, typer.Option(help="Draws other mutants than those of the page.", min=0)] = SEED,
+    seed: Annotated[int | None, typer.Option(help="Draws other mutants than those of the page.", min=0)] = None,
     jobs: Annotated[int, typer.Option(help="Runs side by side.")] = os.cpu_count() or 1,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Where to write what was found; default build/mutate.json, for another seed build/mutate-SEED.json."
+            help="Where to write what was found; default build/mutate.json, with a seed build/mutate-SEED.json."
         ),
     ] = None,
 ) -> None:
@@ -61,8 +60,8 @@ def main(
         raise MutationInputError(f"count must be 1 to {COUNT_MAX}, not {count}")
     require_jobs(jobs)
     requirements.require("mutate", requirements.needed("mutate"), spatten.sim.verify.build.MissingSimulatorError)
-    report = out or (REPORT if seed == SEED else REPORT.with_stem(f"{REPORT.stem}-{seed}"))
-    writes_page = out is None and seed == SEED and PAGE.is_file()
+    report = out or (REPORT if seed is None else REPORT.with_stem(f"{REPORT.stem}-{seed}"))
+    writes_page = out is None and seed is None and PAGE.is_file()
     for path in (report, PAGE) if writes_page else (report,):
         require_writable(path)
     # `mutate` redirects sys.stdout during its runs; this console keeps the stream as it is now.

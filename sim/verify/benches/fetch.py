@@ -39,7 +39,7 @@ class Channels:
     """All channels of a memory: answers after `latency` cycles, in order, one sector a cycle.
 
     `stall` is the share of cycles in which a channel takes no request, and of those in which it has no answer; `slow`
-    channels answer at a quarter of the rate.
+    channels answer at a quarter of the rate; those in `blocked` take no request.
     """
 
     def __init__(self, bench: Bench, *, latency: int, stall: float, slow: tuple[int, ...] = ()) -> None:
@@ -47,6 +47,7 @@ class Channels:
         self.latency = latency
         self.stall = stall
         self.slow = slow
+        self.blocked: set[int] = set()
         self.random = bench.random("channels")
         self.valid = [bench.signal(f"o_address__{c}__valid") for c in range(CHANNELS)]
         self.ready = [bench.signal(f"o_address__{c}__ready") for c in range(CHANNELS)]
@@ -67,7 +68,7 @@ class Channels:
 
     def drive(self) -> None:
         for channel in range(CHANNELS):
-            self.takes[channel] = self.random.random() >= self.stall
+            self.takes[channel] = self.random.random() >= self.stall and channel not in self.blocked
             self.ready[channel].value = int(self.takes[channel])
             if self.shown[channel]:
                 continue
@@ -254,6 +255,21 @@ def random_groups(seed: int, count: int) -> list[RowGroup]:
     return groups
 
 
+def one_sector(source: np.random.Generator, channel: int) -> RowGroup:
+    """A row of one sector, which a channel has."""
+    number = int(source.integers(1 << GENERATOR.id_bits))
+    local = int(source.integers(1 << GENERATOR.sector_bits - 1)) // CHANNELS
+    return RowGroup(
+        ids=np.array([number]),
+        sector=(local * CHANNELS + channel - number) % (1 << GENERATOR.sector_bits - 1),
+        pitch=1,
+        sectors=1,
+        ring=KEY,
+        place=int(source.integers(GENERATOR.ring_sectors[KEY])),
+        stride=1,
+    )
+
+
 def plane_groups(ids: np.ndarray[Any, Any], *, heads: int, bits: int) -> list[RowGroup]:
     """The rows `ids` of every head of a key plane, whose bases are skewed by a row per group of heads."""
     plane = Plane(channels=CHANNELS, base=0, rows=1 << GENERATOR.id_bits, heads=heads, head_dim=64, bits=bits)
@@ -296,6 +312,29 @@ async def a_slow_channel_changes_only_the_time(dut: HierarchyObject, seed: int) 
     setup = Setup(dut, seed, latency=1, stall=0.0, slow=(seed % CHANNELS,))
     await setup.bench.reset()
     setup.send(random_groups(seed, PARAMETERS["groups"]))
+    await setup.finish()
+
+
+@cocotb.test(skip=CHANNELS == 1)
+@cocotb.parametrize(blocked=[0, CHANNELS - 1], seed=SEEDS)
+async def a_blocked_channel_holds_up_no_group_that_does_without_it(
+    dut: HierarchyObject, blocked: int, seed: int
+) -> None:
+    """As many groups pass as have numbers, however few places the channel's queue has."""
+    setup = Setup(dut, seed, latency=1)
+    await setup.bench.reset()
+    setup.channels.blocked.add(blocked)
+    source = np.random.default_rng(seed)
+    # As many requests as the blocked channel's stages hold, and one or two that wait in its queue.
+    groups = [one_sector(source, blocked) for _ in range(10)]
+    others = [channel for channel in range(CHANNELS) if channel != blocked]
+    groups += [one_sector(source, int(source.choice(others))) for _ in range(SEQUENCES // 2 - 4 - len(groups))]
+    setup.send(groups)
+    await setup.bench.step(60 + 2 * len(groups))
+    assert setup.source.count == len(groups), f"{setup.source.count} of {len(groups)} groups are taken"
+    assert setup.banks.count == len(groups) - 10
+    assert setup.banks.groups_done == 0
+    setup.channels.blocked.clear()
     await setup.finish()
 
 

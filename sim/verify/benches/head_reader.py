@@ -25,11 +25,22 @@ OTHER_STEPS = [FinishStep.IDLE, FinishStep.TOKENS, FinishStep.SEND, FinishStep.C
 class Reader(Twin):
     """Goes through the steps of jobs that end; heads to be read are a list, and answers come after a random time."""
 
-    goals = {"read": 20, "saved": 20, "neither": 5, "saturated": 20, "not saturated": 20, "held": 100, "stalled": 100}
+    goals = {
+        "read": 20,
+        "saved": 20,
+        "neither": 5,
+        "saturated": 20,
+        "not saturated": 20,
+        "held": 100,
+        "stalled": 100,
+        "done": 40,
+    }
 
     def reset(self) -> None:
         self.steps: deque[FinishStep] = deque()
         self.step = FinishStep.IDLE
+        self.ends = True
+        """The step ends: where heads are read, in the cycle after the last answer, which has `done`."""
         self.heads: list[int] = []
         """Heads that are read in this step."""
         self.unasked: deque[int] = deque()
@@ -56,8 +67,7 @@ class Reader(Twin):
 
     def inputs(self) -> Values:
         source = self.source
-        is_reading = self.step in (FinishStep.READ, FinishStep.SAVE)
-        if not is_reading or not self.unanswered:
+        if self.ends:
             if not self.steps:
                 self._new_job()
             self.step = self.steps.popleft()
@@ -66,7 +76,6 @@ class Reader(Twin):
                 self.heads = live if self.step == FinishStep.READ else list(HEADS)
                 self.unasked, self.unanswered = deque(self.heads), deque(self.heads)
                 self.read: list[dict[str, int]] = []
-        # The step ends a cycle after the last answer.
         self.saves_now = self.step == FinishStep.STORE and (not self.steps or self.steps[0] == FinishStep.SAVE)
         self.saves_now = self.saves_now and self.saves
         comes = bool(self.answers) and self.answers[0] <= 0
@@ -105,6 +114,8 @@ class Reader(Twin):
         is_reading = self.step in (FinishStep.READ, FinishStep.SAVE)
         self.saw("held", self.importance is not None and self.step == FinishStep.READ)
         self.saw("stalled", is_reading and self.unasked and not self.ready)
+        self.ends = not is_reading or not self.unanswered
+        self.saw("done", is_reading and self.ends)
         self.answers = deque(left - 1 for left in self.answers)
         if self.answer is not None:
             self.read.append(self.answer)

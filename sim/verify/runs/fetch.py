@@ -19,12 +19,13 @@ COMPLETION = {"linear": 5, "tiny": 4, "one channel": 4, "wide": 5, "paper": 6}
 
 
 def mutation_run() -> dict[str, Any]:
-    """A small run that must notice a fault; the numbers of groups are so short that they wrap."""
-    size = {**SIZES["tiny"], "sequence_bits": 5}
+    """A small run that must notice a fault; the numbers of groups are so short that they wrap, and more groups than a
+    channel has places for can be under way."""
+    size = {**SIZES["tiny"], "sequence_bits": 6, "groups": 4}
     return {
         "component": Fetch(**size),
         "test_module": "spatten.sim.verify.benches.fetch",
-        "parameters": {"size": size, "seeds": [1], "groups": 50, "completion": COMPLETION["tiny"]},
+        "parameters": {"size": size, "seeds": [1], "groups": 70, "completion": COMPLETION["tiny"]},
     }
 
 

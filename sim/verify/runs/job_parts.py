@@ -59,7 +59,7 @@ def kept_choice_mutation_run() -> dict[str, Any]:
 
 
 def job_outcomes_run(config: Config) -> dict[str, Any]:
-    return twin_run(JobOutcomes(config=config), config, "job_outcomes", cycles=2000)
+    return twin_run(JobOutcomes(config=config), config, "job_outcomes", cycles=6000)
 
 
 def job_outcomes_mutation_run() -> dict[str, Any]:

@@ -27,7 +27,7 @@ def _run(name: str, simulator: str, groups: int) -> None:
         parameters={"size": SIZES[name], "seeds": seeds(), "groups": groups, "completion": COMPLETION[name]},
         strip_initial=simulator == "icarus",
     )
-    assert len(passed) == 10 * len(seeds()) + 1
+    assert len(passed) == (10 if SIZES[name]["channels"] == 1 else 12) * len(seeds()) + 1
 
 
 @pytest.mark.parametrize("name", ["tiny", pytest.param("one channel", marks=pytest.mark.slow)])
