@@ -52,6 +52,9 @@ class Report(Twin):
     goals = {
         "stored": 20,
         "not stored": 20,
+        "waits for rows": 30,
+        "waits to be prepared": 30,
+        "waits for a job": 30,
         "choice last": 10,
         "memory last": 20,
         "report stalled": 50,
@@ -69,7 +72,8 @@ class Report(Twin):
         self.beats_in = self.beats_done = 256 - source.randint(1, 100)
         self.queued = [65536 - source.randint(1, 50) for _ in CHANNELS]
         self.acknowledged = list(self.queued)
-        self.speed = 0.5
+        self.speed = self.row_speed = 0.5
+        self.job_speed = 0.2
         self.offered = ""
         """What is offered: "store", "report" or nothing."""
         self.sequence = self._jobs()
@@ -98,6 +102,9 @@ class Report(Twin):
             slot = self.slots[self.slot]
             if slot is not None and slot.is_prepared and slot.written == slot.total:
                 return slot
+            self.saw("waits for a job", slot is None)
+            self.saw("waits for rows", slot is not None and slot.is_prepared)
+            self.saw("waits to be prepared", slot is not None and slot.written == slot.total)
             yield
 
     def _until_acknowledged(self, slot: Slot) -> Cycles:
@@ -123,8 +130,9 @@ class Report(Twin):
     def inputs(self) -> Values:
         source = self.source
         if source.random() < 0.01:
-            self.speed = source.choice([0.1, 0.5, 0.9])
-        self.prepared = self._event(self.next_prepared, 0.3, lambda slot: not slot.is_prepared)
+            self.speed, self.row_speed = source.choice([0.1, 0.5, 0.9]), source.choice([0.1, 0.5, 0.9])
+            self.job_speed = source.choice([0.03, 0.2])
+        self.prepared = self._event(self.next_prepared, 0.15, lambda slot: not slot.is_prepared)
         self.chosen = self._event(self.next_choice, 0.1, lambda slot: slot.is_prepared and not slot.is_chosen)
         self.ready = {what: source.random() < 0.3 for what in ("report", "store")}
         slots = [slot for slot in self.slots if slot is not None]
@@ -217,10 +225,10 @@ class Report(Twin):
             self.next_choice = (self.next_choice + 1) % len(JOBS)
         order = [self.slots[(self.slot + n) % len(JOBS)] for n in JOBS]
         unwritten = [slot for slot in order if slot is not None and slot.written < slot.total]
-        if unwritten and source.random() < self.speed and self.beats_in - self.beats_done < 100:
+        if unwritten and source.random() < self.row_speed and self.beats_in - self.beats_done < 100:
             unwritten[0].written += 1
             self.beats_in += source.randint(1, 2)
-        if self.slots[self.next_slot] is None and source.random() < 0.2:
+        if self.slots[self.next_slot] is None and source.random() < self.job_speed:
             self.slots[self.next_slot] = Slot(source)
             self.next_slot = (self.next_slot + 1) % len(JOBS)
 
