@@ -61,7 +61,9 @@ _ROOM = Path(__file__).parent
 EXPLANATIONS = _ROOM / "survivors.toml"
 SEED = 20261127
 """Of the draw of mutants: chosen after the testbenches had been frozen."""
-LATER_SEEDS = dict.fromkeys(["crossbar", "fetch", "head_reader", "job_outcomes", "job_report", "progressive"], 20261128)
+LATER_SEEDS = dict.fromkeys(
+    ["crossbar", "fetch", "head_reader", "job_outcomes", "job_report", "planner", "progressive"], 20261128
+)
 """Of units whose testbenches have changed since."""
 COUNT = 24
 COUNT_MAX = 10_000

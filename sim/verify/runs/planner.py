@@ -40,7 +40,7 @@ def planner_run(
 
 
 def mutation_run() -> dict[str, Any]:
-    return planner_run(MANY_GROUPS, jobs=25)
+    return planner_run(MANY_GROUPS, jobs=80)
 
 
 def starving_run() -> dict[str, Any]:
