@@ -62,7 +62,23 @@ EXPLANATIONS = _ROOM / "survivors.toml"
 SEED = 20261127
 """Of the draw of mutants: chosen after the testbenches had been frozen."""
 LATER_SEEDS = dict.fromkeys(
-    ["crossbar", "fetch", "head_reader", "job_outcomes", "job_report", "planner", "progressive"], 20261128
+    [
+        "block_plan",
+        "crossbar",
+        "fetch",
+        "group_issuer",
+        "head_reader",
+        "job_outcomes",
+        "job_report",
+        "key_walker",
+        "planner",
+        "progressive",
+        "pruned_walker",
+        "query_walker",
+        "refetch",
+        "value_walker",
+    ],
+    20261128,
 )
 """Of units whose testbenches have changed since."""
 COUNT = 24

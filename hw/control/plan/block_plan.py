@@ -9,9 +9,9 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from spatten.hw.control.format_tables import BLOCK, LSB_CODE, PASSES_MAX, PLANE, plane_table
+from spatten.hw.control.format_tables import BLOCK, LSB_CODE, PLANE, plane_table
 from spatten.hw.control.job_slots import head_shape, slot_layout
-from spatten.hw.control.plan.plan_layouts import block_size_shape, plane_fetch
+from spatten.hw.control.plan.plan_layouts import block_size_shape, fetches_max, plane_fetch
 from spatten.hw.lib.logic import product
 from spatten.hw.memory.address_generator import KEY
 from spatten.spec.config import Config
@@ -41,39 +41,35 @@ class BlockPlan(wiring.Component):
     ----------
     config : Config
     ring : int
-        KEY or VALUE; only keys have an LSB plane.
-    all_heads : bool
-        Whether all heads count as live.
+        KEY or VALUE. Only keys have an LSB plane; values have one fetch, which every block needs.
 
     Ports
     -----
     job : in, the block's job (`slot_layout`)
     block : in, its format (`BLOCK`)
     head : in, its head, or any of its two heads if the format pairs heads
-    live_heads : in, the job's live heads; not with `all_heads`
+    live_heads : in, the job's live heads; only of keys
     rows : in, its rows
     size : out, sectors of a lane of the ring that it takes
-    passes, fetches : out, how many fetches there are, and an array of `plane_fetch` with these at its front; of values
-        `other` means nothing
+    fetches : out, array of `plane_fetch`; of values `other` means nothing
+    passes : out, how many of these there are, at the array's front; only of keys
 
     The outputs belong to the inputs of the cycle before.
     """
 
-    def __init__(self, *, config: Config, ring: int, all_heads: bool = False) -> None:
+    def __init__(self, *, config: Config, ring: int) -> None:
         self.config = config
         self.has_lsb = ring == KEY
-        self.all_heads = all_heads
         ports: dict[str, Any] = {
             "job": In(slot_layout(config)),
             "block": In(BLOCK),
             "head": In(head_shape(config)),
             "rows": In(range(config.tokens_max + 1)),
             "size": Out(block_size_shape(config)),
-            "passes": Out(range(PASSES_MAX + 1)),
-            "fetches": Out(data.ArrayLayout(plane_fetch(config), PASSES_MAX)),
+            "fetches": Out(data.ArrayLayout(plane_fetch(config), fetches_max(ring))),
         }
-        if not all_heads:
-            ports["live_heads"] = In(config.heads_max)
+        if self.has_lsb:
+            ports |= {"live_heads": In(config.heads_max), "passes": Out(range(fetches_max(ring) + 1))}
         super().__init__(ports)
 
     def elaborate(self, platform: Any) -> Module:
@@ -84,26 +80,29 @@ class BlockPlan(wiring.Component):
         m.d.comb += self.size.eq(size)
 
         fetches = self._fetches(m)
-        pair = Signal(2)
-        if self.all_heads:
-            live_pair: Value = Const(3, 2)
+        if self.has_lsb:
+            self._choose(m, fetches)
         else:
-            pair_heads = (even_head(self.head), odd_head(self.head))
-            live_pair = Cat(head_bit(self.live_heads, head) for head in pair_heads)
+            m.d.comb += Value.cast(self.fetches[0]).eq(Value.cast(fetches[0]))
+        return m
+
+    def _choose(self, m: Module, fetches: list[Any]) -> None:
+        """Moves the fetches that live heads need to the front."""
+        most = len(fetches)
+        pair = Signal(2)
+        live_pair = Cat(head_bit(self.live_heads, head) for head in (even_head(self.head), odd_head(self.head)))
         m.d.comb += pair.eq(Mux(self.block.paired, live_pair, 1))
-        need = Signal(PASSES_MAX, reset_less=True)
+        need = Signal(most, reset_less=True)
         m.d.sync += need.eq(
-            Cat((n < self.block.passes) & (self.block.fetch[n].heads & pair).any() for n in range(PASSES_MAX))
+            Cat((n < self.block.passes) & (self.block.fetch[n].heads & pair).any() for n in range(most))
         )
-        # Move the fetches that are needed to the front.
-        for place in range(PASSES_MAX):
+        for place in range(most):
             chosen: Value = Value.cast(fetches[-1])
-            for n in reversed(range(place, PASSES_MAX - 1)):
+            for n in reversed(range(place, most - 1)):
                 before = sum((need[k] for k in range(n)), Const(0, 2))
                 chosen = Mux(need[n] & (before == place), Value.cast(fetches[n]), chosen)
             m.d.comb += Value.cast(self.fetches[place]).eq(chosen)
-        m.d.comb += self.passes.eq(sum((need[n] for n in range(PASSES_MAX)), Const(0, 2)))
-        return m
+        m.d.comb += self.passes.eq(sum((need[n] for n in range(most)), Const(0, 2)))
 
     def _fetches(self, m: Module) -> list[Any]:
         """The fetches of the format, each in a register."""
@@ -115,18 +114,18 @@ class BlockPlan(wiring.Component):
         if self.has_lsb:
             lsb_plane = plane_table(m, dim=job.head_dim, bits=LSB_CODE, name="lsb_plane")
         fetches = []
-        for n in range(PASSES_MAX):
+        for n in range(len(self.fetches)):
             entry = block.fetch[n]
             plane = Signal(PLANE, name=f"plane{n}")
             fetch = Signal(plane_fetch(self.config), name=f"fetch{n}", reset_less=True)
-            origin, step = msb_origin, msb_step
+            origin, step, fetched_head = msb_origin, msb_step, first_head
             if self.has_lsb:
                 m.d.comb += Value.cast(plane).eq(Mux(entry.is_lsb, Value.cast(lsb_plane), Value.cast(msb_plane)))
                 m.d.sync += fetch.other.eq(entry.is_lsb)
                 origin, step = Mux(entry.is_lsb, job.key_lsb, origin), Mux(entry.is_lsb, job.lsb_step, step)
+                fetched_head = first_head | entry.heads[1] & ~entry.heads[0]
             else:
                 m.d.comb += plane.eq(msb_plane)
-            fetched_head = first_head | entry.heads[1] & ~entry.heads[0]
             row = Mux(plane.paired, fetched_head >> 1, fetched_head)
             m.d.sync += [
                 fetch.sector.eq(origin + product(step, row) + entry.first),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.control.format_tables import PASSES_MAX
 from spatten.hw.control.plan.plan_layouts import (
     SECTOR_CLASSES,
     block_issue,
+    fetches_max,
     group_advance,
     group_bid,
     live_row_shape,
@@ -57,7 +57,7 @@ class GroupIssuer(wiring.Component):
         self.ring = ring
         self.has_kept = ring == VALUE
         ports: dict[str, Any] = {
-            "i": In(stream.Signature(block_issue(config))),
+            "i": In(stream.Signature(block_issue(config, ring))),
             "bid": Out(group_bid(config)),
             "wins": In(1),
         }
@@ -71,11 +71,10 @@ class GroupIssuer(wiring.Component):
         lanes = config.topk_lanes
         size = ring_sectors(config)[self.ring]
         width = place_bits(config)
-        m.submodules.following = following = SkidBuffer(shape=block_issue(config))
+        m.submodules.following = following = SkidBuffer(shape=block_issue(config, self.ring))
         wiring.connect(m, wiring.flipped(self.i), following.i)
-        block = Signal(block_issue(config), reset_less=True)
+        block = Signal(block_issue(config, self.ring), reset_less=True)
         valid = Signal()
-        step = Signal(range(PASSES_MAX), reset_less=True)
         rows_left = Signal(range(config.tokens_max + 1), reset_less=True)
         live_row = Signal(live_row_shape(config), reset_less=True)
         place = Signal(width, reset_less=True)
@@ -84,14 +83,12 @@ class GroupIssuer(wiring.Component):
         count_now: Value = Mux(rows_left < lanes, rows_left, lanes)
         if self.has_kept:
             count_now = Mux(block.kept, self.kept_count, count_now)
-        last_pass, last = Signal(), Signal()
-        fetch = Signal(plane_fetch(config))
+        last = Signal()
+        fetch, last_pass = self._pass(m, block)
         target = Signal(width + 1)
         place_after = Signal(width + 2)
         m.d.comb += [
-            Value.cast(fetch).eq(choose([Value.cast(block.fetch[n]) for n in range(PASSES_MAX)], step)),
             count.eq(count_now),
-            last_pass.eq(step + 1 == block.passes),
             last.eq(last_pass & (rows_left == count)),
             target.eq(place + fetch.place),
             place_after.eq(place + block.stride * group_advance(config, self.ring)),
@@ -126,21 +123,34 @@ class GroupIssuer(wiring.Component):
                 self.kept_taken.eq(self.wins & block.kept & last_pass),
             ]
 
-        with m.If(self.wins):
-            m.d.sync += step.eq(Mux(last_pass, 0, step + 1))
-            with m.If(last_pass):
-                m.d.sync += [
-                    rows_left.eq(rows_left - count),
-                    live_row.eq(live_row + 1),
-                    place.eq(wrapped(place_after, size)),
-                ]
+        with m.If(self.wins & last_pass):
+            m.d.sync += [
+                rows_left.eq(rows_left - count),
+                live_row.eq(live_row + 1),
+                place.eq(wrapped(place_after, size)),
+            ]
         with m.If(following.o.ready):
             m.d.sync += [
                 valid.eq(following.o.valid),
                 block.eq(following.o.payload),
-                step.eq(0),
                 rows_left.eq(following.o.payload.count),
                 live_row.eq(following.o.payload.first_row),
                 place.eq(following.o.payload.place),
             ]
         return m
+
+    def _pass(self, m: Module, block: Any) -> tuple[Any, Value]:
+        """The fetch that is asked for of the group's rows, and whether it is their last one."""
+        most = fetches_max(self.ring)
+        if most == 1:
+            return block.fetch[0], Const(1, 1)
+        step = Signal(range(most))
+        fetch = Signal(plane_fetch(self.config))
+        last_pass = Signal()
+        m.d.comb += [
+            Value.cast(fetch).eq(choose([Value.cast(block.fetch[n]) for n in range(most)], step)),
+            last_pass.eq(step + 1 == block.passes),
+        ]
+        with m.If(self.wins):
+            m.d.sync += step.eq(Mux(last_pass, 0, step + 1))
+        return fetch, last_pass

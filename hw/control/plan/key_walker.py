@@ -47,7 +47,7 @@ class KeyWalker(wiring.Component):
                 "o_request": Out(stream.Signature(ring_request(config, KEY))),
                 "i_grant": In(stream.Signature(ring_grant(config, KEY))),
                 "o_key": Out(stream.Signature(ring_grant(config, KEY))),
-                "o": Out(stream.Signature(block_issue(config))),
+                "o": Out(stream.Signature(block_issue(config, KEY))),
             }
         )
 

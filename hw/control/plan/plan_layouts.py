@@ -28,6 +28,7 @@ __all__ = [
     "block_size_shape",
     "emitted_group",
     "fetched_group",
+    "fetches_max",
     "flat_row",
     "group_advance",
     "group_bid",
@@ -221,8 +222,13 @@ def plane_fetch(config: Config) -> data.StructLayout:
     return data.StructLayout({"sector": unsigned(config.sector_bits), "pitch": 4, "sectors": 4, "place": 3, "other": 1})
 
 
-def block_issue(config: Config) -> data.StructLayout:
-    """A block that has its space, as its issuer gets it.
+def fetches_max(ring: int) -> int:
+    """Most fetches that fill a block of a ring: only keys have a second plane, which may be needed in two parts."""
+    return PASSES_MAX if ring == KEY else 1
+
+
+def block_issue(config: Config, ring: int) -> data.StructLayout:
+    """A block of a ring that has its space, as its issuer gets it.
 
     slot : its job's
     entry, place : its number, and the sector of each lane of its ring where it begins
@@ -231,9 +237,10 @@ def block_issue(config: Config) -> data.StructLayout:
     count : its rows
     dense : its ids are their ranks, 0, 1, 2, ... for first_row = 0
     kept : its ids come from local pruning (`kept_ids`)
-    passes, fetch : how many fetches fill it, and which
+    fetch, passes : the fetches that fill it, and how many these are; only keys have `passes`, others have one fetch
     order : what its head counts among the heads of all rings, modulo 256: what has the lower order comes first
     """
+    most = fetches_max(ring)
     return data.StructLayout(
         {
             "slot": slot_shape(config),
@@ -245,8 +252,8 @@ def block_issue(config: Config) -> data.StructLayout:
             "count": range(config.tokens_max + 1),
             "dense": 1,
             "kept": 1,
-            "passes": range(PASSES_MAX + 1),
-            "fetch": data.ArrayLayout(plane_fetch(config), PASSES_MAX),
+            **({"passes": range(most + 1)} if most > 1 else {}),
+            "fetch": data.ArrayLayout(plane_fetch(config), most),
             "order": ORDER_BITS,
         }
     )

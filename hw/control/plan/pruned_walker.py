@@ -8,10 +8,10 @@ from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.control.format_tables import BLOCK, PASSES_MAX, block_table
+from spatten.hw.control.format_tables import BLOCK, block_table
 from spatten.hw.control.job_slots import by_slot, head_shape, slot_layout, slot_shape
 from spatten.hw.control.plan.block_plan import BlockPlan
-from spatten.hw.control.plan.plan_layouts import block_size_shape, kept_ids, plane_fetch
+from spatten.hw.control.plan.plan_layouts import block_size_shape, fetches_max, kept_ids, plane_fetch
 from spatten.hw.lib.logic import count_ones, equals
 from spatten.hw.lib.pipeline import delay_line
 from spatten.hw.memory.address_generator import VALUE
@@ -39,7 +39,7 @@ class PrunedWalker(wiring.Component):
     accepts : in, a request that is made in this cycle is taken
     granted : in, the wanted block has its space
     slot, count, size, stride : out, of the block its job, its rows, its sectors in a lane, and those of a block row
-    passes, fetches : out, as of `hw.control.plan.block_plan.BlockPlan`
+    fetches : out, as of `hw.control.plan.block_plan.BlockPlan`
     walked_slot : in, the slot of a job; rows_left : out, how many of its rows have no block yet; as many as it has live
         heads from 2 cycles after its start on
 
@@ -64,8 +64,7 @@ class PrunedWalker(wiring.Component):
                 "count": Out(range(config.tokens_max + 1)),
                 "size": Out(block_size_shape(config)),
                 "stride": Out(BLOCK["stride"].shape),
-                "passes": Out(range(PASSES_MAX + 1)),
-                "fetches": Out(data.ArrayLayout(plane_fetch(config), PASSES_MAX)),
+                "fetches": Out(data.ArrayLayout(plane_fetch(config), fetches_max(VALUE))),
                 "walked_slot": In(slot_shape(config)),
                 "rows_left": Out(range(config.heads_max + 1)),
             }
@@ -74,7 +73,7 @@ class PrunedWalker(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        m.submodules.plan = plan = BlockPlan(config=config, ring=VALUE, all_heads=True)
+        m.submodules.plan = plan = BlockPlan(config=config, ring=VALUE)
         slot = Signal(slot_shape(config), reset_less=True)
         head = Signal(head_shape(config), reset_less=True)
         job = Signal(slot_layout(config), reset_less=True)
@@ -96,7 +95,6 @@ class PrunedWalker(wiring.Component):
             self.count.eq(count),
             self.size.eq(plan.size),
             self.stride.eq(block.stride),
-            self.passes.eq(plan.passes),
             self.fetches.eq(plan.fetches),
         ]
 

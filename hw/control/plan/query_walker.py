@@ -54,7 +54,7 @@ class QueryWalker(wiring.Component):
                 "i_grant": In(stream.Signature(ring_grant(config, QUERY))),
                 "o_members": Out(stream.Signature(ring_grant(config, QUERY))),
                 "o_query": Out(stream.Signature(ring_grant(config, QUERY))),
-                "o": Out(stream.Signature(block_issue(config))),
+                "o": Out(stream.Signature(block_issue(config, QUERY))),
             }
         )
 
@@ -105,7 +105,6 @@ class QueryWalker(wiring.Component):
             issue.slot.eq(walker.slot),
             issue.entry.eq(grant.entry),
             issue.place.eq(grant.base),
-            issue.passes.eq(1),
             issue.order.eq((walker.order << 1) - 1),
             issue.dense.eq(is_members | walker.job.dense),
             issue.count.eq(Mux(is_members, asked.rows, walker.count)),

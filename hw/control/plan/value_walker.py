@@ -8,7 +8,6 @@ from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.control.format_tables import PASSES_MAX
 from spatten.hw.control.job_slots import slot_layout
 from spatten.hw.control.plan.block_plan import BlockPlan
 from spatten.hw.control.plan.block_walker import BlockWalker
@@ -58,7 +57,7 @@ class ValueWalker(wiring.Component):
                 "i_grant": In(stream.Signature(ring_grant(config, VALUE))),
                 "o_value": Out(stream.Signature(entry_shape(BLOCKS))),
                 "o_pruned": Out(stream.Signature(entry_shape(BLOCKS))),
-                "o": Out(stream.Signature(block_issue(config))),
+                "o": Out(stream.Signature(block_issue(config, VALUE))),
             }
         )
 
@@ -84,7 +83,6 @@ class ValueWalker(wiring.Component):
             plan.job.eq(job),
             plan.block.eq(walker.format),
             plan.head.eq(walker.head),
-            plan.live_heads.eq(job.live_heads),
             plan.rows.eq(job.reach),
             pruned.slots.eq(self.slots),
             pruned.started.eq(self.started),
@@ -118,10 +116,7 @@ class ValueWalker(wiring.Component):
             issue.count.eq(Mux(is_pruned, pruned.count, job.reach)),
             issue.dense.eq(job.dense),
             issue.kept.eq(is_pruned),
-            issue.passes.eq(Mux(is_pruned, pruned.passes, plan.passes)),
             issue.order.eq((walker.order << 1) + 3),
+            Value.cast(issue.fetch).eq(Mux(is_pruned, Value.cast(pruned.fetches), Value.cast(plan.fetches))),
         ]
-        for n in range(PASSES_MAX):
-            fetch = Mux(is_pruned, Value.cast(pruned.fetches[n]), Value.cast(plan.fetches[n]))
-            m.d.comb += Value.cast(issue.fetch[n]).eq(fetch)
         return m

@@ -7,8 +7,8 @@ from typing import Any
 import cocotb
 from cocotb.handle import HierarchyObject
 
-from spatten.hw.control.format_tables import PASSES_MAX
 from spatten.hw.control.plan.block_plan import BlockPlan
+from spatten.hw.control.plan.plan_layouts import fetches_max
 from spatten.hw.memory.address_generator import KEY
 from spatten.sim.verify.benches.planner_jobs import block_format, format_code, plane_fetches, random_job
 from spatten.sim.verify.cosim import parameters
@@ -19,19 +19,19 @@ from spatten.spec.row_format import SECTORS_MAX, RowFormat, SectorRun
 PARAMETERS = parameters()
 CONFIG = Config(**PARAMETERS["config"])
 RING: int = PARAMETERS["ring"]
-ALL_HEADS: bool = PARAMETERS["all_heads"]
-PLAN = BlockPlan(config=CONFIG, ring=RING, all_heads=ALL_HEADS)
+IS_KEY = RING == KEY
+PLAN = BlockPlan(config=CONFIG, ring=RING)
 
 
 class Plan(Twin):
     """Another job, head and number of rows in every cycle; a cycle later its fetches are listed."""
 
     goals = {"one head": 100, "two heads": 100, "one of two heads": 50, "no row": 5}
-    if RING == KEY:
+    if IS_KEY:
         goals |= {"three fetches": 20}
 
     def reset(self) -> None:
-        self.wanted: Values = {}
+        self.wanted: dict[str, Any] = {}
 
     def inputs(self) -> Values:
         self.job = job = random_job(self.source, CONFIG)
@@ -46,7 +46,7 @@ class Plan(Twin):
             "head": self.head,
             "rows": self.rows,
         }
-        return given if ALL_HEADS else {**given, "live_heads": job["live_heads"]}
+        return {**given, "live_heads": job["live_heads"]} if IS_KEY else given
 
     def any_layout(self, like: RowFormat) -> RowFormat:
         """A layout that no job has, since the circuit is told all that it needs of one."""
@@ -54,13 +54,13 @@ class Plan(Twin):
         heads = source.randint(1, 2)
         runs = tuple(
             SectorRun(
-                plane=source.choice(["msb", "lsb"]) if RING == KEY else "msb",
-                heads=(0,) if heads == 1 else source.choice([(0,), (1,), (0, 1)]),
+                plane=source.choice(["msb", "lsb"]) if IS_KEY else "msb",
+                heads=(0,) if heads == 1 else source.choice([(0,), (1,), (0, 1)]) if IS_KEY else (0, 1),
                 first=source.randrange(8),
                 sectors=source.randrange(16),
                 place=source.randrange(8),
             )
-            for _ in range(source.randint(1, PASSES_MAX))
+            for _ in range(source.randint(1, fetches_max(RING)))
         )
         return RowFormat(like.head_dim, like.bits, like.joined, heads, source.randint(1, SECTORS_MAX), runs, {})
 
@@ -71,21 +71,19 @@ class Plan(Twin):
         layout = self.layout
         first = self.head - self.head % layout.heads
         served = {
-            head for head in range(first, first + layout.heads) if ALL_HEADS or self.job["live_heads"] >> head & 1
+            head for head in range(first, first + layout.heads) if not IS_KEY or self.job["live_heads"] >> head & 1
         }
         fetches: Any = plane_fetches(CONFIG, self.job, layout, head=self.head, wanted=served, ring=RING)
         self.saw("one head", layout.heads == 1)
         self.saw("two heads", len(served) == 2)
-        self.saw("one of two heads", ALL_HEADS or len(served) < layout.heads)
+        self.saw("one of two heads", not IS_KEY or len(served) < layout.heads)
         self.saw("three fetches", len(fetches) == 3)
         self.saw("no row", self.rows == 0)
-        if RING != KEY:
-            fetches = [{**fetch, "other": None} for fetch in fetches]  # only keys have a second plane
-        self.wanted = {
-            "size": -(-self.rows // CONFIG.slices) * layout.stride,
-            "passes": len(fetches),
-            "fetches": [*fetches, *[None] * (len(PLAN.fetches) - len(fetches))],
-        }
+        self.wanted = {"size": -(-self.rows // CONFIG.slices) * layout.stride}
+        if IS_KEY:
+            self.wanted |= {"passes": len(fetches), "fetches": [*fetches, *[None] * (len(PLAN.fetches) - len(fetches))]}
+        else:
+            self.wanted |= {"fetches": [{**fetch, "other": None} for fetch in fetches]}  # values have one plane
 
 
 @cocotb.test()

@@ -7,7 +7,6 @@ from typing import Any
 import cocotb
 from cocotb.handle import HierarchyObject
 
-from spatten.hw.control.format_tables import PASSES_MAX
 from spatten.hw.control.plan.key_walker import KeyWalker
 from spatten.hw.memory.address_generator import KEY
 from spatten.sim.verify.benches.planner_jobs import Grants, JobFeed, Walk, issue_of
@@ -53,7 +52,7 @@ class Keys(Twin):
         if grant is not None:
             wanted["o_key"]["payload"] = grant
             wanted["o"]["payload"] = {
-                **issue_of(walk.block, passes_max=PASSES_MAX, lanes=CONFIG.topk_lanes),
+                **issue_of(walk.block, lanes=CONFIG.topk_lanes),
                 "slot": walk.taken % CONFIG.jobs_in_flight,
                 "entry": grant["entry"],
                 "place": grant["base"],

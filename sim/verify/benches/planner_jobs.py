@@ -10,7 +10,7 @@ from typing import Any
 
 from spatten.hw.control.format_tables import PASSES_MAX
 from spatten.hw.control.job_slots import slot_layout
-from spatten.hw.control.plan.plan_layouts import SectorClass, ring_sectors
+from spatten.hw.control.plan.plan_layouts import SectorClass, fetches_max, ring_sectors
 from spatten.hw.datapath.progressive import Kind
 from spatten.hw.memory.address_generator import KEY, LINEAR, QUERY, VALUE
 from spatten.spec.config import HEAD_DIMS, LSB_BITS, Config
@@ -490,15 +490,16 @@ class Grants:
             self.is_owed = True
 
 
-def issue_of(block: Block, *, passes_max: int, lanes: int) -> dict[str, Any]:
+def issue_of(block: Block, *, lanes: int) -> dict[str, Any]:
     """Of a block what `hw.control.plan.plan_layouts.block_issue` has, without what its grant and its job add."""
+    most = fetches_max(block.ring)
     return {
         "stride": block.stride,
         "first_row": block.first_rank // lanes,
         "skip": block.first_rank % lanes,
         "count": block.rows,
-        "passes": len(block.fetches),
-        "fetch": [*block.fetches, *[None] * (passes_max - len(block.fetches))],
+        **({"passes": len(block.fetches)} if most > 1 else {}),
+        "fetch": [*block.fetches, *[None] * (most - len(block.fetches))],
     }
 
 

@@ -62,11 +62,7 @@ class Rows(Twin):
                 "count": block.rows,
                 "size": block.size,
                 "stride": block.stride,
-                "passes": len(block.fetches),
-                "fetches": [
-                    *({**fetch, "other": None} for fetch in block.fetches),
-                    *[None] * (len(WALKER.fetches) - len(block.fetches)),
-                ],
+                "fetches": [{**fetch, "other": None} for fetch in block.fetches],
             }
         return wanted
 

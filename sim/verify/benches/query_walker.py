@@ -7,7 +7,6 @@ from typing import Any
 import cocotb
 from cocotb.handle import HierarchyObject
 
-from spatten.hw.control.format_tables import PASSES_MAX
 from spatten.hw.control.plan.query_walker import QueryWalker
 from spatten.hw.memory.address_generator import QUERY
 from spatten.sim.verify.benches.planner_jobs import Grants, JobFeed, Walk, issue_of
@@ -88,11 +87,10 @@ class Queries(Twin):
                 "skip": 0,
                 "count": self.asked["rows"],
                 "dense": 1,
-                "passes": 1,
                 "fetch": [fetch, None, None],
             }
         return {
-            **issue_of(self.walk.block, passes_max=PASSES_MAX, lanes=CONFIG.topk_lanes),
+            **issue_of(self.walk.block, lanes=CONFIG.topk_lanes),
             "slot": self.walk.taken % CONFIG.jobs_in_flight,
             "dense": self.feed.record(self.walk.taken)["dense"],
             "order": (2 * self.walk.block.order - 1) % 256,

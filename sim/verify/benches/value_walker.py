@@ -7,7 +7,6 @@ from typing import Any
 import cocotb
 from cocotb.handle import HierarchyObject
 
-from spatten.hw.control.format_tables import PASSES_MAX
 from spatten.hw.control.plan.value_walker import ValueWalker
 from spatten.hw.memory.address_generator import VALUE
 from spatten.sim.verify.benches.planner_jobs import Block, Grants, JobFeed, KeptIds, PrunedWalk, Walk, issue_of
@@ -76,7 +75,7 @@ class ValueBlocks(Twin):
     def issue(self) -> dict[str, Any]:
         """What the issuer is told of the block that is owed."""
         block = self.block(self.granting)
-        issue = issue_of(block, passes_max=PASSES_MAX, lanes=CONFIG.topk_lanes)
+        issue = issue_of(block, lanes=CONFIG.topk_lanes)
         fetches = [fetch and {**fetch, "other": None} for fetch in issue["fetch"]]
         issue |= {"fetch": fetches, "kept": self.granting == "pruned"}
         if self.granting == "pruned":

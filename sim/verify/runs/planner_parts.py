@@ -38,9 +38,8 @@ def bid_arbiter_mutation_run() -> dict[str, Any]:
     return bid_arbiter_run(TINY)
 
 
-def block_plan_run(config: Config, *, ring: int = KEY, all_heads: bool = False) -> dict[str, Any]:
-    plan = BlockPlan(config=config, ring=ring, all_heads=all_heads)
-    return twin_run(plan, config, "block_plan", cycles=1500, ring=ring, all_heads=all_heads)
+def block_plan_run(config: Config, *, ring: int = KEY) -> dict[str, Any]:
+    return twin_run(BlockPlan(config=config, ring=ring), config, "block_plan", cycles=1500, ring=ring)
 
 
 def block_plan_mutation_run() -> dict[str, Any]:
@@ -121,7 +120,7 @@ def refetch_plan_mutation_run() -> dict[str, Any]:
 
 
 def refetch_run(config: Config) -> dict[str, Any]:
-    return twin_run(Refetch(config=config), config, "refetch", cycles=6000)
+    return twin_run(Refetch(config=config), config, "refetch", cycles=15000)
 
 
 def refetch_mutation_run() -> dict[str, Any]:
@@ -132,7 +131,6 @@ RUNS = {
     "bid_arbiter": lambda: bid_arbiter_run(TINY),
     "block_plan, keys": lambda: block_plan_run(EVERY_FORMAT),
     "block_plan, values": lambda: block_plan_run(EVERY_FORMAT, ring=VALUE),
-    "block_plan, pruned rows": lambda: block_plan_run(EVERY_FORMAT, ring=VALUE, all_heads=True),
     "block_walker, queries": lambda: block_walker_run(EVERY_FORMAT),
     "block_walker, keys": lambda: block_walker_run(EVERY_FORMAT, ring=KEY),
     "block_walker, values": lambda: block_walker_run(EVERY_FORMAT, ring=VALUE),
