@@ -61,25 +61,30 @@ _ROOM = Path(__file__).parent
 EXPLANATIONS = _ROOM / "survivors.toml"
 SEED = 20261127
 """Of the draw of mutants: chosen after the testbenches had been frozen."""
-LATER_SEEDS = dict.fromkeys(
-    [
-        "block_plan",
-        "crossbar",
-        "fetch",
-        "group_issuer",
-        "head_reader",
-        "job_outcomes",
-        "job_report",
-        "key_walker",
-        "planner",
-        "progressive",
-        "pruned_walker",
-        "query_walker",
-        "refetch",
-        "value_walker",
-    ],
-    20261128,
-)
+LATER_SEEDS = {
+    **dict.fromkeys(
+        [
+            "block_plan",
+            "crossbar",
+            "fetch",
+            "group_issuer",
+            "head_reader",
+            "job_outcomes",
+            "job_report",
+            "key_walker",
+            "planner",
+            "progressive",
+            "pruned_walker",
+            "query_walker",
+            "refetch",
+            "registers",
+            "ring_buffer",
+            "value_walker",
+        ],
+        20261128,
+    ),
+    "query_ring": 20261129,
+}
 """Of units whose testbenches have changed since."""
 COUNT = 24
 COUNT_MAX = 10_000

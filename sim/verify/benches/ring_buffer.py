@@ -247,21 +247,22 @@ class Life:
             self.done += 1
 
 
-class Behind:
-    """Writes at random behind the ring, which must not disturb what is read from the ring."""
+class Beside:
+    """Writes at random to some sectors, which must not disturb what is read from others."""
 
-    def __init__(self, bench: Bench, ports: Ports) -> None:
-        self._source = bench.random("behind")
+    def __init__(self, bench: Bench, ports: Ports, sectors: range) -> None:
+        self._source = bench.random("beside")
         self._ports = ports
+        self._sectors = sectors
         self.met = 0
         bench.agents.append(self)
 
     def drive(self) -> None:
         for lane in range(LANES):
-            for sector in self._source.sample(range(SECTORS, SECTORS + LINEAR), LINEAR):
+            for sector in self._source.sample(self._sectors, len(self._sectors)):
                 if (lane, sector % BANKS) not in self._ports.writes:
                     self._ports.put(lane, sector)
-        self.met += bool(LINEAR and self._ports.reads)
+        self.met += bool(self._sectors and self._ports.reads)
 
     def sample(self, cycle: int) -> None:
         pass
@@ -323,7 +324,7 @@ async def windows_come_every_cycle(dut: HierarchyObject, seed: int) -> None:
                 for bank in range(BANKS):
                     ports.put(lane, int(word) * BANKS + bank)
             await bench.step()
-        behind = Behind(bench, ports)
+        behind = Beside(bench, ports, range(SECTORS, SECTORS + LINEAR))
         windows = [(first, count) for first in range(SECTORS) for count in range(1, BANKS + 1)]
         if len(windows) > 400:
             windows = [windows[int(n)] for n in source.integers(0, len(windows), 400)]
@@ -349,23 +350,31 @@ async def windows_come_every_cycle(dut: HierarchyObject, seed: int) -> None:
 @cocotb.test
 @cocotb.parametrize(seed=SEEDS)
 async def what_lies_behind_the_ring_needs_no_space(dut: HierarchyObject, seed: int) -> None:
-    """Every window of the space behind the ring, written afresh, beside a ring of which nothing is allocated."""
+    """Every window of the space behind the ring three times, written afresh, beside a ring that is full, and written meanwhile."""
     bench = Bench(dut, seed=seed)
-    ports = Ports(bench)
+    ports, space = Ports(bench), Space(bench)
     await bench.reset()
+    space.ask([SECTORS])
+    await bench.until(lambda: space.blocks.count == 1, what="block")
     windows = [
         (first, count)
         for first in range(SECTORS, SECTORS + LINEAR)
         for count in range(1, min(BANKS, SECTORS + LINEAR - first) + 1)
+        for _ in range(3)
     ]
-    np.random.default_rng(seed).shuffle(windows)
+    source = np.random.default_rng(seed)
+    source.shuffle(windows)
     for first, count in windows:
         for lane in range(LANES):
             for sector in range(first, first + count):
                 ports.put(lane, sector)
         await bench.step()
+        beside = Beside(bench, ports, range(SECTORS))
+        await bench.step(int(source.integers(1, 3)))
         ports.want(first, count)
         await bench.until(lambda: not ports.waiting, what="window")
+        bench.agents.remove(beside)
+        await bench.step()
     assert ports.count == len(windows)
 
 
