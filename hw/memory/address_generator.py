@@ -322,15 +322,18 @@ class _ChannelQueue(Shared):
         m.d.comb += [skid.i.valid.eq(valid[-1]), skid.i.payload.tag.sequence.eq(sequences[-1])]
         self._locate(m, takes, work, skid.i.payload)
 
-        # The oldest group of all, from the last stage back to the queue.
+        # The oldest group of all: the last one of the stages has it, or else what is being worked off, or else the queue.
+        # What is left of a group is known late, and so comes last in the logic.
+        staged = Signal(generator.sequence_bits)
         oldest = Signal(generator.sequence_bits)
-        m.d.comb += oldest.eq(queue.o.payload.sequence)
-        held_here = [(work.sequence, work.left.any()), *zip(sequences[1:], valid, strict=True)]
-        held_here.append((self.o.payload.tag.sequence, self.o.valid))
-        for held, here in held_here:
+        m.d.comb += staged.eq(sequences[1])
+        for held, here in [*zip(sequences[2:], valid[1:], strict=True), (self.o.payload.tag.sequence, self.o.valid)]:
             with m.If(here):
-                m.d.comb += oldest.eq(held)
-        inside = Cat(work.left, *valid, self.o.valid).any()
+                m.d.comb += staged.eq(held)
+        is_staged = Cat(*valid, self.o.valid).any()
+        unstaged = Mux(work.left.any(), work.sequence, queue.o.payload.sequence)
+        m.d.comb += oldest.eq(Mux(is_staged, staged, unstaged))
+        inside = is_staged | work.left.any()
         m.d.comb += [
             self.pending.some.eq(inside | queue.level.any()),
             self.pending.known.eq(inside | queue.o.valid),
