@@ -68,8 +68,8 @@ class Progressive(wiring.Component):
     SECOND pass, are added to 16 x the stashed ones: s = 16 q.k_msb + q.k_lsb = q.k, exactly, without fetching or
     multiplying any MSB twice. No other row waits meanwhile: a row computed again is simply later than its neighbours.
 
-    Where MSB and LSB together exceed an operand, rows come as FIRST_UNSTASHED, and a flat one comes back as SINGLE. Such
-    a row has a slot too, since its Q is stashed there; the sender itself knows when SINGLE has read it.
+    Where MSB and LSB together exceed an operand, rows come as FIRST_UNSTASHED, and a flat one comes back as SINGLE.
+    Such a row has a slot too, since its Q is stashed there; the sender itself knows when SINGLE has read it.
 
     **Slots** belong to the sender of rows: it gives a first pass a free slot, sends the second pass with the same slot,
     and may give the slot away again when the slot appears on `o_free`. This unit does not know which slots are taken,

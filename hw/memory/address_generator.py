@@ -322,8 +322,8 @@ class _ChannelQueue(Shared):
         m.d.comb += [skid.i.valid.eq(valid[-1]), skid.i.payload.tag.sequence.eq(sequences[-1])]
         self._locate(m, takes, work, skid.i.payload)
 
-        # The oldest group of all: the last one of the stages has it, or else what is being worked off, or else the queue.
-        # What is left of a group is known late, and so comes last in the logic.
+        # The oldest group is in the last stage that has one, else being worked off, or else in the queue. What is left
+        # of a group is known late, and so comes last in the logic.
         staged = Signal(generator.sequence_bits)
         oldest = Signal(generator.sequence_bits)
         m.d.comb += staged.eq(sequences[1])

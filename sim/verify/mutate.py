@@ -79,6 +79,7 @@ LATER_SEEDS = {
             "refetch",
             "registers",
             "ring_buffer",
+            "state_store",
             "value_walker",
         ],
         20261128,

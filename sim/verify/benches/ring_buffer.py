@@ -350,7 +350,7 @@ async def windows_come_every_cycle(dut: HierarchyObject, seed: int) -> None:
 @cocotb.test
 @cocotb.parametrize(seed=SEEDS)
 async def what_lies_behind_the_ring_needs_no_space(dut: HierarchyObject, seed: int) -> None:
-    """Every window of the space behind the ring three times, written afresh, beside a ring that is full, and written meanwhile."""
+    """Every window of the space behind the ring three times, written afresh; the ring is full and written meanwhile."""
     bench = Bench(dut, seed=seed)
     ports, space = Ports(bench), Space(bench)
     await bench.reset()
