@@ -21,6 +21,7 @@ def test_jobs_begin_and_end(config: Config) -> None:
     assert len(passed) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [TINY, WIDE, PAPER], ids=lambda config: config.name)
 def test_verilog_is_lint_clean(config: Config) -> None:
     lint(convert(JobControl(config=config)))

@@ -15,12 +15,14 @@ CONFIGS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @CONFIGS
 @pytest.mark.parametrize("part", RUNS)
 def test_a_part_does_what_its_twin_does(part: str, config: Config) -> None:
     assert cosimulate(**RUNS[part](config), simulator="icarus", strip_initial=True)
 
 
+@pytest.mark.slow
 @CONFIGS
 @pytest.mark.parametrize("part", RUNS)
 def test_verilog_is_lint_clean(part: str, config: Config) -> None:

@@ -20,6 +20,7 @@ def test_ids_and_probabilities_of_the_board_in_verilator() -> None:
     assert len(cosimulate(**run_arguments(ULX3S, rounds=2, rows=6))) == 5
 
 
+@pytest.mark.slow
 def test_verilog_is_lint_clean() -> None:
     for config in (TINY, PAPER):
         lint(convert(run_arguments(config)["component"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from spatten.hw.emit.verilog import convert
 from spatten.sim.verify.build import lint
 from spatten.sim.verify.cosim import cosimulate
@@ -13,5 +15,6 @@ def test_both_readers_in_icarus_without_initial_values() -> None:
     assert len(cosimulate(**run_arguments(TINY), simulator="icarus", strip_initial=True)) == 2
 
 
+@pytest.mark.slow
 def test_verilog_is_lint_clean() -> None:
     lint(convert(run_arguments(TINY)["component"]))

@@ -16,6 +16,7 @@ def test_a_part_does_what_its_twin_does(part: str) -> None:
     assert cosimulate(**RUNS[part](TINY), simulator="icarus", strip_initial=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", RUNS)
 def test_verilog_is_lint_clean(part: str) -> None:
     lint(convert(RUNS[part](TINY)["component"]))

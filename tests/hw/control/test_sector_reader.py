@@ -20,6 +20,7 @@ def test_rows_match_the_ring(config: Config) -> None:
     assert len(passed) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [TINY, LONG, PAPER], ids=["tiny", "long", "paper"])
 def test_verilog_is_lint_clean(config: Config) -> None:
     lint(convert(SectorReader(config=config)))

@@ -32,6 +32,7 @@ def test_the_gate_in_icarus_without_initial_values(of_keys: bool) -> None:
     assert len(cosimulate(**run, simulator="icarus", strip_initial=True)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [TINY, PAPER], ids=["tiny", "paper"])
 def test_verilog_is_lint_clean(config: Config) -> None:
     lint(convert(WindowWalker(config=config, sectors=64, linear_sectors=16, left_shape=8)))

@@ -42,6 +42,7 @@ def test_other_sizes_match_golden(size: Size) -> None:
     cosimulate(**run_arguments(size, 200, 1), simulator="verilator", strip_initial=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [PAPER_SIZE, SMALL, *SIZES], ids=lambda size: "-".join(map(str, size.values())))
 def test_verilog_is_lint_clean(size: Size) -> None:
     lint(convert(HeadImportance(**size)))

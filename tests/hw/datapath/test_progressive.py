@@ -114,9 +114,10 @@ def test_circuit_and_softmax_match_golden_at_the_papers_size() -> None:
     assert len(cosimulate(**run_arguments(unit_of(PAPER), joined=True, rows=60, count=1))) == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lanes", "row_max", "slots"),
-    [(3, 20, 2), *(pytest.param(*size, marks=pytest.mark.slow) for size in [(8, 1024, 4), (1, 2, 1), (4, 3, 4)])],
+    [(3, 20, 2), (8, 1024, 4), (1, 2, 1), (4, 3, 4)],
 )
 def test_verilog_is_lint_clean(lanes: int, row_max: int, slots: int) -> None:
     lint(convert(Progressive(lanes=lanes, score_bits=31, row_max=row_max, slots=slots, header=5)))

@@ -185,9 +185,10 @@ def test_paper_size_matches_golden_in_verilator() -> None:
     assert len(passed) == 13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size",
-    [SMALL, *(pytest.param(size, marks=pytest.mark.slow) for size in SIZES)],
+    [SMALL, *SIZES],
     ids=lambda size: "-".join(map(str, size.values())),
 )
 def test_verilog_is_lint_clean(size: Size) -> None:

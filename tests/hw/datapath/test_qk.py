@@ -53,6 +53,7 @@ def test_matches_golden_at_the_size_of_the_paper() -> None:
     assert len(cosimulate(**arguments, timeout_seconds=300)) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "one lane", "wide slices"])
 def test_verilog_is_lint_clean(name: str) -> None:
     lint(convert(QkArray(**ARRAYS[name])))

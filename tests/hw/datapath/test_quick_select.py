@@ -66,14 +66,15 @@ def test_paper_size_is_right_and_as_fast_as_stated(tmp_path: Path) -> None:
         assert mean[kind] <= 130, f"{kind}: {mean[kind]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size",
     [
         *SIZES,
         (4, 1, 7, 1, None),
         (2, 2, 9, None, None),
-        pytest.param((12, 2, 98, None, 3), marks=pytest.mark.slow),
-        pytest.param((33, 2, 1024, None, None), marks=pytest.mark.slow),
+        (12, 2, 98, None, 3),
+        (33, 2, 1024, None, None),
     ],
 )
 def test_verilog_is_lint_clean(size: Any) -> None:

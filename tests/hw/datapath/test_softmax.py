@@ -369,9 +369,8 @@ def test_circuit_matches_golden_at_the_papers_size() -> None:
     assert len(passed) == 31
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "uneven" else pytest.mark.slow) for name in SIZES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIZES)
 def test_verilog_is_lint_clean(name: str) -> None:
     lint(convert(Softmax(**SIZES[name])))
 

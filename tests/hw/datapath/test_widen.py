@@ -17,6 +17,7 @@ def test_widened_rows_are_the_same(size: tuple[int, int]) -> None:
     assert len(cosimulate(**run_arguments(*size), simulator="icarus", strip_initial=True)) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_verilog_is_lint_clean(size: tuple[int, int]) -> None:
     lint(convert(run_arguments(*size)["component"]))

@@ -36,10 +36,6 @@ CONFIGS = {"tiny": TINY, "odd": ODD}
 TESTS = 44
 
 
-def test_registers_in_icarus() -> None:
-    assert len(cosimulate(**run_arguments(TINY, rounds=4, waves=WAVES), simulator="icarus")) == TESTS
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_registers_in_verilator(name: str) -> None:

@@ -19,7 +19,9 @@ SIZES = [(1, 4), (2, 1), (5, 9), (8, 3)]
 TESTS = 9
 
 
-@pytest.mark.parametrize(("inputs", "width"), SIZES)
+@pytest.mark.parametrize(
+    ("inputs", "width"), [*(pytest.param(*size, marks=pytest.mark.slow) for size in SIZES[:-1]), SIZES[-1]]
+)
 def test_turns_in_icarus_without_initial_values(inputs: int, width: int) -> None:
     assert len(cosimulate(**run_arguments(inputs, width), simulator="icarus", strip_initial=True)) == TESTS
 
@@ -30,6 +32,7 @@ def test_turns_in_verilator(inputs: int, width: int) -> None:
     assert len(cosimulate(**run_arguments(inputs, width, 2))) == 2 * TESTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", [1, 2, 7, 32])
 def test_verilog_is_lint_clean(inputs: int) -> None:
     lint(convert(RoundRobin(shape=5, inputs=inputs)))

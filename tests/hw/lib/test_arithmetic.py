@@ -43,6 +43,7 @@ def test_matches_integers_in_verilator() -> None:
     assert len(cosimulate(**run_arguments(MULTIPLIERS + TREES))) == len(seeds())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [MULTIPLIERS[0], MULTIPLIERS[11], MULTIPLIERS[-3], TREES[0], TREES[1], TREES[3]])
 def test_verilog_is_lint_clean(case: dict[str, Any]) -> None:
     lint(convert(circuit_of(case)))

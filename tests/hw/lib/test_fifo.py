@@ -19,7 +19,9 @@ DEPTHS = [(2, 1), (3, 7), (8, 4), (13, 70)]
 TESTS = 8
 
 
-@pytest.mark.parametrize(("depth", "width"), DEPTHS)
+@pytest.mark.parametrize(
+    ("depth", "width"), [*(pytest.param(*depth, marks=pytest.mark.slow) for depth in DEPTHS[:-1]), DEPTHS[-1]]
+)
 def test_fifo_in_icarus_without_initial_values(depth: int, width: int) -> None:
     assert len(cosimulate(**fifo_run(depth, width), simulator="icarus", strip_initial=True)) == TESTS
 
@@ -39,6 +41,7 @@ def test_skid_buffer_in_verilator() -> None:
     assert len(cosimulate(**skid_buffer_run(9, 2))) == 2 * TESTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "component", [Fifo(shape=1, depth=2), Fifo(shape=8, depth=3), Fifo(shape=64, depth=512), SkidBuffer(shape=5)]
 )

@@ -21,7 +21,7 @@ SIZES = [(1, 3, 2, None), (4, 7, 1, 3), (5, 6, None, 2)]
 MORE_SIZES = [(2, 1, 1, 1), (5, 6, 2, None), (8, 33, 3, None), (13, 5, None, None), (1, 2, None, 1)]
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*(pytest.param(size, marks=pytest.mark.slow) for size in SIZES[:-1]), SIZES[-1]])
 def test_matches_golden_in_icarus_without_initial_values(size: Any) -> None:
     assert len(cosimulate(**run_arguments(*size), simulator="icarus", strip_initial=True)) == 8
 
@@ -38,6 +38,7 @@ def test_other_sizes_match_golden(size: Any) -> None:
     assert len(cosimulate(**run_arguments(*size), simulator="icarus", strip_initial=True)) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lanes", "layers_per_stage"), [(1, 1), (3, 1), (16, 4), (1, None), (16, None)])
 def test_verilog_is_lint_clean(lanes: int, layers_per_stage: int | None) -> None:
     lint(convert(run_arguments(lanes, 12, layers_per_stage, 4)["component"]))

@@ -19,7 +19,9 @@ SIZES = [(2, 1), (3, 5), (16, 8), (21, 66)]
 TESTS = 9
 
 
-@pytest.mark.parametrize(("depth", "width"), SIZES)
+@pytest.mark.parametrize(
+    ("depth", "width"), [*(pytest.param(*size, marks=pytest.mark.slow) for size in SIZES[:-1]), SIZES[-1]]
+)
 def test_words_in_icarus_without_initial_values(depth: int, width: int) -> None:
     assert len(cosimulate(**run_arguments(depth, width), simulator="icarus", strip_initial=True)) == TESTS
 
@@ -30,7 +32,9 @@ def test_words_in_verilator(depth: int, width: int) -> None:
     assert len(cosimulate(**run_arguments(depth, width, 2))) == 2 * TESTS
 
 
-@pytest.mark.parametrize(("depth", "width"), SIZES[1:])
+@pytest.mark.parametrize(
+    ("depth", "width"), [*(pytest.param(*size, marks=pytest.mark.slow) for size in SIZES[1:-1]), SIZES[-1]]
+)
 def test_two_readers_in_icarus_without_initial_values(depth: int, width: int) -> None:
     assert cosimulate(**read_write_ram_run(depth, width), simulator="icarus", strip_initial=True)
 
@@ -52,6 +56,7 @@ def test_it_maps_to_bare_block_rams_of_an_ecp5() -> None:
     assert counts["flip_flops"] == counts["lut_rams"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "width"), [(2, 1), (3, 4), (512, 64)])
 def test_verilog_is_lint_clean(depth: int, width: int) -> None:
     lint(convert(Ram(shape=width, depth=depth)))

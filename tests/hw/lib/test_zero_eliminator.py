@@ -27,7 +27,10 @@ def _run(lanes: int, shape: Any, stages: int | None, simulator: str) -> None:
     assert len(passed) == 7 * len(seeds())
 
 
-@pytest.mark.parametrize(("lanes", "shape", "stages"), SIZES)
+@pytest.mark.parametrize(
+    ("lanes", "shape", "stages"),
+    [pytest.param(*size, marks=() if size[0] == 8 else pytest.mark.slow) for size in SIZES],
+)
 def test_matches_golden_in_icarus_without_initial_values(lanes: int, shape: Any, stages: int | None) -> None:
     _run(lanes, shape, stages, "icarus")
 
@@ -35,7 +38,7 @@ def test_matches_golden_in_icarus_without_initial_values(lanes: int, shape: Any,
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("lanes", "shape", "stages"),
-    [pytest.param(*size, marks=pytest.mark.slow if size[0] < 16 else ()) for size in SIZES],
+    SIZES,
 )
 def test_matches_golden_in_verilator(lanes: int, shape: Any, stages: int | None) -> None:
     _run(lanes, shape, stages, "verilator")

@@ -49,6 +49,7 @@ def test_matches_golden_at_paper_size() -> None:
     assert len(cosimulate(**run)) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_verilog_is_lint_clean(name: str) -> None:
     lint(convert(AddressGenerator(**SIZES[name])))

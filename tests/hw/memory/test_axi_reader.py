@@ -29,6 +29,7 @@ def test_in_verilator(name: str) -> None:
     assert len(cosimulate(**run_arguments(SIZES[name]))) == TESTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_verilog_is_lint_clean(name: str) -> None:
     lint(convert(AxiReader(**SIZES[name])))

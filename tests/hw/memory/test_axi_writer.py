@@ -31,6 +31,7 @@ def test_in_verilator(name: str) -> None:
     assert len(cosimulate(**run)) == TESTS + run["parameters"]["long"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_verilog_is_lint_clean(name: str) -> None:
     lint(convert(AxiWriter(**SIZES[name])))

@@ -13,6 +13,7 @@ from spatten.sim.verify.build import lint
 GOOD: dict[str, Any] = {"sectors": 5, "entries": 4, "uses_max": 3, "groups_max": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [GOOD, {"sectors": 772, "entries": 16, "uses_max": 64, "groups_max": 64}], ids=str)
 def test_verilog_is_lint_clean(sizes: dict[str, int]) -> None:
     lint(convert(BlockTable(**sizes)))

@@ -25,8 +25,8 @@ from spatten.sim.verify.runs.ring_buffer import run_arguments
     "sizes",
     [
         {"lanes": 1, "sectors": 12, "linear": 8},
-        pytest.param({"lanes": 2, "sectors": 8, "count": 2}, marks=pytest.mark.slow),
-        pytest.param({"lanes": 1, "sectors": 6, "banks": 2, "blocks": 100}, marks=pytest.mark.slow),
+        {"lanes": 2, "sectors": 8, "count": 2},
+        {"lanes": 1, "sectors": 6, "banks": 2, "blocks": 100},
     ],
     ids=str,
 )
@@ -50,6 +50,7 @@ def test_matches_golden_in_verilator(sizes: dict[str, Any]) -> None:
     assert len(cosimulate(**run_arguments(**sizes), simulator="verilator", strip_initial=True)) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sectors", "banks"), [(8, 4), (12, 4), (60, 4), (4, 2), (24, 8)])
 def test_verilog_is_lint_clean(sectors: int, banks: int) -> None:
     lint(convert(RingBuffer(lanes=2, sectors=sectors, banks=banks, header=1)))
