@@ -35,18 +35,20 @@ class KeyReader(wiring.Component):
     ----------
     config : Config
     places : int
-        Score beats that the array's output holds, less what it keeps free.
+        Score beats that may be under way from the key ring on (`hw.datapath.qk.QkArray.places`, less the two that the
+        array leaves free).
 
     Ports
     -----
     i : stream of `key_segment`
     i_row : stream of row numbers; a valid one says that the next row's query is there
-    arrived : in, for each key block how many of its row groups are there; again_arrived : in, the same for the part of
-        the buffer behind the ring
+    arrived : in, for each key block how many of its row groups are there; again_arrived : in, the same of the row in
+        the refetch area (`hw.control`)
     left : in, a score beat has left the array
     o_read : to the key ring, a `hw.memory.ring_buffer.window_request` whose header is a `key_beat`
     used : out, `block_event`: a block has been read for the last time
-    again_read, again_done : out, a group of keys of a row that is computed again has been read; all of its keys have
+    again_read, again_done : out, the last read of a group of keys of a row that is computed again is asked for; that of
+        all of its keys is. The ring answers long before a group that is asked for then is written.
     again_freed : out, a bit for each stash slot: it is free, since a row of kind SINGLE that was computed again has
         been read
     waits : out, a row waits for its keys or its query

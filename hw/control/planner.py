@@ -56,9 +56,9 @@ class Planner(wiring.Component):
     values.
 
     Two kinds of requests go before these. Under local pruning each row has a value block of its own, made when the
-    row's probabilities are known; `i_kept` brings the ids. And the keys of a flat row are fetched again, into the part
-    of the key buffer behind the ring, for one row at a time: they are used as they come, so a few groups of space are
-    enough (four of the widest block rows), and no ring can block them.
+    row's probabilities are known; `i_kept` brings the ids. And the keys of a flat row are fetched again, their LSBs or
+    all of their bits, into the refetch area behind the key ring (`hw.control`), for one row at a time: they are used as
+    they come, so a few groups of space are enough (four of the widest block rows), and no ring can block them.
 
     Blocks of the key and query rings are used in order. A job's rows may finish out of order only in generation; so
     only value blocks may be used in another order than that of their allocation.
@@ -77,10 +77,13 @@ class Planner(wiring.Component):
       need.
     - A flat row needs no space of any ring for its keys, and its groups go as fast as its own are read. It may be late,
       but what waits for it, the space of its values and its job's slot, is not needed for its end. Nor does it wait for
-      a stash slot, since it has one; a head whose first pass waits for a slot is overtaken by the pass that frees one.
-      So no more than `STASH_SLOTS` rows are flat at a time, for which `Refetch` has places: softmax never waits.
-    - Members need space of the query ring before their job starts. Before them are only queries of jobs that have
-      started, which end without the one that has not.
+      a stash slot, since each row that may be flat has one; a first pass that waits for a stash slot is overtaken in
+      row control by second passes, which free one. Of the rows before it in the readers' queues, which both readers
+      get in the same order, every block is there or comes.
+    - At most `STASH_SLOTS` rows have a stash slot, so no more are flat at a time. `Refetch` has a queue for all of
+      them: no decision of softmax ever waits.
+    - Members, the bitmaps and saved states that a job begins with, need space of the query ring before their job
+      starts. Before them are only queries of jobs that have started, which end without the one that has not.
 
     So where one ring is not read, or gets no space, the others go on until they are full, or no row is left that can go
     to the readers; and when it is read again all ends. The testbench of the planner starves each in turn.
@@ -91,7 +94,9 @@ class Planner(wiring.Component):
                  QueryWalker -> GroupIssuer --+
                    KeyWalker -> GroupIssuer --+-> BidArbiter -> GroupEmitter -> ArrivalLedger -> fetch unit
     i_kept -->   ValueWalker -> GroupIssuer --+                                    |   |
-    i_flat -->   Refetch ---------------------+                                    |   +-> Refetch --> o_again
+    i_flat -->   Refetch ---------------------+                                    |   |
+    again_read, again_done --^   |                                                 |   +-> back to Refetch: arrivals
+                                 +--> o_again, again_arrived                       |
                BlockTables <-> the walkers, the rings                              +-----> BlockTables
 
     Each walker has a `BlockWalker`, which goes from head to head; those of keys and values have a `BlockPlan`, which
@@ -115,8 +120,10 @@ class Planner(wiring.Component):
     i_kept : stream of `kept_ids`; o_pruned : stream of entries, the value block of each pruned row, in order
     o_query, o_key : streams of `ring_grant`, the next block; o_value : stream of entries. Whoever takes these, or those
         of `o_members` and `o_pruned`, stays ready until a block comes: issuers take it in the same cycle
-    i_flat : stream of `flat_row`; o_again : stream of `again_row`, when its keys have begun to come
-    again_read, again_done : in, a group of that row's keys has been read; all of its keys have
+    i_flat : stream of `flat_row`, from `Progressive.o_again`; o_again : stream of `again_row`, to row control, when its
+        keys have begun to come
+    again_read, again_done : in, as of `hw.control.key_reader.KeyReader`: a group of that row's keys has been read; all
+        of its keys have
     again_arrived : out, how many groups of that row's keys have arrived
     o_allocate, i_block, o_free : arrays of streams to and from the query, key and value ring
     uses : in, array of `block_event`: a query, key or value block has been used once

@@ -40,7 +40,7 @@ class QueryReader(wiring.Component):
 
         QueryWindows -> query ring -> Converter -> QueryStore -> queue of queries
              |                                         ^
-             +-----------------------------------------+ stashed queries
+             +-----------------------------------------+ which stashed query is to leave
              +-> RowNumbers
 
     Parameters
@@ -54,7 +54,8 @@ class QueryReader(wiring.Component):
     chunk : in, `query_chunk`: token ids of a query block's rows, before the block is there
     o_read, i_window : to and from the query ring, which answers after 2 cycles
     o : stream of `hw.datapath.qk.query_row`, to the array
-    o_row : stream of row numbers, one for each query; it is valid only when the query is certain to be in time
+    o_row : stream of row numbers, one for each query; it is valid only when the query will be in the array's queue
+        before keys that are read from then on
     used : out, `block_event`: a block has been read
 
     Latency: 2 cycles from a segment whose queries are there to its first read; 6 from a query's last read to `o`, and 4

@@ -33,13 +33,20 @@ class RowControl(wiring.Component):
     A segment, the rows of a chunk with the keys of their head, goes to both readers once its query, key and value
     blocks have their space: from then on no later segment can keep it from being finished. A row that is computed again
     goes before all segments that wait, as soon as its keys have begun to come. A row that may have to be computed again
-    goes only when there is a place for its scores and its query, a *stash slot*.
+    goes only when there is a *stash slot* for its query and, of kind FIRST, for its scores.
 
-    **A flat row** goes in a loop: softmax finds it flat and drops it; `hw.datapath.progressive.Progressive` says which
-    kind its next pass must have; `hw.control.planner.Planner` (`Refetch`) fetches its keys into the part of the key
-    buffer behind the ring, and shows the row here on `i_again` as they come; its segment goes to both readers, which
-    take its query from the stash and its keys from behind the ring; the array's new scores reach `Progressive`, which
-    adds those of a first pass to them, and softmax, which does not look whether they are flat.
+    **A flat row** goes in a loop: softmax finds it flat and drops it (`Progressive.i_decision`);
+    `hw.datapath.progressive.Progressive` says which kind its next pass must have (its `o_again`, which is
+    `Planner.i_flat`); `Refetch`, a part of `hw.control.planner.Planner`, fetches its keys into the refetch area
+    (`hw.control`), and shows the row here as they come (`Planner.o_again`, which is `i_again`); its segment goes to
+    both readers, which take its query from the stash and its keys from the refetch area; the array's new scores reach
+    `Progressive` and softmax, which does not look whether they are flat.
+
+    Two kinds of rows (`hw.datapath.progressive.Kind`) may be flat. Of kind FIRST, scores and query are stashed; it
+    comes again as SECOND, and `Progressive` adds the stashed scores to the new ones. Where codes with their LSBs are
+    wider than an operand, the sum would not be that of rounded codes: the row is FIRST_UNSTASHED, of which the query
+    alone is stashed, and comes again as SINGLE, from both planes. A row of a single pass is SINGLE, too, and has no
+    stash slot.
 
     A stash slot is taken by the segment of a first pass. It is free again when the row turns out not to be flat; else
     when the second pass has read the scores (kind SECOND), or the key reader has read the last key (kind SINGLE), by
@@ -64,8 +71,8 @@ class RowControl(wiring.Component):
         `started` counts the job, at the latest
     i_query, i_key, i_value : streams, the next block of each ring
     i_again : stream of `again_row`
-    freed : in, a bit for each stash slot: the slot is free again, as `Progressive.o_free` says of a row that is
-        not flat and of SECOND, and `KeyReader.again_freed` of SINGLE
+    freed : in, a bit for each stash slot: the slot is free again. `hw.core` makes it of what `Progressive.o_free` says
+        of rows that are not flat and of SECOND, and of `KeyReader.again_freed`, for SINGLE
     o_query, o_key : streams of `query_segment` and `key_segment`, through skid buffers; each gets every segment
 
     It assumes of its neighbours, and asserts in simulation, that a stash slot is freed only while it is taken, and that

@@ -48,8 +48,8 @@ def query_segment(config: Config) -> data.StructLayout:
     odd_head : of the two heads that share a row of the plane they are those of the odd one
     stashes, stash_slot : the query (`rows` is 1) is to be stashed in that slot as well
     offset : what is to be subtracted of a token's id to get the number of its row
-    again, row : the query is the one in `stash_slot`, and the number of its row; `rows` is 1 then, and nothing else
-        counts
+    again, row : with `again` the query is the one in `stash_slot`, `row` is the number of its row, and `rows` is 1;
+        all other members are ignored
     """
     return data.StructLayout(
         {
@@ -72,10 +72,10 @@ def key_segment(config: Config) -> data.StructLayout:
     """The keys of a segment, which all its rows read: where they lie, in what format; and what goes with the scores.
 
     row, kind, stash_slot, mantissa, shift, flat_limit : go to softmax with each row's scores (`key_header`); the
-        readers put the row's number in place of that in `row`
+        key reader replaces the number in `row` by the one that comes with the row's query
     entry, base : their block in the key ring, and the sector where it begins
-    linear, limit : they lie behind the ring instead, in a small ring of their own for one row that is computed again:
-        from sector `base` on, and what would lie at sector `limit` lies at `base`
+    linear, limit : they lie in the refetch area instead (`hw.control`), from sector `base` on; what would lie at sector
+        `limit` lies at `base` again
     ends_block : no later segment reads this block
     rows : how many rows there are, at least 1
     keys, causal : keys of the first row, at least 1; each further row has one more if `causal` is set, else as many

@@ -43,9 +43,10 @@ class WindowWalker(wiring.Component):
     left : in, keys that are to be read, those of this window among them
     starts, start : in, from the next cycle on begin at sector `start`
     steps : in, the window is taken: its next beat follows, or the next window
-    base : in, where the row begins; the walk goes back to it behind the last window. Only with `linear_sectors`.
-    linear, limit : in, the row lies behind the ring, and an address wraps at `limit`, to `base`. Only with
-        `linear_sectors`.
+    base : in, where the row begins, in the ring or behind it; behind the last window the walk goes back to it, for the
+        next row of the same keys. Only with `linear_sectors`.
+    linear, limit : in, the row lies behind the ring, where an address wraps at `limit`, to `base`. The distance of
+        these is a multiple of the windows' `step`, so that no window lies on both sides. Only with `linear_sectors`.
     first_beat, last_beat, last_window : out, of a key the first and the last beat; of the row the last window
     part : out, what is needed of the window
     sector, count : out, first sector of the window, in the ring, and how many there are of the row

@@ -33,7 +33,7 @@ class BidArbiter(wiring.Component):
     Ports
     -----
     bids : in, array of `group_bid`: of the query, key and value ring; `urgent` counts for values only
-    refetch_bid : in, `group_bid` for the keys of a flat row; it is `urgent` and has an `order` for nobody
+    refetch_bid : in, `group_bid` for the keys of a flat row, which goes first; its `urgent` and `order` are ignored
     takes : in, the row group that wins would be taken in this cycle; without it no bid wins
     wins, refetch_wins : out, which bid wins, at most one; an array for the rings
     valid, request : out, whether there is one, and its `group_request`

@@ -100,7 +100,8 @@ def groups_max(config: Config) -> int:
 
 
 def uses_max(config: Config, ring: int) -> int:
-    """Most uses of a block: a value block is used by each row of one or two heads, another one is given up at once."""
+    """Most uses of a block: each row of one or two heads uses a value block, until it is given up; a query or key block
+    has one use, the last read of it."""
     return 2 * config.tokens_max if ring == VALUE else 1
 
 
@@ -148,14 +149,19 @@ def kept_ids(config: Config) -> data.StructLayout:
 
 
 def flat_row(config: Config) -> data.StructLayout:
-    """A row that softmax has found flat, so that its keys are needed again (`hw.datapath.progressive.row_header`): the
-    `kind` of its next pass, the `stash_slot` of its query and scores, and as its `header` a `row_layout`."""
+    """A row that softmax has found flat (`hw.control`), so that its keys are needed again; it is a
+    `hw.datapath.progressive.row_header`: the `kind` of its next pass, the `stash_slot` of its query and scores, and as
+    its `header` a `row_layout`."""
     return row_header(STASH_SLOTS, row_layout(config))
 
 
 def again_row(config: Config) -> data.StructLayout:
-    """A row to be computed again, when its keys arrive: the flat row, behind which sector its keys go on at the first
-    one behind the ring (`limit`), and how many keys there are."""
+    """A row to be computed again, when its keys arrive in the refetch area (`hw.control`).
+
+    row : the flat row
+    limit : the first sector that the row's groups do not use; what would lie there lies at the area's first sector
+    keys : how many keys there are
+    """
     row = flat_row(config)
     sectors = range(key_ring_sectors(config) + lsb_sectors(config) + 1)
     return data.StructLayout({"row": row, "limit": sectors, "keys": range(config.tokens_max + 1)})

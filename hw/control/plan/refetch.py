@@ -36,11 +36,11 @@ __all__ = ["Refetch"]
 
 
 class Refetch(wiring.Component):
-    """Bids for the keys of flat rows, group by group, into the part of the key buffer behind its ring.
+    """Bids for the keys of flat rows, group by group, which go to the refetch area behind the key ring (`hw.control`).
 
-    A row's groups go round in the places of that part, as many at a time as there is room for at the row's stride: a
-    further group is asked for when one of these has been read. So nothing but the readers can make a row wait, and none
-    of the rings. The row is offered on `o` when all of its groups are there, or half as many as there is room for: then
+    For each row the area is a small ring of as many row groups of keys as it has room for at the row's stride; the next
+    group is asked for when the oldest has been read. So nothing but the readers can make a row wait, and none of the
+    rings. The row is offered on `o` when all of its groups are there, or half as many as there is room for: then
     it is mostly read without a pause, since keys come faster than they are used; the key reader waits for those that
     come late. The next row begins when this one has been read.
 
@@ -56,7 +56,7 @@ class Refetch(wiring.Component):
     bid : out, `group_bid`; it stands until it wins; without `urgent` and `order`
     wins : in, the bid is taken; only while it is valid
     arrives : in, another group has arrived
-    arrived : out, how many groups of this row have arrived
+    arrived : out, how many groups of this row have arrived; 0 again some cycles before the row is offered
     read, done : in, a group of this row has been read; all of them have
 
     Latency: 7 cycles from a row to its first bid; 2 from a group's arrival to the offer that it allows, and from `read`
@@ -66,7 +66,7 @@ class Refetch(wiring.Component):
     def __init__(self, *, config: Config) -> None:
         self.config = config
         self.first_sector = key_ring_sectors(config)
-        self.places = lsb_sectors(config)
+        self.area_sectors = lsb_sectors(config)
         super().__init__(
             {
                 "slots": In(data.ArrayLayout(slot_layout(config), config.jobs_in_flight)),
@@ -92,7 +92,8 @@ class Refetch(wiring.Component):
         self._row = row
         m.d.comb += [plan.slots.eq(self.slots), plan.row.eq(row)]
 
-        # What is to be asked for next, and what has been.
+        # What is to be asked for next: the keys from this group on and those of this group, its live row, its place,
+        # and the fetches that it still needs. How many groups have been asked for and read, of how many.
         self._keys_left = Signal(range(config.tokens_max + 1), reset_less=True)
         self._count = Signal(range(config.topk_lanes + 1))
         self._live_line = Signal(live_row_shape(config), reset_less=True)
@@ -104,8 +105,8 @@ class Refetch(wiring.Component):
         self._total = Signal(groups, reset_less=True)
         # Of the row's stride: sectors from one group to the next, and how many groups there is room for, up to `limit`.
         self._advance = Signal(sectors_shape(config), reset_less=True)
-        self._limit = Signal(range(self.first_sector + self.places + 1), reset_less=True)
-        self._groups_room = Signal(range(self.places + 1), reset_less=True)
+        self._limit = Signal(range(self.first_sector + self.area_sectors + 1), reset_less=True)
+        self._groups_room = Signal(range(self.area_sectors + 1), reset_less=True)
         self._has_room = Signal(reset_less=True)
         self._offered = Signal()
         with m.If(self.read):
@@ -237,7 +238,7 @@ class Refetch(wiring.Component):
         with m.Switch(self._plan.stride):
             for stride in range(1, SECTORS_MAX + 1):
                 sectors = stride * group_rows
-                room = self.places // sectors
+                room = self.area_sectors // sectors
                 with m.Case(stride):
                     m.d.sync += [self._groups_room.eq(room), self._limit.eq(self.first_sector + room * sectors)]
 

@@ -84,7 +84,7 @@ class RefetchPlan(wiring.Component):
             entry = block.fetch[n]
             fetch = Signal(plane_fetch(self.config), name=f"fetch{n}", reset_less=True)
             plane = Signal(PLANE, name=f"plane{n}")
-            # The table has a plane that is read alone as an MSB plane.
+            # The table of formats says of every plane that is read alone that it is the MSB plane.
             is_lsb = is_second_pass | entry.is_lsb
             m.d.comb += [
                 Value.cast(plane).eq(Mux(is_lsb, Value.cast(lsb_plane), Value.cast(msb_plane))),

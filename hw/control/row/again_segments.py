@@ -23,7 +23,7 @@ __all__ = ["AgainSegments"]
 
 
 class AgainSegments(wiring.Component):
-    """Makes the segment of each row that is computed again: its stashed query, and its keys from behind the ring.
+    """Makes the segment of each row that is computed again: its stashed query, and its keys in the refetch area.
 
     A row of kind SECOND reads its LSB plane alone, whose codes are unsigned, and adds to the stashed scores. Any other
     is of kind SINGLE and reads MSB and LSB planes joined, rounded to an operand where they are wider, which its
@@ -39,7 +39,7 @@ class AgainSegments(wiring.Component):
     read : stream of `head_place`, out: the head whose scale is needed
     scale : in, `score_scale`, the one that was asked for, in the cycle after
     i : stream of `again_row`
-    o : stream of `row_segment`; members that a flat row does not need are zero
+    o : stream of `row_segment`; unused members are zero
 
     Latency: 3 cycles, more while `read` is not ready. One row at a time: the next is taken in the cycle after its
     segment has been.

@@ -48,7 +48,7 @@ class ChunkWalker(wiring.Component):
     a block if both are live: the chunks of the first begin it, those of the second end it.
 
     The unit of a score depends on the codes that it is made of, so a head's scale is shifted: by `LSB_BITS` less where
-    codes are those of an MSB plane, and by as many bits less as a joined code has more than an operand.
+    codes are the MSB planes of a progressive job, and by as many bits less as a joined code has more than an operand.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class ChunkWalker(wiring.Component):
     o : stream of `row_chunk`; `ready` is set only while `valid` is
 
     Only jobs of generation are progressive, so a chunk whose row may have to be computed again has one row, which sees
-    all live keys. The registers refuse other jobs.
+    all live keys. `hw.front.registers` refuses other jobs.
 
     It assumes that a job which counts as started has a live head and a live query row. Assertions check this and
     `o.ready` in simulation.

@@ -58,8 +58,9 @@ class KeyWindows(wiring.Component):
         m = Module()
         config = self.config
         count = range(config.tokens_max + 1)
-        # The segment whose windows are made, its rows from this one on, and of this row all keys, those in windows
-        # before this one, those from this one on, and those that the beat of scores has already.
+        # The segment whose windows are made, and its rows from this one on. Of this row: all keys, those in windows
+        # before this one, those from this one on, and those that the beat of scores has already; and how many keys are
+        # in windows up to this one.
         self._placed = Signal(placed_segment(config), reset_less=True)
         self._segment = segment = self._placed.segment
         self._rows_left = Signal(range(config.topk_lanes + 1), reset_less=True)

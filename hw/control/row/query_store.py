@@ -33,12 +33,12 @@ class QueryStore(wiring.Component):
     Ports
     -----
     i : beats of queries, `hw.datapath.converter.operand_beat` with a `query_beat` as header; no back-pressure
-    stashed : in, `stashed_query`; never so that this query would leave together with one from `i`
+    stashed : in, `stashed_query`: which stashed query is wanted; never so that it would leave together with one of `i`
     o : `hw.datapath.qk.query_row`; no back-pressure. Operands beyond the head dimension mean nothing.
 
     Latency: none from a query's last beat to `o`; `stash_delay` = 4 cycles from `stashed` to `o`, which is what a query
     takes through the ring and the converter, so queries leave in the order in which they were asked for. A query may be
-    asked for again once it has left, and its slot be given to another one once it has left again.
+    asked for again once it has been on `o`, and its slot be given to another one once it has been there again.
     """
 
     stash_delay = 4

@@ -40,8 +40,9 @@ class QueryWindows(wiring.Component):
     arrived : in, for each query block whether it is there
     has_room : in, another query will find a place; without it nothing is asked for
     o_read : to the query ring, a `hw.memory.ring_buffer.window_request` whose header is a `query_beat`
-    stashed : out, `stashed_query`
-    looks_up, entry : out, the token ids of block `entry` are wanted from the next cycle on, for all of its queries
+    stashed : out, `stashed_query`: which stashed query is wanted
+    looks_up, entry : out, the token ids of block `entry` are wanted from the next cycle on, for all of its queries; of
+        no meaning before a stashed query
     asked : out, `asked_query`
     used : out, `block_event`: a block has been read
 

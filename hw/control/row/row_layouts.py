@@ -109,7 +109,7 @@ def query_beat(config: Config) -> data.StructLayout:
 
 
 def stashed_query() -> data.StructLayout:
-    """In the cycle in which `valid` is set, the query that is stashed in a slot is asked for."""
+    """In the cycle in which `valid` is set, the query that has been stashed in `stash_slot` is asked for."""
     return data.StructLayout({"valid": 1, "stash_slot": index_shape(STASH_SLOTS)})
 
 
@@ -166,12 +166,14 @@ def key_window(config: Config) -> data.StructLayout:
     """A window of keys, and what happens when it is read.
 
     request : to the key ring; the number of the row is yet missing
-    entry, linear : its block, or whether it lies behind the ring
+    entry, linear : its block, or whether it lies in the refetch area (`hw.control`)
     group : the row group of the block that its keys are in
     fills : a beat of scores is complete with it, which takes a place at the end of the array
     ends_row, ends_block : it is the last that the row reads, and the last that anybody reads of the block
-    again_read, again_done, freed : of a row that is computed again: it is the last that the row reads of a group; and
-        of all keys; and the stash slot, a bit for each, that the row does not need any more
+    again_read, again_done : of a row that is computed again: it is the last window that the row reads of a group; it
+        is the row's last window
+    freed : with `again_done` of kind SINGLE, the row's stash slot, a bit for each; that of kind SECOND is set free by
+        `hw.datapath.progressive.Progressive`
     """
     request = window_request(key_ring_sectors(config) + lsb_sectors(config), BANKS, key_beat(config))
     return data.StructLayout(

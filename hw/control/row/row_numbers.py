@@ -35,7 +35,7 @@ class RowNumbers(wiring.Component):
     -----
     chunk : in, `query_chunk`: the token ids of a block
     looks_up, entry : in, the ids of block `entry` are wanted in the cycles to come, until `looks_up` is set again; they
-        have been given at least a cycle before
+        have been given at least a cycle before. Before a stashed query it is set as well, and what is read is not used
     asked : in, `asked_query`, later than `looks_up`
     o : stream of row numbers, one for each `asked`: its id less the offset, or the row of a stashed query
 

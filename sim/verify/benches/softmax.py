@@ -9,7 +9,7 @@ import cocotb
 import numpy as np
 from cocotb.handle import HierarchyObject
 
-from spatten.golden.softmax import exponentials, is_flat, normalise
+from spatten.golden.softmax import DIFFERENCE_POINT, EXPONENT_FRACTION, exponentials, is_flat, normalise
 from spatten.hw.datapath.softmax import decision, prob_beat, scaled_scores
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.records import record
@@ -115,6 +115,17 @@ class RowMaker:
         highest = int(self.source.integers(-TOP + difference.max(), TOP)) if difference.max() < 2 * TOP - 1 else TOP - 1
         return self.row(highest - difference, mantissa=mantissa, shift=shift)
 
+    def near_tie(self) -> Row:
+        """Two keys whose difference times the mantissa lies next to half a unit of the exponent that is made of it."""
+        shift = int(self.source.integers(20, DIFFERENCE_POINT + 1))
+        difference = int(self.source.integers(1, min(2 * TOP, 1 << shift - 13)))
+        normalised = difference << DIFFERENCE_POINT - shift
+        mantissas = self.source.integers(1 << 15, 1 << 16, 1 << 12)
+        unit = 1 << DIFFERENCE_POINT - EXPONENT_FRACTION
+        beside = np.abs(normalised * mantissas % unit - unit // 2)
+        scores = self.source.permutation([TOP - 1, TOP - 1 - difference])
+        return self.row(scores, mantissa=int(mantissas[beside.argmin()]), shift=shift)
+
     def wide(self, length: int) -> Row:
         """Scores of any magnitude, at any shift: most saturate or vanish."""
         magnitude = 2.0 ** self.source.uniform(0, SCORE_BITS - 2, length)
@@ -190,6 +201,17 @@ async def rows_match_golden(dut: HierarchyObject, idle: float, stall: float, see
     assert len(values) > min(ROWS // 5, 1 << (PROB_BITS - 3)), "the probabilities hardly differ"
     verdicts = [row.decision["flat"] for row in rows if row.decision]
     assert 0.2 < np.mean(verdicts) < 0.8, "flat rows and others"
+    await unit.bench.reset()
+    await unit.check(rows)
+
+
+@cocotb.test
+@cocotb.parametrize(seed=SEEDS)
+async def exponents_are_rounded_exactly(dut: HierarchyObject, seed: int) -> None:
+    """Where two keys are alike, the last bit of an exponent shows in the probabilities: in longer rows it is lost."""
+    unit = Softmaxed(dut, seed)
+    maker = RowMaker(seed)
+    rows = [maker.near_tie() for _ in range(20 * ROWS)] if ROW_MAX > 1 else []
     await unit.bench.reset()
     await unit.check(rows)
 

@@ -79,7 +79,7 @@ class Kind:
 
 
 class Reads(Twin):
-    """Rows of two standing jobs; values come, and results leave, in phases of different paces."""
+    """Rows of two jobs, others after each reset; values come, and results leave, in phases of different paces."""
 
     goals = {
         "whole": 60,
@@ -259,4 +259,4 @@ class Reads(Twin):
 @cocotb.test()
 @cocotb.parametrize(seed=PARAMETERS["seeds"])
 async def values_are_read_when_they_can_be(dut: HierarchyObject, seed: int) -> None:
-    await compare(dut, READER, Reads, seed=seed, cycles=PARAMETERS["cycles"])
+    await compare(dut, READER, Reads, seed=seed, cycles=PARAMETERS["cycles"], resets=9)

@@ -33,7 +33,7 @@ ODD = TINY.replace(
 """What `tiny` is not: contexts and heads that are no power of two, 16-bit operands, addresses without spare bits."""
 WAVES = {name: levels(line) for name, line in drawings()[0].items()}
 CONFIGS = {"tiny": TINY, "odd": ODD}
-TESTS = 44
+TESTS = 45
 
 
 @pytest.mark.slow
