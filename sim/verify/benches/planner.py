@@ -506,6 +506,7 @@ class Machine:
         if seen is not None:
             ids = self.live_ids.unpack(int(self.watched["live_ids"].value))
             assert ids == seen, f"the live list's row is {ids}, not {seen}"
+        self._check_bases()
         granted = {name: sink.taken() for name, sink in self.grants.items()}
         self.i_members.taken()
         self.i_kept.taken()
@@ -650,6 +651,14 @@ class Machine:
         assert held.completed == len(held.groups), f"a {held.kind} block returns while its groups are under way"
         space.level -= size
         self.idle = 0
+
+    def _check_bases(self) -> None:
+        """The value reader is told where each value block begins, as long as it is held."""
+        text = str(self.watched["value_bases"].value)
+        width = len(text) // BLOCKS
+        for held in self.rings[VALUE].held:
+            base = text[len(text) - width * (held.entry + 1) : len(text) - width * held.entry]
+            assert base == f"{held.base:0{width}b}", f"value block {held.entry} begins at {base}, not {held.base:b}"
 
     def _see_arrivals(self) -> None:
         """A block never counts more row groups than the fetch unit has completed."""
