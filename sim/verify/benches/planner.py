@@ -548,6 +548,10 @@ class Machine:
         else:
             assert self.blocks[ring], f"a {name} block that no job wants"
             block, work = self.blocks[ring].popleft()
+        if name == "value":
+            assert work is not None
+            waiting = [other.number for other in self.works if other.number < work.number and other.pruned_left]
+            assert not waiting, f"values of job {work.number} get a block before pruned rows of jobs {waiting}"
         entry = grant if ring == VALUE else grant["entry"]
         assert ring == VALUE or grant["base"] == base, f"a {name} block begins at {grant['base']}, not {base}"
         assert all(held.entry != entry for held in space.held), f"{name} block {entry} is held already"

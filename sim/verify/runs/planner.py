@@ -54,9 +54,9 @@ def planner_run(
 def mutation_run() -> dict[str, Any]:
     """As many heads in flight as there can be, in rings that hold many blocks, so that orders lie far apart."""
     config = MANY_GROUPS.replace(
-        name="many_heads", tokens_max=16, heads_max=16, jobs_in_flight=8, key_buffer_rows=512, value_buffer_rows=512
+        name="many_heads", tokens_max=16, heads_max=16, jobs_in_flight=4, key_buffer_rows=512, value_buffer_rows=512
     )
-    return planner_run(config, jobs=40)
+    return planner_run(config, jobs=48)
 
 
 def starving_run() -> dict[str, Any]:
