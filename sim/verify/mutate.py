@@ -84,7 +84,7 @@ LATER_SEEDS = {
     ),
     "query_ring": 20261129,
     **dict.fromkeys(["registers", "softmax", "value_reader"], 20261130),
-    "planner": 20261202,
+    "planner": 20261203,
 }
 """Of units whose testbenches have changed since."""
 COUNT = 24

@@ -50,6 +50,8 @@ SECTORS = ring_sectors(CONFIG)
 RINGS = {QUERY: "query", KEY: "key", VALUE: "value"}
 FETCHES = (KeyFetch.STATIC, KeyFetch.JOINED, KeyFetch.PROGRESSIVE, KeyFetch.PROGRESSIVE)
 """Half of the jobs may have flat rows."""
+PASSED_MAX = 6
+"""Most requests that go before one of a lower order: they were chosen while this one's issuer was given its block."""
 UNDER_WAY_MAX = (1 << (SEQUENCE_BITS - 1)) - 4
 """Most groups that the fetch unit lets be under way."""
 CLASSES = {
@@ -336,6 +338,8 @@ class Machine:
         """Cycles since something arrived, returned or ended."""
         self.span = 0
         """The most by which the orders of bids have differed."""
+        self.passed = dict.fromkeys(RINGS, 0)
+        """For each ring how many requests of a higher order have been on `o` before its next one."""
 
     # -- Inputs -------------------------------------------------------------------------------------------------------
 
@@ -587,6 +591,8 @@ class Machine:
             held.order = 2 * (work.order + (block.order - work.record["order"])) + {QUERY: -1, KEY: 0, VALUE: 3}[ring]
         space.held.append(held)
         self.shown[ring][entry] = 0
+        if not self.groups[ring]:
+            self.passed[ring] = 0
         self.groups[ring] += [(held, group) for group in groups]
         {"query": self.queries, "members": self.members, "key": self.keys, "value": self.values}.get(
             name, deque()
@@ -625,6 +631,7 @@ class Machine:
         else:
             self._check_room(owner, ends_group=wanted["counts"])
         assert ring != QUERY or chunk["ids"][: group["count"]] == wanted["ids"], "a chunk's ids"
+        self._see_order(ring, owner)
         self.under_way.append((owner, wanted))
         # The bids that stand are among the first requests of the rings that are to come.
         orders = [
@@ -636,6 +643,17 @@ class Machine:
             span = max(orders) - min(orders)
             assert span <= ORDER_SPAN_MAX, f"bids are {span} orders apart"
             self.span = max(self.span, span)
+
+    def _see_order(self, ring: int, owner: Any) -> None:
+        """A request waits for those of a lower order, and for a few that were chosen before it could be asked for."""
+        if ring not in RINGS:
+            return
+        self.passed[ring] = 0
+        for other, requests in self.groups.items():
+            waiting = requests[0][0].order if requests and isinstance(requests[0][0], Held) else None
+            if owner.order is not None and waiting is not None and waiting < owner.order:
+                self.passed[other] += 1
+                assert self.passed[other] <= PASSED_MAX, f"a group of ring {other} waits for those of ring {ring}"
 
     def _check_room(self, owner: Row, *, ends_group: bool) -> None:
         """No group of a flat row's keys goes where one lies that has not been read."""
