@@ -37,16 +37,15 @@ TESTS = 45
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CONFIGS)
-def test_registers_in_verilator(name: str) -> None:
-    assert len(cosimulate(**run_arguments(CONFIGS[name], rounds=6, waves=WAVES), strip_initial=True)) == TESTS
+def test_registers_in_icarus_without_initial_values() -> None:
+    run = run_arguments(TINY, rounds=6, waves=WAVES)
+    assert len(cosimulate(**run, simulator="icarus", strip_initial=True)) == TESTS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CONFIGS)
-def test_registers_in_icarus_without_initial_values(name: str) -> None:
-    run = run_arguments(CONFIGS[name], rounds=6, waves=WAVES)
-    assert len(cosimulate(**run, simulator="icarus", strip_initial=True)) == TESTS
+@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - {"tiny"}))
+def test_registers_in_verilator(name: str) -> None:
+    assert len(cosimulate(**run_arguments(CONFIGS[name], rounds=6, waves=WAVES), strip_initial=True)) == TESTS
 
 
 @pytest.mark.slow
