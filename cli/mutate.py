@@ -97,8 +97,13 @@ def main(
     if failing := [result.unit for result in results if result.problems]:
         raise MutationProblemsError(f"there are problems with the mutants of {', '.join(failing)}")
     if writes_page:
-        fill_tables(PAGE, {"mutants": results_table(_reported(), known), "survivors": survivors_table(explanations)})
-        console.print(str(PAGE), style="dim", markup=False, highlight=False)
+        found = _reported()
+        if found.keys() >= set(known):
+            fill_tables(PAGE, {"mutants": results_table(found, known), "survivors": survivors_table(explanations)})
+            console.print(str(PAGE), style="dim", markup=False, highlight=False)
+        else:
+            text = f"{PAGE} stays as it is: {REPORT} has {len(found)} of {len(known)} units"
+            console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def _save(place: Path, result: MutationResult) -> None:

@@ -46,7 +46,7 @@ def main(
     verilog = accelerator_verilog(chosen, assertions=True)
     device = Device(SimulatedTransport(Machine(verilog, chosen, answer_seconds=600)))
     finished = 0
-    current = first
+    last = first
     with device, Progress(*columns, console=console) as progress:
         meter = progress.add_task("", total=jobs or None)
         machine_of(device).output_hash(begin=True)
@@ -56,6 +56,7 @@ def main(
                 if count == 0:
                     break
                 progress.update(meter, description=f"seed {current}")
+                last = current
                 soak_one(device, current, count, done=lambda: progress.advance(meter))
                 finished += count
         except KeyboardInterrupt:
@@ -70,5 +71,5 @@ def main(
             ) from error
         outputs = machine_of(device).output_hash()
     seconds = time.monotonic() - started
-    console.print(f"{finished} jobs as in the golden model, in {seconds:.0f} s; last seed {current}", highlight=False)
+    console.print(f"{finished} jobs as in the golden model, in {seconds:.1f} s; last seed {last}", highlight=False)
     console.print(f"hash of all outputs in all cycles: {outputs:016x}", highlight=False)

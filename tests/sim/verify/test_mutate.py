@@ -63,7 +63,11 @@ def test_every_unit_of_the_datapath_has_mutants() -> None:
 
 
 def test_the_page_lists_the_explained_survivors() -> None:
-    assert survivors_table(explained()) in (ROOT / spatten.sim.verify.mutate.PAGE).read_text(encoding="utf-8")
+    page = (ROOT / spatten.sim.verify.mutate.PAGE).read_text(encoding="utf-8")
+    wanted = survivors_table(explained())
+    missing = [line for line in wanted.splitlines() if line not in page.splitlines()]
+    assert not missing, f"survivors.toml has them, {spatten.sim.verify.mutate.PAGE} has not"
+    assert wanted in page
 
 
 # -- Mutants ----------------------------------------------------------------------------------------------------------
@@ -273,9 +277,17 @@ def test_the_command_fails_and_reports(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(spatten.cli.mutate, "mutate", run)
     page = tmp_path / "page.md"
-    page.write_text("<!-- mutants -->\n<!-- end -->\n<!-- survivors -->\n<!-- end -->\n", encoding="utf-8")
+    empty = "<!-- mutants -->\n<!-- end -->\n<!-- survivors -->\n<!-- end -->\n"
+    page.write_text(empty, encoding="utf-8")
+    passed = run_spatten("mutate", "fifo")
+    assert passed.status == 0
+    said = " ".join(passed.output.split())
+    assert said.endswith(f"{tmp_path / 'mutate.json'} has 1 of {len(units())} units"), said
+    assert page.read_text(encoding="utf-8") == empty, "what the report does not have is not lost"
+    monkeypatch.setattr(spatten.cli.mutate, "units", lambda: ["fifo"])
     assert run_spatten("mutate", "fifo").status == 0
     assert "| `fifo` | 24 | 24 | 0 | 0 |\n" in page.read_text(encoding="utf-8")
+    monkeypatch.setattr(spatten.cli.mutate, "units", units)
     failed = run_spatten("mutate", "ram")
     assert failed.status == 1
     assert "ram: only 83% are killed" in failed.output
