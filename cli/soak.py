@@ -46,19 +46,18 @@ def main(
     verilog = accelerator_verilog(chosen, assertions=True)
     device = Device(SimulatedTransport(Machine(verilog, chosen, answer_seconds=600)))
     finished = 0
-    last = first
+    current = first
     with device, Progress(*columns, console=console) as progress:
         meter = progress.add_task("", total=jobs or None)
         machine_of(device).output_hash(begin=True)
         try:
             for current in itertools.count(first):
                 count = min(campaign_jobs, jobs - finished) if jobs else campaign_jobs
-                if count == 0:
-                    break
                 progress.update(meter, description=f"seed {current}")
-                last = current
                 soak_one(device, current, count, done=lambda: progress.advance(meter))
                 finished += count
+                if finished == jobs:
+                    break
         except KeyboardInterrupt:
             if jobs:
                 raise
@@ -71,5 +70,5 @@ def main(
             ) from error
         outputs = machine_of(device).output_hash()
     seconds = time.monotonic() - started
-    console.print(f"{finished} jobs as in the golden model, in {seconds:.1f} s; last seed {last}", highlight=False)
+    console.print(f"{finished} jobs as in the golden model, in {seconds:.1f} s; last seed {current}", highlight=False)
     console.print(f"hash of all outputs in all cycles: {outputs:016x}", highlight=False)

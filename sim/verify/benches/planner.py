@@ -240,6 +240,12 @@ class Ring:
         return len(self.held) == BLOCKS or (self.asked is not None and self.level + self.asked > SECTORS[self.ring])
 
 
+def _by_entry(text: str) -> list[str]:
+    """The bits of each block, from entry 0 on, in the text of an array that has an element for each."""
+    width = len(text) // BLOCKS
+    return [text[len(text) - width * (n + 1) : len(text) - width * n] for n in range(BLOCKS)]
+
+
 class Machine:
     """All neighbours of the planner: job control, rings, fetch unit, readers, and what finds rows flat or prunes them.
 
@@ -676,10 +682,9 @@ class Machine:
 
     def _check_bases(self) -> None:
         """The value reader is told where each value block begins, as long as it is held."""
-        text = str(self.watched["value_bases"].value)
-        width = len(text) // BLOCKS
+        bases = _by_entry(str(self.watched["value_bases"].value))
         for held in self.rings[VALUE].held:
-            base = text[len(text) - width * (held.entry + 1) : len(text) - width * held.entry]
+            base, width = bases[held.entry], len(bases[held.entry])
             assert base == f"{held.base:0{width}b}", f"value block {held.entry} begins at {base}, not {held.base:b}"
 
     def _see_arrivals(self) -> None:
@@ -688,8 +693,7 @@ class Machine:
             text = str(signal.value)
             if text != self.shown_text.get(ring):
                 self.shown_text[ring] = text
-                width = len(text) // BLOCKS
-                parts = [text[len(text) - width * (n + 1) : len(text) - width * n] for n in range(BLOCKS)]
+                parts = _by_entry(text)
                 for held in self.rings[ring].held:
                     self.shown[ring][held.entry] = int(parts[held.entry], 2)
                 self.idle = 0
