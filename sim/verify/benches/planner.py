@@ -639,25 +639,24 @@ class Machine:
         assert ring != QUERY or chunk["ids"][: group["count"]] == wanted["ids"], "a chunk's ids"
         self._see_order(ring, owner)
         self.under_way.append((owner, wanted))
-        # The bids that stand are among the first requests of the rings that are to come.
-        orders = [
-            requests[0][0].order
-            for requests in self.groups.values()
-            if requests and isinstance(requests[0][0], Held) and requests[0][0].order is not None
-        ]
-        if orders:
-            span = max(orders) - min(orders)
-            assert span <= ORDER_SPAN_MAX, f"bids are {span} orders apart"
-            self.span = max(self.span, span)
 
     def _see_order(self, ring: int, owner: Any) -> None:
         """A request waits for those of a lower order, and for a few that were chosen before it could be asked for."""
+        # The bids that stand are among the first requests of the rings that are to come.
+        orders = {
+            other: requests[0][0].order
+            for other, requests in self.groups.items()
+            if requests and isinstance(requests[0][0], Held) and requests[0][0].order is not None
+        }
+        if orders:
+            span = max(orders.values()) - min(orders.values())
+            assert span <= ORDER_SPAN_MAX, f"bids are {span} orders apart"
+            self.span = max(self.span, span)
         if ring not in RINGS:
             return
         self.passed[ring] = 0
-        for other, requests in self.groups.items():
-            waiting = requests[0][0].order if requests and isinstance(requests[0][0], Held) else None
-            if owner.order is not None and waiting is not None and waiting < owner.order:
+        for other, waiting in orders.items():
+            if owner.order is not None and waiting < owner.order:
                 self.passed[other] += 1
                 assert self.passed[other] <= PASSED_MAX, f"a group of ring {other} waits for those of ring {ring}"
 
