@@ -48,7 +48,7 @@ from spatten.hw.memory.axi_writer import AxiWriter
 from spatten.hw.memory.fetch import Fetch
 from spatten.hw.memory.ring_buffer import RingBuffer
 from spatten.spec.config import Config
-from spatten.spec.constants import AXI_ADDRESS_BITS, OUTSTANDING, STASH_SLOTS
+from spatten.spec.constants import AXI_ADDRESS_BITS, STASH_SLOTS
 from spatten.spec.row_format import BANKS, key_ring_sectors, lsb_sectors, value_ring_sectors
 
 SPARE_SCORES = 6
@@ -57,7 +57,7 @@ row changes in softmax."""
 
 
 def fetch(config: Config) -> Fetch:
-    planner = Planner(config=config)
+    planner = Planner(config=config, sequence_bits=config.sequence_bits)
     return Fetch(
         channels=config.channels,
         rows=config.topk_lanes,
@@ -66,8 +66,8 @@ def fetch(config: Config) -> Fetch:
         sector_bits=config.sector_bits,
         ring_sectors=planner.ring_sectors,
         linear_sectors=lsb_sectors(config),
-        sequence_bits=planner.sequence_bits,
-        outstanding=OUTSTANDING,
+        sequence_bits=config.sequence_bits,
+        outstanding=config.outstanding,
     )
 
 
@@ -113,6 +113,8 @@ def _converter(config: Config, tensor: str, header: ShapeLike) -> Converter:
         slice_width=config.slice_width,
         lanes=config.softmax_lanes,
         operand_bits=config.operand_bits,
+        head_dims=config.head_dims,
+        widths=config.plane_bits,
         banks=BANKS,
         header=header,
     )
@@ -125,6 +127,7 @@ def qk(config: Config) -> QkArray:
         slice_width=config.slice_width,
         operand_bits=config.operand_bits,
         head_dim_max=config.head_dim_max,
+        head_dim_min=config.head_dim_min,
         header=key_header(config),
         spare=SPARE_SCORES,
     )
@@ -190,6 +193,7 @@ def pv(config: Config) -> PvArray:
         operand_bits=config.operand_bits,
         prob_bits=config.prob_bits,
         head_dim_max=config.head_dim_max,
+        head_dim_min=config.head_dim_min,
         header=row_layout(config),
     )
 
@@ -256,7 +260,7 @@ def job_control(config: Config) -> JobControl:
 
 
 def planner(config: Config) -> Planner:
-    return Planner(config=config)
+    return Planner(config=config, sequence_bits=config.sequence_bits)
 
 
 def row_control(config: Config) -> RowControl:
@@ -299,7 +303,10 @@ def registers(config: Config) -> Registers:
 
 def axi_reader(config: Config) -> AxiReader:
     return AxiReader(
-        address_bits=AXI_ADDRESS_BITS, local_bits=config.local_sector_bits, channel_bits=config.channel_bits
+        address_bits=AXI_ADDRESS_BITS,
+        local_bits=config.local_sector_bits,
+        channel_bits=config.channel_bits,
+        outstanding=config.outstanding,
     )
 
 

@@ -30,6 +30,8 @@ HEAD_DIMS = (16, 32, 64, 128)
 """Head dimensions a job can choose, up to the configuration's `head_dim_max`."""
 CHANNELS_MAX = 32
 """Memory channels that the registers have room for."""
+BLOCKS_MAX = 16
+"""Most blocks that a ring buffer can hold at a time."""
 BUFFER_ROWS_MAX = 16_384
 """Most rows of a K or V buffer: eight times the paper's. Nobody has tried more, and every row is memory on the chip."""
 SLICE_WIDTH_MAX = 64
@@ -97,6 +99,12 @@ class Config:
     """Jobs whose work overlaps in the pipeline."""
     sector_bits: int = 28
     """Width of a global sector address: 2**28 sectors of 32 bytes are 8 GB."""
+    plane_widths: tuple[int, ...] = PLANE_BITS
+    """Widths that planes can have, of 4, 6, 8, 10 and 12; those above `operand_bits` do not count."""
+    head_dim_min: int = HEAD_DIMS[0]
+    """Smallest head dimension a job can choose."""
+    blocks: int = BLOCKS_MAX
+    """Blocks that a ring buffer holds at a time, 4 to 16."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -105,6 +113,8 @@ class Config:
                 if not isinstance(value, str):
                     raise TypeError(f"name must be a string, not {value!r}")
                 self._check_name()
+            elif field.name == "plane_widths":
+                self._check_plane_widths()
             elif not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"{field.name} must be an integer, not {value!r}")
             elif value.bit_length() > 32:
@@ -126,6 +136,18 @@ class Config:
         if _TAKEN_NAME.fullmatch(name):
             raise ConfigError(f"name must be another than {name!r}, which is taken: it names a folder under build/")
 
+    def _check_plane_widths(self) -> None:
+        """Refuse what is no rising sequence of plane widths with that of LSB planes; keep a list as a tuple."""
+        widths = self.plane_widths
+        if not isinstance(widths, tuple | list) or not all(type(width) is int for width in widths):
+            raise TypeError(f"plane_widths must be integers, such as [4, 8], not {widths!r}")
+        if list(widths) != [bits for bits in PLANE_BITS if bits in widths] or LSB_BITS not in widths:
+            raise ConfigError(
+                f"plane_widths must be some of {PLANE_BITS}, rising, with {LSB_BITS}, the width of LSB planes, "
+                f"not {tuple(widths)[: len(PLANE_BITS) + 1]}"
+            )
+        object.__setattr__(self, "plane_widths", tuple(widths))
+
     def _check_alone(self) -> None:
         """Check each parameter by itself."""
         self._check_range("operand_bits", 4, 16)
@@ -136,12 +158,18 @@ class Config:
         self._check_range("contexts", 1, 16)
         self._check_range("jobs_in_flight", 1, 8)
         self._check_range("sector_bits", 12, 32)
+        self._check_range("blocks", 4, BLOCKS_MAX)
         powers = ("softmax_lanes", "topk_lanes", "channels", "tokens_max", "qk_multipliers", "pv_multipliers")
-        for power in (*powers, "jobs_in_flight"):
+        for power in (*powers, "jobs_in_flight", "blocks"):
             if not _is_power_of_two(getattr(self, power)):
                 raise ConfigError(f"{power} must be a power of two, not {getattr(self, power)}")
         if self.head_dim_max not in HEAD_DIMS:
             raise ConfigError(f"head_dim_max must be one of {HEAD_DIMS}, not {self.head_dim_max}")
+        if self.head_dim_min not in HEAD_DIMS or self.head_dim_min > self.head_dim_max:
+            raise ConfigError(
+                f"head_dim_min must be one of {HEAD_DIMS}, at most head_dim_max = {self.head_dim_max}, "
+                f"not {self.head_dim_min}"
+            )
         if self.buffer_dim not in HEAD_DIMS:
             raise ConfigError(f"buffer_dim must be one of {HEAD_DIMS}, not {self.buffer_dim}")
         if self.channel_bits not in (16, 32, 64, 128, 256):
@@ -217,7 +245,7 @@ class Config:
     @property
     def plane_bits(self) -> tuple[int, ...]:
         """Plane widths that fit an operand."""
-        return tuple(bits for bits in PLANE_BITS if bits <= self.operand_bits)
+        return tuple(bits for bits in self.plane_widths if bits <= self.operand_bits)
 
     @property
     def query_bits(self) -> tuple[int, ...]:
@@ -227,7 +255,7 @@ class Config:
     @property
     def head_dims(self) -> tuple[int, ...]:
         """Head dimensions a job can choose."""
-        return tuple(dim for dim in HEAD_DIMS if dim <= self.head_dim_max)
+        return tuple(dim for dim in HEAD_DIMS if self.head_dim_min <= dim <= self.head_dim_max)
 
     @property
     def score_bits(self) -> int:
@@ -286,6 +314,17 @@ class Config:
     def sector_beats(self) -> int:
         """Beats of a channel per sector."""
         return 8 * SECTOR_BYTES // self.channel_bits
+
+    @property
+    def outstanding(self) -> int:
+        """Most sectors that a channel has been asked for and has not delivered yet: those of 128 beats, at least 16."""
+        return max(128 // self.sector_beats(), 16)
+
+    @property
+    def sequence_bits(self) -> int:
+        """Width of a row group's number, twice as many as can be under way: a group for each outstanding sector, and 64
+        inside the fetch unit."""
+        return 1 + (self.outstanding + 64).bit_length()
 
     # -- Changing and reading -----------------------------------------------------------------------------------------
 
@@ -440,23 +479,28 @@ def _read_changes(changes: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"{name} must be set once, not twice or more")
         if name == "name":
             values[name] = text
-        elif _INTEGER.fullmatch(text):
-            values[name] = _parse_integer(name, text)
+        elif name == "plane_widths":
+            values[name] = tuple(_parse_integer(name, width) for width in text.split(","))
         else:
-            raise ConfigError(f"{name} must be an integer, not {text!r}")
+            values[name] = _parse_integer(name, text)
     return values
 
 
 def _parse_integer(name: str, text: str) -> int:
     try:
+        if not _INTEGER.fullmatch(text):
+            raise ValueError
         return int(text, 0)
-    except ValueError as error:  # 007, or more digits than Python takes
+    except ValueError as error:  # a word, 007, or more digits than Python takes
         raise ConfigError(f"{name} must be an integer, not {text!r}") from error
 
 
 def _changed_name(name: str, values: Mapping[str, Any]) -> str:
     """`name` and what was changed; where that is too long for a folder's name, a hash stands for the changes."""
-    changes = "-".join(f"{parameter}-{value}" for parameter, value in values.items())
+    changes = "-".join(
+        f"{parameter}-{'-'.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for parameter, value in values.items()
+    )
     if len(name) + 1 + len(changes) > NAME_MAX:
         changes = hashlib.sha256(changes.encode()).hexdigest()[:16]
     return f"{name}-{changes}"

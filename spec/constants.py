@@ -2,10 +2,8 @@
 
 __all__ = [
     "AXI_ADDRESS_BITS",
-    "BLOCKS",
     "FLAT_LIMIT_BITS",
     "FLAT_LIMIT_FRACTION",
-    "OUTSTANDING",
     "PAGE_BITS",
     "PAGE_BYTES",
     "SCALE_SHIFT_BITS",
@@ -18,10 +16,6 @@ PAGE_BYTES = 4096
 """Unit of a channel's base address; no burst crosses a multiple of it."""
 PAGE_BITS = AXI_ADDRESS_BITS - (PAGE_BYTES.bit_length() - 1)
 """Width of a channel's base address, in pages."""
-OUTSTANDING = 128
-"""Most sectors that a channel has been asked for and has not delivered yet."""
-BLOCKS = 16
-"""Blocks that a ring buffer holds at a time."""
 STASH_SLOTS = 4
 """Rows whose scores and query are stashed until it is known whether they need their LSBs."""
 SCALE_SHIFT_BITS = 6

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Self
 
-from spatten.spec.config import Config
+from spatten.spec.config import BLOCKS_MAX, HEAD_DIMS, PLANE_BITS, Config
 from spatten.spec.constants import PAGE_BITS
 from spatten.spec.job import JOB_WORDS, event_limits, job_fields, report_widths
 from spatten.spec.version import DESCRIPTOR_VERSION, MAP_VERSION
@@ -98,10 +98,10 @@ class RejectReason(Explained):
     CONTEXT = 9, "there is no such context"
     LOAD_AND_CLEAR = 10, "load_state together with clear"
     PRUNE_VALUES = 11, "prune_values outside generation"
-    HEAD_DIM = 12, "the head dimension is above head_dim_max"
-    QUERY_BITS = 13, "no width of a Q code, or wider than operands"
-    KEY_BITS = 14, "no width of a K plane, or wider than operands"
-    VALUE_BITS = 15, "no width of a V plane, or wider than operands"
+    HEAD_DIM = 12, "the machine has no such head dimension"
+    QUERY_BITS = 13, "the machine has no such width of a Q code"
+    KEY_BITS = 14, "the machine has no such width of a K plane"
+    VALUE_BITS = 15, "the machine has no such width of a V plane"
     HEADS = 16, "heads is not 1 to heads_max"
     HEAD_MASK = 17, "head_mask is zero, or has a bit from heads on"
     KEYS = 18, "keys is not 1 to tokens_max"
@@ -225,6 +225,21 @@ class RegisterMap(Mapping[str, Register]):
     def counter(self, name: str) -> tuple[Register, Register]:
         """Low and high word of a counter, by the name of its event. Read the low one first, and the high one next."""
         return self[f"{name.upper()}_LOW"], self[f"{name.upper()}_HIGH"]
+
+    def configuration(self, words: Mapping[str, int]) -> Config:
+        """The configuration, called "device", of an accelerator whose registers of sizes read as `words`, by name.
+
+        Raises `ConfigError` where no configuration can be so.
+        """
+        fields = {name: self[name].unpack(word) for name, word in words.items()}
+        lacks = fields["OPERAND_BITS"]["lacks"]
+        return Config(
+            name="device",
+            **{name.lower(): found["value"] for name, found in fields.items()},
+            plane_widths=tuple(bits for n, bits in enumerate(PLANE_BITS) if not lacks >> n & 1),
+            head_dim_min=HEAD_DIMS[fields["HEAD_DIM_MAX"]["smallest"]],
+            blocks=BLOCKS_MAX >> fields["BUFFER_DIM"]["fewer"],
+        )
 
 
 def event_names(config: Config) -> tuple[str, ...]:
@@ -391,6 +406,29 @@ _EVENTS = {
 }
 
 
+_BESIDE = ("name", "plane_widths", "head_dim_min", "blocks")
+"""Parameters without a register of their own: they lie beside a size (`_limits`), where zero means no limit."""
+
+
+def _limits(config: Config) -> dict[str, tuple[BitField, ...]]:
+    """What lies in a size's register beside the size, by the size."""
+    lacks = sum(1 << n for n, bits in enumerate(PLANE_BITS) if bits not in config.plane_widths)
+    which = ", ".join(str(bits) for bits in PLANE_BITS)
+    smallest = "code of the smallest head dimension a job can choose"
+    fewer = "log2 of 16 over the blocks that a ring buffer holds at a time"
+    return {
+        "operand_bits": (
+            BitField(name="lacks", bit=16, width=5, what=f"bit n: planes cannot have width n of {which}", reset=lacks),
+        ),
+        "head_dim_max": (
+            BitField(name="smallest", bit=16, width=2, what=smallest, reset=HEAD_DIMS.index(config.head_dim_min)),
+        ),
+        "buffer_dim": (
+            BitField(name="fewer", bit=16, width=3, what=fewer, reset=(BLOCKS_MAX // config.blocks).bit_length() - 1),
+        ),
+    }
+
+
 def _declare(config: Config) -> list[Register]:
     declared: list[Register] = []
 
@@ -403,17 +441,12 @@ def _declare(config: Config) -> list[Register]:
         add(_REPORTS, _REPORT_OFFSET + 4 * number, name, access, fields)
     pop = BitField(name="pop", bit=0, width=1, what="1: drop the oldest report; nothing happens if there is none")
     add(_REPORTS, _CONFIGURATION_OFFSET - 4, "REPORT_POP", Access.WO, (pop,))
-    sizes = [field for field in dataclasses.fields(config) if field.name != "name"]
+    sizes = [field for field in dataclasses.fields(config) if field.name not in _BESIDE]
     docs = member_docs(Config)
     for number, field in enumerate(sizes):
-        value = getattr(config, field.name)
-        add(
-            _CONFIGURATION,
-            _CONFIGURATION_OFFSET + 4 * number,
-            field.name.upper(),
-            Access.RO,
-            _whole(docs[field.name], reset=value),
-        )
+        fields = _limits(config).get(field.name, ())
+        size = _whole(docs[field.name], width=16 if fields else 32, reset=getattr(config, field.name))
+        add(_CONFIGURATION, _CONFIGURATION_OFFSET + 4 * number, field.name.upper(), Access.RO, (*size, *fields))
     for number, name in enumerate(event_names(config)):
         for half, text in enumerate(("LOW", "HIGH")):
             what = f"{_EVENTS[name]}, bits {31 + 32 * half}:{32 * half}"

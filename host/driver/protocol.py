@@ -97,13 +97,9 @@ class Protocol:
         wanted = some["VERSION"].unpack(some["VERSION"].reset)
         if versions != wanted:
             raise DeviceError(f"the accelerator's registers have the versions {versions}; this driver knows {wanted}")
-        values: dict[str, int] = {
-            register.name.lower(): read(register.name)
-            for register in some.values()
-            if register.group == some["CHANNELS"].group
-        }
+        words = {name: read(name) for name, register in some.items() if register.group == some["CHANNELS"].group}
         try:
-            found = RegisterMap(Config(name="device", **values))
+            found = RegisterMap(some.configuration(words))
         except ValueError as error:
             raise DeviceError(f"the accelerator says that it has a configuration that cannot be: {error}") from error
         channels = found.config.channels

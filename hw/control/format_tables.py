@@ -1,7 +1,8 @@
 """How planes, blocks and windows are laid out, as tables for circuits: spec/row_format.py looked up by a job's codes.
 
 Tables are indexed by codes of the job: `dim` (0 to 3 for 16 to 128), `bits` (0 to 5 for 4, 6, 8, 10, 12, 16). Each
-function adds a table to a module and returns its entry, combinationally; it is zero for what the configuration has not.
+function adds a table to a module and returns its entry, combinationally; it is arbitrary for what the configuration has
+not.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from amaranth.lib import data
 
 from spatten.hw.datapath.converter import part_code, part_layout
 from spatten.hw.lib.logic import select
-from spatten.spec.config import HEAD_DIMS, LSB_BITS, PLANE_BITS, Config
+from spatten.spec.config import HEAD_DIMS, LSB_BITS, Config
 from spatten.spec.row_format import BANKS, CODE_BITS, RowFormat, heads_per_row, row_format, row_sectors
 
 __all__ = [
@@ -63,34 +64,46 @@ def window_layout() -> data.StructLayout:
 
 
 def lookup(m: Module, index: Value, layout: data.StructLayout, entries: Mapping[int, Any], name: str) -> Any:
-    """The entry at `index`, combinationally; zero where there is no entry."""
+    """The entry at `index`, combinationally; an arbitrary one, or zero, where there is no entry.
+
+    Bits of the index that tell no entries apart are not looked at.
+    """
+    bits = list(range(len(index)))
+    for bit in reversed(range(len(index))):
+        fewer = [b for b in bits if b != bit]
+        if len({tuple(key >> b & 1 for b in fewer) for key in entries}) == len(entries):
+            bits = fewer
     result = Signal(layout, name=name)
-    with m.Switch(index):
+    if not bits:
+        (entry,) = entries.values()
+        m.d.comb += result.eq(Const(entry, layout))
+        return result
+    with m.Switch(Cat(index[bit] for bit in bits)):
         for key, entry in entries.items():
-            with m.Case(key):
+            with m.Case(sum((key >> bit & 1) << place for place, bit in enumerate(bits))):
                 m.d.comb += result.eq(Const(entry, layout))
-        if len(entries) < 1 << len(index):
+        if len(entries) < 1 << len(bits):
             with m.Default():
                 m.d.comb += Value.cast(result).eq(0)
     return result
 
 
-def by_bits(code: Value, number: Callable[[int], int]) -> Value:
-    """`number(bits)`, where `bits` is the width that `code` stands for."""
-    width = max(number(bits) for bits in CODE_BITS).bit_length() or 1
-    codes = range(1 << BITS_CODE.width)
-    return select([Const(number(CODE_BITS[min(n, len(CODE_BITS) - 1)]), width) for n in codes], code)
+def by_bits(config: Config, code: Value, number: Callable[[int], int]) -> Value:
+    """`number(bits)`, where `bits` is the width of a K or V plane that `code` stands for."""
+    width = max(number(bits) for bits in config.plane_bits).bit_length() or 1
+    return select({CODE_BITS.index(bits): Const(number(bits), width) for bits in config.plane_bits}, code)
 
 
-def plane_table(m: Module, *, dim: Value, bits: Value, name: str) -> Any:
+def plane_table(m: Module, config: Config, *, dim: Value, bits: Value, name: str) -> Any:
     """`PLANE` of a plane of codes; `bits` may be constant."""
     entries = {
         (HEAD_DIMS.index(head_dim), code): {
             "sectors": row_sectors(head_dim, width),
             "paired": heads_per_row(head_dim, width) - 1,
         }
-        for head_dim in HEAD_DIMS
+        for head_dim in config.head_dims
         for code, width in enumerate(CODE_BITS)
+        if width in config.query_bits
     }
     if isinstance(bits, Const):
         # A table with constant bits in its index looks as if entries were missing, and Verilator takes it for a latch.
@@ -116,7 +129,7 @@ def _formats(config: Config) -> dict[tuple[int, int, int], RowFormat]:
         for head_dim in config.head_dims
         for code, width in enumerate(CODE_BITS)
         for joined in (0, 1)
-        if width <= config.operand_bits and (not joined or width in PLANE_BITS)
+        if width in (config.plane_bits if joined else config.query_bits)
     }
 
 

@@ -8,7 +8,6 @@ from amaranth.lib import data
 from spatten.hw.control.job_layouts import job_layout
 from spatten.hw.lib.logic import index_shape, select
 from spatten.spec.config import HEAD_DIMS, SECTOR_BYTES, Config
-from spatten.spec.constants import BLOCKS
 
 __all__ = [
     "by_slot",
@@ -126,7 +125,7 @@ def row_layout(config: Config) -> data.StructLayout:
             "slot": slot_shape(config),
             "head": head_shape(config),
             "number": range(config.tokens_max),
-            "values": index_shape(BLOCKS),
+            "values": index_shape(config.blocks),
             "accumulate": 1,
             "prune": 1,
         }

@@ -17,7 +17,7 @@ from spatten.hw.control.segments import key_segment
 from spatten.hw.control.window_walker import ArrivalGate
 from spatten.hw.lib.unstalled import unstalled
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS, STASH_SLOTS
+from spatten.spec.constants import STASH_SLOTS
 
 __all__ = ["KeyReader"]
 
@@ -68,11 +68,11 @@ class KeyReader(wiring.Component):
             {
                 "i": In(stream.Signature(key_segment(config))),
                 "i_row": In(stream.Signature(range(config.tokens_max))),
-                "arrived": In(data.ArrayLayout(groups, BLOCKS)),
+                "arrived": In(data.ArrayLayout(groups, config.blocks)),
                 "again_arrived": In(groups),
                 "left": In(1),
                 "o_read": Out(unstalled(key_window(config).members["request"])),
-                "used": Out(block_event()),
+                "used": Out(block_event(config)),
                 "again_read": Out(1),
                 "again_done": Out(1),
                 "again_freed": Out(STASH_SLOTS),

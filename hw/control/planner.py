@@ -39,7 +39,6 @@ from spatten.hw.lib.assertions import asserts
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE
 from spatten.hw.memory.block_table import BlockTable, entry_shape
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 
 __all__ = ["Planner"]
 
@@ -143,7 +142,7 @@ class Planner(wiring.Component):
         self.id_bits = id_shape(config).width
         self.live_rows = groups_max(config)
         jobs = config.jobs_in_flight
-        entry = entry_shape(BLOCKS)
+        entry = entry_shape(config.blocks)
         largest = max(self.ring_sectors)
         groups = range(groups_max(config) + 1)
         super().__init__(
@@ -168,11 +167,11 @@ class Planner(wiring.Component):
                 "o_allocate": Out(stream.Signature(range(largest + 1))).array(len(_RINGS)),
                 "i_block": In(stream.Signature(range(largest))).array(len(_RINGS)),
                 "o_free": Out(stream.Signature(range(largest + 1))).array(len(_RINGS)),
-                "uses": In(block_event()).array(len(_RINGS)),
-                "arrived_query": Out(data.ArrayLayout(range(2), BLOCKS)),
-                "arrived_key": Out(data.ArrayLayout(groups, BLOCKS)),
-                "arrived_value": Out(data.ArrayLayout(groups, BLOCKS)),
-                "value_bases": Out(data.ArrayLayout(range(self.ring_sectors[VALUE]), BLOCKS)),
+                "uses": In(block_event(config)).array(len(_RINGS)),
+                "arrived_query": Out(data.ArrayLayout(range(2), config.blocks)),
+                "arrived_key": Out(data.ArrayLayout(groups, config.blocks)),
+                "arrived_value": Out(data.ArrayLayout(groups, config.blocks)),
+                "value_bases": Out(data.ArrayLayout(range(self.ring_sectors[VALUE]), config.blocks)),
                 "o": Out(stream.Signature(fetched_group(config))),
                 "completed": In(sequence_bits),
                 "chunk": Out(query_chunk(config)),
@@ -232,7 +231,7 @@ class Planner(wiring.Component):
         for name, ring in _RINGS.items():
             table = BlockTable(
                 sectors=self.ring_sectors[ring],
-                entries=BLOCKS,
+                entries=self.config.blocks,
                 uses_max=uses_max(self.config, ring),
                 groups_max=1 if ring == QUERY else groups_max(self.config),
             )
@@ -283,8 +282,8 @@ class Planner(wiring.Component):
     def _check_frees(self, m: Module, table: BlockTable, issuer: GroupIssuer) -> None:
         """Asserts that a block's space returns only when all row groups of the block have arrived."""
         lanes = self.config.topk_lanes
-        groups = Array(Signal(range(groups_max(self.config) + 1), reset_less=True) for _ in range(BLOCKS))
-        oldest = Signal(entry_shape(BLOCKS))
+        groups = Array(Signal(range(groups_max(self.config) + 1), reset_less=True) for _ in range(self.config.blocks))
+        oldest = Signal(entry_shape(self.config.blocks))
         block = issuer.i.payload
         with m.If(issuer.i.valid & issuer.i.ready):
             m.d.sync += groups[block.entry].eq((block.count + (lanes - 1)) // lanes)

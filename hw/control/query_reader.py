@@ -22,7 +22,6 @@ from spatten.hw.lib.fifo import Fifo
 from spatten.hw.lib.unstalled import unstalled
 from spatten.hw.memory.ring_buffer import lane_window, window_request
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 from spatten.spec.row_format import query_ring_sectors
 
 __all__ = ["QUERIES", "QueryReader"]
@@ -73,13 +72,13 @@ class QueryReader(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(query_segment(config))),
-                "arrived": In(data.ArrayLayout(range(2), BLOCKS)),
+                "arrived": In(data.ArrayLayout(range(2), config.blocks)),
                 "chunk": In(query_chunk(config)),
                 "o_read": Out(unstalled(request)),
                 "i_window": In(unstalled(lane_window(1, BANKS, self.header))),
                 "o": Out(stream.Signature(query)),
                 "o_row": Out(stream.Signature(range(config.tokens_max))),
-                "used": Out(block_event()),
+                "used": Out(block_event(config)),
             }
         )
 
@@ -89,11 +88,13 @@ class QueryReader(wiring.Component):
         m.submodules.query_windows = windows = QueryWindows(config=config)
         m.submodules.rows = rows = RowNumbers(config=config, queries=QUERIES)
         m.submodules.converter = converter = Converter(
-            tensor="key",
+            tensor="query",
             slices=1,
             slice_width=config.slice_width,
             lanes=1,
             operand_bits=config.operand_bits,
+            head_dims=config.head_dims,
+            widths=config.query_bits,
             banks=BANKS,
             header=self.header,
         )

@@ -15,7 +15,6 @@ from spatten.hw.lib.connections import by_member
 from spatten.hw.memory.block_table import entry_shape
 from spatten.hw.memory.ring_buffer import RingBuffer
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 from spatten.spec.row_format import query_ring_sectors
 
 __all__ = ["QueryRing"]
@@ -47,7 +46,7 @@ class QueryRing(wiring.Component):
         """What travels with a read: whose it is, and what goes with a query."""
         self.ring = RingBuffer(lanes=1, sectors=query_ring_sectors(config), banks=BANKS, header=self.header)
         ports = self.ring.signature.members
-        used = data.StructLayout({"valid": 1, "entry": entry_shape(BLOCKS)})
+        used = data.StructLayout({"valid": 1, "entry": entry_shape(config.blocks)})
         super().__init__(
             {
                 **{name: ports[name] for name in ("write", "i_allocate", "o_block", "i_free")},
@@ -56,7 +55,7 @@ class QueryRing(wiring.Component):
                 "i_rows": rows.signature.members["o_read"].flip(),
                 "o_rows": rows.signature.members["i_window"].flip(),
                 "query_used": In(used),
-                "i_rows_used": In(stream.Signature(entry_shape(BLOCKS))),
+                "i_rows_used": In(stream.Signature(entry_shape(config.blocks))),
                 "used": Out(used),
             }
         )

@@ -21,7 +21,7 @@ from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.fifo import SkidBuffer
 from spatten.hw.memory.block_table import entry_shape, granted_block
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS, STASH_SLOTS
+from spatten.spec.constants import STASH_SLOTS
 from spatten.spec.row_format import key_ring_sectors, query_ring_sectors
 
 __all__ = ["RowControl"]
@@ -90,9 +90,11 @@ class RowControl(wiring.Component):
                 "slots": In(data.ArrayLayout(slot_layout(config), config.jobs_in_flight)),
                 "started": In(range(2 * config.jobs_in_flight)),
                 "scale": In(scale_write(config)),
-                "i_query": In(stream.Signature(granted_block(sectors=query_ring_sectors(config), entries=BLOCKS))),
-                "i_key": In(stream.Signature(granted_block(sectors=key_ring_sectors(config), entries=BLOCKS))),
-                "i_value": In(stream.Signature(entry_shape(BLOCKS))),
+                "i_query": In(
+                    stream.Signature(granted_block(sectors=query_ring_sectors(config), entries=config.blocks))
+                ),
+                "i_key": In(stream.Signature(granted_block(sectors=key_ring_sectors(config), entries=config.blocks))),
+                "i_value": In(stream.Signature(entry_shape(config.blocks))),
                 "i_again": In(stream.Signature(again_row(config))),
                 "freed": In(STASH_SLOTS),
                 "o_query": Out(stream.Signature(query_segment(config))),

@@ -12,7 +12,6 @@ from spatten.hw.lib.logic import select, wrapped
 from spatten.hw.memory.block_table import entry_shape, granted_block
 from spatten.hw.memory.ring_buffer import lane_window, window_request
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 from spatten.spec.row_format import SECTOR_BITS, query_ring_sectors
 
 __all__ = ["SectorReader"]
@@ -39,7 +38,7 @@ class SectorReader(wiring.Component):
     def __init__(self, *, config: Config) -> None:
         self.config = config
         sectors = query_ring_sectors(config)
-        entry = entry_shape(BLOCKS)
+        entry = entry_shape(config.blocks)
         request = window_request(sectors, BANKS, 1)
         window = lane_window(1, BANKS, 1)
         super().__init__(
@@ -47,8 +46,8 @@ class SectorReader(wiring.Component):
                 "i": In(stream.Signature(members_request(config))),
                 "o": Out(stream.Signature(unsigned(BANKS * SECTOR_BITS))),
                 "o_request": Out(stream.Signature(members_request(config))),
-                "i_block": In(stream.Signature(granted_block(sectors=sectors, entries=BLOCKS))),
-                "arrived": In(data.ArrayLayout(range(2), BLOCKS)),
+                "i_block": In(stream.Signature(granted_block(sectors=sectors, entries=config.blocks))),
+                "arrived": In(data.ArrayLayout(range(2), config.blocks)),
                 "o_read": Out(stream.Signature(request)),
                 "i_window": In(wiring.Signature({"valid": Out(1), "payload": Out(window)})),
                 "used": Out(stream.Signature(entry)),
@@ -58,7 +57,7 @@ class SectorReader(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         size = query_ring_sectors(self.config)
-        entry = Signal(entry_shape(BLOCKS), reset_less=True)
+        entry = Signal(entry_shape(self.config.blocks), reset_less=True)
         place = Signal(range(size), reset_less=True)
         asked = Signal(self.i.payload.shape(), reset_less=True)
         left = Signal.like(self.i.payload.rows, reset_less=True)
@@ -83,7 +82,7 @@ class SectorReader(wiring.Component):
                 m.d.sync += [entry.eq(self.i_block.payload.entry), place.eq(self.i_block.payload.base)]
                 with m.If(self.i_block.valid):
                     m.next = "ARRIVE"
-            with m.State("ARRIVE"), m.If(select([self.arrived[n] for n in range(BLOCKS)], entry)):
+            with m.State("ARRIVE"), m.If(select([self.arrived[n] for n in range(self.config.blocks)], entry)):
                 m.next = "READ"
             with m.State("READ"):
                 m.d.comb += self.o_read.valid.eq(1)

@@ -24,7 +24,7 @@ from spatten.hw.datapath.progressive import Kind
 from spatten.hw.lib.logic import index_shape
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS, FLAT_LIMIT_BITS, STASH_SLOTS
+from spatten.spec.constants import FLAT_LIMIT_BITS, STASH_SLOTS
 from spatten.spec.row_format import SECTORS_MAX, key_ring_sectors, lsb_sectors, query_ring_sectors
 
 __all__ = [
@@ -53,7 +53,7 @@ def query_segment(config: Config) -> data.StructLayout:
     """
     return data.StructLayout(
         {
-            "entry": entry_shape(BLOCKS),
+            "entry": entry_shape(config.blocks),
             "base": range(query_ring_sectors(config)),
             "rows": range(config.topk_lanes + 1),
             "dim": DIM_CODE,
@@ -89,7 +89,7 @@ def key_segment(config: Config) -> data.StructLayout:
             "row": row_layout(config),
             "kind": Shape.cast(Kind),
             "stash_slot": index_shape(STASH_SLOTS),
-            "entry": entry_shape(BLOCKS),
+            "entry": entry_shape(config.blocks),
             "base": range(sectors),
             "linear": 1,
             "limit": range(sectors + 1),

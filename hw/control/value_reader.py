@@ -22,7 +22,6 @@ from spatten.hw.lib.fifo import SkidBuffer
 from spatten.hw.lib.unstalled import unstalled
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 from spatten.spec.row_format import value_ring_sectors
 
 __all__ = ["ValueReader", "prob_row", "pruned_row"]
@@ -81,7 +80,7 @@ class ValueReader(wiring.Component):
         self.config = config
         self.places = places
         self.header = window_layout().members["part"]
-        entry = entry_shape(BLOCKS)
+        entry = entry_shape(config.blocks)
         self._windows = ValueWindows(config=config)
         super().__init__(
             {
@@ -89,12 +88,12 @@ class ValueReader(wiring.Component):
                 "i": In(stream.Signature(prob_row(config))),
                 "i_pruned": In(stream.Signature(pruned_row(config))),
                 "i_block": In(stream.Signature(entry)),
-                "arrived": In(data.ArrayLayout(groups_shape(config), BLOCKS)),
-                "bases": In(data.ArrayLayout(range(value_ring_sectors(config)), BLOCKS)),
+                "arrived": In(data.ArrayLayout(groups_shape(config), config.blocks)),
+                "bases": In(data.ArrayLayout(range(value_ring_sectors(config)), config.blocks)),
                 "left": In(1),
                 "o_read": Out(unstalled(value_window(config).members["request"])),
                 "o_prob": Out(stream.Signature(self._windows.prob)),
-                "used": Out(block_event()),
+                "used": Out(block_event(config)),
             }
         )
 

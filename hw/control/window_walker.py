@@ -16,7 +16,6 @@ from spatten.hw.control.segments import beats_max, row_windows
 from spatten.hw.lib.logic import product, select, wrapped
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 
 __all__ = ["ArrivalGate", "WindowWalker"]
 
@@ -143,10 +142,10 @@ class ArrivalGate(wiring.Component):
         self.has_linear = has_linear
         count = range(self.groups + 1)
         ports: dict[str, Any] = {
-            "arrived": In(data.ArrayLayout(count, BLOCKS)),
+            "arrived": In(data.ArrayLayout(count, config.blocks)),
             "begins": In(1),
-            "entry": In(entry_shape(BLOCKS)),
-            "next_entry": In(entry_shape(BLOCKS)),
+            "entry": In(entry_shape(config.blocks)),
+            "next_entry": In(entry_shape(config.blocks)),
             "group": In(range(self.groups)),
             "has_rows": Out(1),
         }
@@ -156,7 +155,7 @@ class ArrivalGate(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        arrived = [self.arrived[n] for n in range(BLOCKS)]
+        arrived = [self.arrived[n] for n in range(self.config.blocks)]
         there, there_next = select(arrived, self.entry), select(arrived, self.next_entry)
         if self.has_linear:
             there = Mux(self.linear, self.linear_arrived, there)

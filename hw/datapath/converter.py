@@ -1,5 +1,6 @@
 """From packed sectors of K and V to operands: MSBs and LSBs joined, aligned to the operands' width."""
 
+from collections.abc import Callable
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value, signed
@@ -18,6 +19,8 @@ __all__ = ["Converter", "operand_beat", "packed_beat", "part_code", "part_layout
 _WORD_BITS = 32
 """Unit of shifts. Parts begin at multiples of it: 16 codes are whole words, as a code has an even number of bits."""
 _SECTOR_WORDS = SECTOR_BITS // _WORD_BITS
+_STEP_CODES = 16
+"""Parts of a row begin at multiples of so many codes."""
 
 
 def part_layout(banks: int) -> data.StructLayout:
@@ -80,8 +83,9 @@ class Converter(wiring.Component):
 
     Keys: a plane's codes as they are, signed or (an LSB plane) unsigned; or MSB x 16 + LSB, which if wider than an
     operand is rounded half up to the operand's width, the top half unit saturating.
-    Values: signed codes, shifted up so that they fill the operand. (No block of values is joined, and no key is
-    shifted, so each kind has its own circuit.)
+    Queries: a plane's codes as they are, signed.
+    Values: signed codes, shifted up so that they fill the operand. (Only keys are joined, and only values are shifted,
+    so each kind has its own circuit.)
 
     How: a slice is divided into sub-lanes, runs of operands that are always of one key. Each shifts codes down to
     bit 0, first by whole sectors, of which the window is a rotation, then by 128, 64 and 32 bits. The later steps are
@@ -91,7 +95,7 @@ class Converter(wiring.Component):
     Parameters
     ----------
     tensor : str
-        "key" or "value".
+        "query", "key" or "value".
     slices : int
         Slices of the array, each fed by a lane of a ring buffer.
     slice_width : int
@@ -100,6 +104,8 @@ class Converter(wiring.Component):
         Most keys or values of a beat, a power of two, at least `slices`.
     operand_bits : int
         Width of an operand, 4 to 16. Codes of more bits cannot be converted.
+    head_dims, widths : tuple of int
+        Head dimensions D that occur, and bits of a code in a plane.
     banks : int
         Sectors that a window can have, a power of two; enough for `slice_width` codes.
     header : shape-like
@@ -127,10 +133,12 @@ class Converter(wiring.Component):
         lanes: int,
         operand_bits: int,
         header: ShapeLike,
+        head_dims: tuple[int, ...] = HEAD_DIMS,
+        widths: tuple[int, ...] = PLANE_BITS,
         banks: int = 4,
     ) -> None:
-        if tensor not in ("key", "value"):
-            raise ValueError(f"tensor must be 'key' or 'value', not {tensor!r}")
+        if tensor not in ("query", "key", "value"):
+            raise ValueError(f"tensor must be 'query', 'key' or 'value', not {tensor!r}")
         numbers = {"slices": slices, "slice_width": slice_width, "lanes": lanes, "operand_bits": operand_bits}
         for name, value in (numbers | {"banks": banks}).items():
             check_integer(name, value)
@@ -141,7 +149,17 @@ class Converter(wiring.Component):
             raise ValueError(f"lanes must be a power of two of at least slices = {slices}, not {lanes!r}")
         if not CODE_BITS[0] <= operand_bits <= CODE_BITS[-1]:
             raise ValueError(f"operand_bits must be {CODE_BITS[0]} to {CODE_BITS[-1]}, not {operand_bits!r}")
-        longest = _longest_window(tensor, slice_width, operand_bits)
+        for name, given, known in (("head_dims", head_dims, HEAD_DIMS), ("widths", widths, CODE_BITS)):
+            if not given or list(given) != [one for one in known if one in given]:
+                raise ValueError(f"{name} must be some of {known}, rising, not {given!r}")
+        widths = tuple(bits for bits in widths if bits <= operand_bits)
+        formats = [
+            row_format(head_dim=head_dim, slice_width=slice_width, bits=bits, joined=joined)
+            for head_dim in head_dims
+            for bits in widths
+            for joined in ([False, True] if tensor == "key" else [False])
+        ]
+        longest = max(part.sectors for row in formats for part in row.parts.values())
         if banks & (banks - 1) or banks < longest:
             raise ValueError(
                 f"banks must be a power of two of at least {1 << (longest - 1).bit_length()}, not {banks!r}"
@@ -152,9 +170,11 @@ class Converter(wiring.Component):
         self.slice_width = slice_width
         self.lanes = lanes
         self.operand_bits = operand_bits
+        self.head_dims = head_dims
+        self.widths = widths
         self.banks = banks
         self.header = header
-        self.keys = min(lanes // slices, slice_width // HEAD_DIMS[0])
+        self.keys = max(1, min(lanes // slices, slice_width // head_dims[0]))
         packed = packed_beat(slices, banks, header)
         operands = operand_beat(slices, slice_width, operand_bits, header)
         super().__init__(
@@ -177,6 +197,8 @@ class Converter(wiring.Component):
                 width=self.slice_width,
                 keys=self.keys,
                 operand_bits=self.operand_bits,
+                head_dims=self.head_dims,
+                widths=self.widths,
                 banks=self.banks,
             )
             m.d.comb += [
@@ -188,28 +210,27 @@ class Converter(wiring.Component):
         return m
 
 
-def _longest_window(tensor: str, slice_width: int, operand_bits: int) -> int:
-    """Most sectors that a beat's part of a row can take, whatever its format."""
-    formats = [
-        row_format(head_dim=head_dim, slice_width=slice_width, bits=bits, joined=joined)
-        for head_dim in HEAD_DIMS
-        for bits in PLANE_BITS
-        if bits <= operand_bits
-        for joined in ([False, True] if tensor == "key" else [False])
-    ]
-    return max(part.sectors for row in formats for part in row.parts.values())
-
-
 class _Slice(Shared):
     """One slice of a `Converter`, with its own copy of the control, which fans out to every bit."""
 
-    def __init__(self, *, tensor: str, width: int, keys: int, operand_bits: int, banks: int) -> None:
+    def __init__(
+        self,
+        *,
+        tensor: str,
+        width: int,
+        keys: int,
+        operand_bits: int,
+        head_dims: tuple[int, ...],
+        widths: tuple[int, ...],
+        banks: int,
+    ) -> None:
         self._tensor = tensor
         self._width = width
         self._keys = keys
         self._operand_bits = operand_bits
+        self._head_dims = head_dims
+        self._widths = widths
         self._banks = banks
-        self._code_bits = tuple(bits for bits in CODE_BITS if bits <= operand_bits)
         super().__init__(
             {
                 "words": In(data.ArrayLayout(SECTOR_BITS, banks)),
@@ -224,7 +245,7 @@ class _Slice(Shared):
         part = self.part
         # Words that 16 codes take.
         step = Signal(range(_SECTOR_WORDS + 1))
-        m.d.comb += step.eq(select([Const(HEAD_DIMS[0] * bits // _WORD_BITS) for bits in self._code_bits], part.width))
+        m.d.comb += step.eq(self._by_width(part.width, lambda bits: Const(_STEP_CODES * bits // _WORD_BITS)))
         width = register(m, part.width, "width")
         is_unsigned = register(m, part.unsigned, "is_unsigned")
         joined = register(m, part.joined, "joined")
@@ -233,7 +254,7 @@ class _Slice(Shared):
         lsb_lanes: list[Value] = []
         for lane in self._lanes():
             start = self._start(m, lane, part.msb_offset, step, f"msb{lane.start}_start")
-            msb_lanes.append(self._shift(m, lane, start, self._code_bits[-1], 2, f"msb{lane.start}"))
+            msb_lanes.append(self._shift(m, lane, start, self._widths[-1], 2, f"msb{lane.start}"))
             if self._tensor == "key":
                 # LSBs of 16 codes take two words.
                 start = self._start(m, lane, Cat(Const(0, 1), part.lsb_offset), Const(2), f"lsb{lane.start}_start")
@@ -241,17 +262,21 @@ class _Slice(Shared):
 
         # The operands of all sub-lanes, side by side.
         codes = Signal(len(Value.cast(self.operands)))
-        m.d.comb += codes.eq(select([self._codes(msb_lanes, bits, is_unsigned) for bits in self._code_bits], width))
+        m.d.comb += codes.eq(self._by_width(width, lambda bits: self._codes(msb_lanes, bits, is_unsigned)))
         if self._tensor == "key":
             codes = self._join(m, codes, Cat(lsb_lanes), width, joined)
         m.d.comb += Value.cast(self.operands).eq(register(m, codes, "operands"))
         return m
 
+    def _by_width(self, code: Value, choose: Callable[[int], Value]) -> Value:
+        """`choose(bits)` for the width that `code` stands for."""
+        return select({CODE_BITS.index(bits): choose(bits) for bits in self._widths}, code)
+
     def _lanes(self) -> list[range]:
         """Sub-lanes: runs of operands that are always of one key."""
-        starts = {key * head_dim for key in range(self._keys) for head_dim in HEAD_DIMS if key * head_dim < self._width}
-        ends = [*sorted(starts)[1:], self._width]
-        return [range(start, end) for start, end in zip(sorted(starts), ends, strict=True)]
+        firsts = {key * head_dim for key in range(self._keys) for head_dim in self._head_dims}
+        starts = [first for first in sorted(firsts) if first < self._width]
+        return [range(start, end) for start, end in zip(starts, [*starts[1:], self._width], strict=True)]
 
     def _has_key(self, lane: range, head_dim: int) -> bool:
         """Whether a sub-lane has operands of any key of that dimension."""
@@ -259,11 +284,11 @@ class _Slice(Shared):
 
     def _start(self, m: Module, lane: range, offset: Value, step: Value, name: str) -> Signal:
         """Word of the sectors, in the order of the banks, at which the codes of a sub-lane begin."""
-        places: list[Value] = []
-        for head_dim in HEAD_DIMS:
+        places: dict[int, Value] = {}
+        for head_dim in self._head_dims:
             key, operand = divmod(lane.start, head_dim)
-            place = key * self.part.stride * _SECTOR_WORDS + operand // HEAD_DIMS[0] * step
-            places.append(place if self._has_key(lane, head_dim) else Const(0))
+            place = key * self.part.stride * _SECTOR_WORDS + operand // _STEP_CODES * step
+            places[HEAD_DIMS.index(head_dim)] = place if self._has_key(lane, head_dim) else Const(0)
         start = Signal(range(self._banks * _SECTOR_WORDS), name=name)
         place = select(places, self.part.dim) if lane.start else Const(0)
         m.d.comb += start.eq((self.first * _SECTOR_WORDS + offset + place)[: len(start)])
@@ -275,7 +300,7 @@ class _Slice(Shared):
         These are as many words as a sub-lane's codes of up to `bits` bits take. Only starts that can occur are served:
         a part of n operands begins at a multiple of `grid` x n bits, or of a sector if that is less.
         """
-        parts = {min(head_dim, len(lane)) for head_dim in HEAD_DIMS if self._has_key(lane, head_dim)}
+        parts = {min(head_dim, len(lane)) for head_dim in self._head_dims if self._has_key(lane, head_dim)}
 
         def reach(levels: int, finest: int) -> int:
             """Words that are wanted of the parts which begin at a multiple of 2**`finest` words or of less, while
@@ -314,7 +339,8 @@ class _Slice(Shared):
                 if self._tensor == "value":
                     operands.append(Cat(Const(0, space), code))
                 else:
-                    sign = code[-1] & ~is_unsigned if bits == LSB_BITS else code[-1]
+                    may_be_lsbs = self._tensor == "key" and bits == LSB_BITS
+                    sign = code[-1] & ~is_unsigned if may_be_lsbs else code[-1]
                     operands.append(Cat(code, sign.replicate(space)))
         return Cat(operands)
 
@@ -322,10 +348,10 @@ class _Slice(Shared):
         """Operands: MSBs as they are where they come alone, or MSB x 16 + LSB, rounded, where LSBs join them."""
         bits = self._operand_bits
         # Bits by which MSBs move up: fewer than 4 where MSB and LSB are wider than an operand, and so are rounded.
-        moves = [min(LSB_BITS, bits - code) for code in self._code_bits]
-        distinct = sorted(set(moves))
+        moves = {code: min(LSB_BITS, bits - code) for code in self._widths}
+        distinct = sorted(set(moves.values()))
         move = Signal(range(1 + len(distinct)))
-        which = select([Const(1 + distinct.index(n), len(move)) for n in moves], width)
+        which = self._by_width(width, lambda code: Const(1 + distinct.index(moves[code]), len(move)))
         m.d.comb += move.eq(Mux(joined, which, 0))
 
         pairs = [(msbs.word_select(d, bits), lsbs.word_select(d, LSB_BITS)) for d in range(self._width)]

@@ -12,7 +12,7 @@ from spatten.hw.datapath.qk import DIM_BITS
 from spatten.hw.lib.arithmetic import AdderTree, Multiplier, sum_shape
 from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.fifo import Fifo, SkidBuffer
-from spatten.hw.lib.logic import index_shape
+from spatten.hw.lib.logic import index_shape, select
 from spatten.hw.lib.parameters import check_integer, check_power_of_two, check_shape
 from spatten.hw.lib.pipeline import delayed_fields, delayed_valid, register
 from spatten.hw.lib.shared import Shared
@@ -166,8 +166,8 @@ class PvArray(wiring.Component):
         Width of a value and of an output element, at least 2.
     prob_bits : int
         Width of a probability, at least 1.
-    head_dim_max : int
-        Largest head dimension D of a row: 16, 32, 64 or 128.
+    head_dim_max, head_dim_min : int
+        Largest and smallest head dimension D of a row: 16, 32, 64 or 128.
     header : ShapeLike
         Shape of what goes with a row, at least 1 bit.
     multiplier_stages : int
@@ -200,6 +200,7 @@ class PvArray(wiring.Component):
         prob_bits: int,
         head_dim_max: int,
         header: ShapeLike,
+        head_dim_min: int = HEAD_DIMS[0],
         multiplier_stages: int = 1,
         levels_per_stage: int = 2,
     ) -> None:
@@ -223,6 +224,10 @@ class PvArray(wiring.Component):
             )
         if head_dim_max not in HEAD_DIMS:
             raise ValueError(f"head_dim_max must be one of {HEAD_DIMS}, not {head_dim_max!r}")
+        if head_dim_min not in HEAD_DIMS or head_dim_min > head_dim_max:
+            raise ValueError(
+                f"head_dim_min must be one of {HEAD_DIMS}, at most head_dim_max = {head_dim_max}, not {head_dim_min!r}"
+            )
         check_shape("header", header)
         self.multipliers = multipliers
         self.lanes = lanes
@@ -231,10 +236,11 @@ class PvArray(wiring.Component):
         self.operand_bits = operand_bits
         self.prob_bits = prob_bits
         self.head_dim_max = head_dim_max
+        self.head_dim_min = head_dim_min
         self.header = header
         self.multiplier_stages = multiplier_stages
         self.levels_per_stage = levels_per_stage
-        self.dims = tuple(dim for dim in HEAD_DIMS if dim <= head_dim_max)
+        self.dims = tuple(dim for dim in HEAD_DIMS if head_dim_min <= dim <= head_dim_max)
         self.parts = max(1, head_dim_max // slice_width)
         self._columns = [
             PvColumn(
@@ -417,7 +423,7 @@ class PvArray(wiring.Component):
 
     def _by_dim(self, code: Value, choose: Any) -> Value:
         """`choose(dim)` for the head dimension that `code` stands for."""
-        return _chosen([choose(dim) for dim in self.dims], code)
+        return select({HEAD_DIMS.index(dim): choose(dim) for dim in self.dims}, code)
 
     def _key_at(self, keys: Value, dim: int, slice_: int, block: int) -> Value:
         """The entry of `keys` whose key has its operands in this block of the slice, or 0 where none has."""

@@ -136,8 +136,8 @@ class QkArray(wiring.Component):
     """Scores s = sum over d of q[d] k[d], exact, of each query with the keys that follow it.
 
     `multipliers` = M multipliers stand in R = M / S slices of S = `slice_width`, each with an adder tree; P = `lanes`.
-    A row is one query with one key or more; its head dimension D is 16, 32, 64 or 128, up to `head_dim_max`, and
-    may change from row to row without a bubble.
+    A row is one query with one key or more; its head dimension D is 16, 32, 64 or 128, from `head_dim_min` to
+    `head_dim_max`, and may change from row to row without a bubble.
 
     * D <= S: a beat holds up to min(P, M / D) keys. The key of rank n in the beat is in slice n mod R at place
       n div R: operand d of it at index (n mod R) S + (n div R) D + d.
@@ -161,8 +161,8 @@ class QkArray(wiring.Component):
         S, a power of two from 16 to M.
     operand_bits : int
         Width of Q and K operands, signed, at least 2.
-    head_dim_max : int
-        Largest D: 16, 32, 64 or 128.
+    head_dim_max, head_dim_min : int
+        Largest and smallest D: 16, 32, 64 or 128.
     header : ShapeLike
         Shape of what passes through with a row.
     spare : int
@@ -200,6 +200,7 @@ class QkArray(wiring.Component):
         operand_bits: int,
         head_dim_max: int,
         header: ShapeLike,
+        head_dim_min: int = HEAD_DIMS[0],
         spare: int = 0,
         multiplier_stages: int = 1,
         levels_per_stage: int = 2,
@@ -210,6 +211,10 @@ class QkArray(wiring.Component):
         check_integer("head_dim_max", head_dim_max)
         if head_dim_max not in HEAD_DIMS:
             raise ValueError(f"head_dim_max must be one of {HEAD_DIMS}, not {head_dim_max!r}")
+        if head_dim_min not in HEAD_DIMS or head_dim_min > head_dim_max:
+            raise ValueError(
+                f"head_dim_min must be one of {HEAD_DIMS}, at most head_dim_max = {head_dim_max}, not {head_dim_min!r}"
+            )
         if not HEAD_DIMS[0] <= slice_width <= multipliers:
             raise ValueError(f"slice_width must be {HEAD_DIMS[0]} to multipliers = {multipliers}, not {slice_width!r}")
         if lanes * slice_width < multipliers:
@@ -225,12 +230,13 @@ class QkArray(wiring.Component):
         self.slice_width = slice_width
         self.operand_bits = operand_bits
         self.head_dim_max = head_dim_max
+        self.head_dim_min = head_dim_min
         self.header = header
         self.spare = spare
         self.multiplier_stages = multiplier_stages
         self.levels_per_stage = levels_per_stage
         self.slices = multipliers // slice_width
-        self.head_dims = tuple(dim for dim in HEAD_DIMS if dim <= head_dim_max)
+        self.head_dims = tuple(dim for dim in HEAD_DIMS if head_dim_min <= dim <= head_dim_max)
         self.score_bits = 2 * operand_bits + exact_log2(head_dim_max)
         self._accumulates = head_dim_max > slice_width
         # Parameters that all slices have in common; the slices are made when the array elaborates.
@@ -406,7 +412,10 @@ class QkArray(wiring.Component):
             group = Const(1, 1) << beat.group
             full_or_last = (beat.count == group) | beat.last | ~ends_group
             m.d.sync += [
-                Assert(~valid | (beat.dim < len(self.head_dims)), "i_key: dim is above head_dim_max\n"),
+                Assert(
+                    ~valid | beat.dim.matches(*(dim_code(dim) for dim in self.head_dims)),
+                    "i_key: dim is above head_dim_max or below head_dim_min\n",
+                ),
                 Assert(~valid | (group <= most), "i_key: more keys than the array takes at this head dimension\n"),
                 Assert(~valid | ((beat.count != 0) & (beat.count <= group)), "i_key: count must be 1 to 2**group\n"),
                 Assert(~valid | full_or_last, "i_key: fewer than 2**group keys, but not in the row's last group\n"),

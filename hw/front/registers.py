@@ -14,7 +14,7 @@ from spatten.hw.front.axi_lite import AxiLite
 from spatten.hw.lib.assertions import check_stream
 from spatten.hw.lib.fifo import Fifo
 from spatten.hw.memory.axi import Response
-from spatten.spec.config import MULTIPLIER_FRACTION, SCALE_SHIFT_MIN, Config
+from spatten.spec.config import HEAD_DIMS, MULTIPLIER_FRACTION, SCALE_SHIFT_MIN, Config
 from spatten.spec.constants import PAGE_BITS
 from spatten.spec.job import JOB_WORDS, Flag, KeyFetch, Mode, index_bits, job_fields
 from spatten.spec.register_map import (
@@ -30,6 +30,7 @@ from spatten.spec.register_map import (
     RejectReason,
     event_names,
 )
+from spatten.spec.row_format import CODE_BITS
 from spatten.spec.version import DESCRIPTOR_VERSION
 
 __all__ = ["Registers", "channel_error_layout", "core_error_layout"]
@@ -496,9 +497,11 @@ def _checks(config: Config, job: Any, reserved: Sequence[Value]) -> list[tuple[R
     def above(value: Value, most: int) -> Value:
         return value > most if most + 1 < 1 << len(value) else Const(0)
 
-    def unknown(value: Value, known: Collection[Any]) -> Value:
-        """Whether a value is none of the known ones, which have the numbers from zero on."""
-        return above(value, len(known) - 1)
+    def unknown(value: Value, known: Collection[int]) -> Value:
+        """Whether a value is none of the known ones, which are in rising order."""
+        if list(known) == list(range(len(known))):
+            return above(value, len(known) - 1)
+        return ~value.matches(*known)
 
     def is_zero(value: Value) -> Value:
         return ~value.any()
@@ -517,13 +520,13 @@ def _checks(config: Config, job: Any, reserved: Sequence[Value]) -> list[tuple[R
     refuse(RejectReason.CONTEXT, "context", unknown(job.context, range(config.contexts)))
     refuse(RejectReason.LOAD_AND_CLEAR, "flags", flag[Flag.LOAD_STATE] & flag[Flag.CLEAR])
     refuse(RejectReason.PRUNE_VALUES, "flags", flag[Flag.PRUNE_VALUES] & ~generation)
-    refuse(RejectReason.HEAD_DIM, "head_dim", unknown(job.head_dim, config.head_dims))
+    refuse(RejectReason.HEAD_DIM, "head_dim", unknown(job.head_dim, [HEAD_DIMS.index(d) for d in config.head_dims]))
     for reason, name, widths in (
         (RejectReason.QUERY_BITS, "query_bits", config.query_bits),
         (RejectReason.KEY_BITS, "key_bits", config.plane_bits),
         (RejectReason.VALUE_BITS, "value_bits", config.plane_bits),
     ):
-        refuse(reason, name, unknown(job[name], widths))
+        refuse(reason, name, unknown(job[name], [CODE_BITS.index(bits) for bits in widths]))
     refuse(RejectReason.HEADS, "heads", is_zero(job.heads) | above(job.heads, config.heads_max))
     exists = Cat(job.heads > head for head in range(config.heads_max))
     refuse(RejectReason.HEAD_MASK, "head_mask", is_zero(job.head_mask) | (job.head_mask & ~exists).any())

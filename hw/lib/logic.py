@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from amaranth.hdl import Const, Module, Mux, Shape, Value, ValueLike, unsigned
@@ -38,12 +38,16 @@ def choose(values: Sequence[Value], index: Value) -> Value:
     return result
 
 
-def select(values: Sequence[Value], index: Value) -> Value:
-    """values[index], by a tree of two-way selections; an arbitrary one of them for an index beyond the last."""
-    if len(values) == 1:
-        return values[0]
-    bit = (len(values) - 1).bit_length() - 1
-    below, above = values[: 1 << bit], values[1 << bit :]
+def select(values: Sequence[Value] | Mapping[int, Value], index: Value) -> Value:
+    """values[index], by a tree of two-way selections; an arbitrary one of them for an index without a value."""
+    entries = values if isinstance(values, Mapping) else dict(enumerate(values))
+    if len(entries) == 1:
+        return next(iter(entries.values()))
+    bit = max(entries).bit_length() - 1
+    below = {n: value for n, value in entries.items() if not n >> bit}
+    above = {n - (1 << bit): value for n, value in entries.items() if n >> bit}
+    if not below:
+        return select(above, index)
     return Mux(index[bit], select(above, index), select(below, index))
 
 

@@ -35,7 +35,7 @@ from spatten.sim.measure.benchmarks import (
     QUEUED_SHARE,
 )
 from spatten.spec.config import LSB_BITS, PAPER, SECTOR_BYTES, Config
-from spatten.spec.constants import OUTSTANDING, STASH_SLOTS
+from spatten.spec.constants import STASH_SLOTS
 from spatten.spec.job import Mode
 from spatten.spec.row_format import (
     heads_per_row,
@@ -89,7 +89,7 @@ class Queues:
 
     channel_groups: int = 16
     """Row groups waiting in each channel's request queue."""
-    outstanding: int = OUTSTANDING
+    outstanding: int = PAPER.outstanding
     """Requests in flight per channel."""
     voq: int = 4
     """Sectors in each of a channel's return queues, one per bank column."""
@@ -843,7 +843,7 @@ def predict(
         config,
         MemoryModel(config.channels, sector_beats=config.sector_beats()) if memory is None else memory,
         Latencies() if latencies is None else latencies,
-        Queues() if queues is None else queues,
+        Queues(outstanding=config.outstanding) if queues is None else queues,
         seed,
     )
     return machine.run(works, [0] * len(works) if doorbells is None else doorbells)

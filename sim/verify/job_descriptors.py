@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -68,7 +68,7 @@ def random_job(config: Config, source: Random) -> Fields:
         "fetch": source.randrange(3 if mode == 2 else 2),
         "context": source.randrange(config.contexts),
         "flags": flags,
-        "head_dim": source.randrange(len(config.head_dims)),
+        "head_dim": DIMS.index(source.choice(config.head_dims)),
         "query_bits": WIDTHS.index(source.choice(config.query_bits)),
         "key_bits": source.choice(planes),
         "value_bits": source.choice(planes),
@@ -127,7 +127,7 @@ def refusal(config: Config, words: list[int]) -> tuple[RejectReason, int] | None
     refuse(RejectReason.CONTEXT, "context", v["context"] >= config.contexts)
     refuse(RejectReason.LOAD_AND_CLEAR, "flags", uses(v, Flag.LOAD_STATE) and uses(v, Flag.CLEAR))
     refuse(RejectReason.PRUNE_VALUES, "flags", uses(v, Flag.PRUNE_VALUES) and not generation)
-    refuse(RejectReason.HEAD_DIM, "head_dim", DIMS[v["head_dim"]] > config.head_dim_max)
+    refuse(RejectReason.HEAD_DIM, "head_dim", DIMS[v["head_dim"]] not in config.head_dims)
     refuse(RejectReason.QUERY_BITS, "query_bits", width("query_bits") not in config.query_bits)
     refuse(RejectReason.KEY_BITS, "key_bits", width("key_bits") not in config.plane_bits)
     refuse(RejectReason.VALUE_BITS, "value_bits", width("value_bits") not in config.plane_bits)
@@ -194,6 +194,13 @@ def golden_accepts(config: Config, values: Mapping[str, int]) -> bool:
     return True
 
 
+def _missing(
+    reason: RejectReason, name: str, every: Sequence[int], there: Sequence[int]
+) -> list[tuple[RejectReason, str, dict[str, int]]]:
+    """A change to each code of a size that the configuration lacks."""
+    return [(reason, name, {name: code}) for code, size in enumerate(every) if size not in there]
+
+
 def spoilt(config: Config, source: Random) -> Iterator[tuple[RejectReason, int, list[int]]]:
     """Accepted descriptors with one thing wrong each: the reason, the word, and the descriptor's words."""
     fields = {field.name: field for field in job_fields(config)}
@@ -214,13 +221,13 @@ def spoilt(config: Config, source: Random) -> Iterator[tuple[RejectReason, int, 
         (RejectReason.LOAD_AND_CLEAR, "flags", {"set": 1 << Flag.LOAD_STATE | 1 << Flag.CLEAR}),
         (RejectReason.PRUNE_VALUES, "flags", with_flag(Flag.PRUNE_VALUES, mode=0, fetch=0, keep_values=1)),
         (RejectReason.PRUNE_VALUES, "flags", with_flag(Flag.PRUNE_VALUES, mode=1, fetch=1, keep_values=1)),
-        (RejectReason.HEAD_DIM, "head_dim", {"head_dim": len(config.head_dims)}),
+        *_missing(RejectReason.HEAD_DIM, "head_dim", DIMS, config.head_dims),
         (RejectReason.QUERY_BITS, "query_bits", {"query_bits": 6}),
-        (RejectReason.QUERY_BITS, "query_bits", {"query_bits": 5}),
+        *_missing(RejectReason.QUERY_BITS, "query_bits", WIDTHS, config.query_bits),
         (RejectReason.KEY_BITS, "key_bits", {"key_bits": 7}),
-        (RejectReason.KEY_BITS, "key_bits", {"key_bits": len(config.plane_bits)}),
+        *_missing(RejectReason.KEY_BITS, "key_bits", WIDTHS, config.plane_bits),
         (RejectReason.VALUE_BITS, "value_bits", {"value_bits": 7}),
-        (RejectReason.VALUE_BITS, "value_bits", {"value_bits": len(config.plane_bits)}),
+        *_missing(RejectReason.VALUE_BITS, "value_bits", WIDTHS, config.plane_bits),
         (RejectReason.HEADS, "heads", {"heads": 0}),
         (RejectReason.HEADS, "heads", {"heads": config.heads_max + 1, "head_mask": 1}),
         (RejectReason.HEAD_MASK, "head_mask", {"head_mask": 0}),

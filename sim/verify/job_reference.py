@@ -34,9 +34,9 @@ def legal_job(config: Config, source: random.Random) -> dict[str, Any]:
     """A descriptor with sizes that a job can have; the rest of it is random."""
     payload = Payload(job_layout(config))
     job: dict[str, Any] = payload.unpack(source.getrandbits(payload.width))
-    bits = [code for code, width in enumerate(CODE_BITS) if width <= config.operand_bits]
-    job |= {name: source.choice(bits) for name in ("query_bits", "key_bits", "value_bits")}
-    job["head_dim"] = source.randrange(len(config.head_dims))
+    widths = {"query_bits": config.query_bits, "key_bits": config.plane_bits, "value_bits": config.plane_bits}
+    job |= {name: CODE_BITS.index(source.choice(bits)) for name, bits in widths.items()}
+    job["head_dim"] = HEAD_DIMS.index(source.choice(config.head_dims))
     job["mode"] = source.choice(list(Mode))
     job["context"] = source.randrange(config.contexts)
     keys = job["keys"] = source.choice([config.tokens_max, source.randint(1, config.tokens_max)])

@@ -82,7 +82,7 @@ class JobSizes(wiring.Component):
             ("lsb", Const(CODE_BITS.index(LSB_BITS), job.key_bits.shape()), job.kv_rows),
             ("value", job.value_bits, job.kv_rows),
         ):
-            plane = plane_table(m, dim=job.head_dim, bits=bits, name=f"{name}_plane")
+            plane = plane_table(m, self.config, dim=job.head_dim, bits=bits, name=f"{name}_plane")
             plane_sectors = Signal(step_bits(config), name=f"{name}_plane_sectors", reset_less=True)
             row_sectors = Signal(4, name=f"{name}_row_sectors", reset_less=True)
             m.d.sync += [plane_sectors.eq(product(rows, plane.sectors)), row_sectors.eq(plane.sectors)]

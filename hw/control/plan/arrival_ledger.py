@@ -22,7 +22,6 @@ from spatten.hw.lib.logic import equals, product
 from spatten.hw.memory.address_generator import KEY, LINEAR, QUERY, VALUE
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 
 __all__ = ["ArrivalLedger"]
 
@@ -61,7 +60,7 @@ class ArrivalLedger(wiring.Component):
                 "i": In(stream.Signature(emitted_group(config))),
                 "o": Out(stream.Signature(fetched_group(config))),
                 "completed": In(sequence_bits),
-                "arrives": Out(block_event()).array(3),
+                "arrives": Out(block_event(config)).array(3),
                 "refetch_arrives": Out(1),
                 "chunk": Out(query_chunk(config)),
                 "sectors": Out(data.ArrayLayout(sectors_shape(config), len(SectorClass))),
@@ -71,7 +70,7 @@ class ArrivalLedger(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.under_way = under_way = Fifo(
-            shape=data.StructLayout({"ring": 2, "entry": entry_shape(BLOCKS), "counts": 1}),
+            shape=data.StructLayout({"ring": 2, "entry": entry_shape(self.config.blocks), "counts": 1}),
             depth=(1 << (self.sequence_bits - 1)) + 4,
         )
         emitted, group = self.i.payload, self.i.payload.group

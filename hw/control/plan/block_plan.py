@@ -108,11 +108,11 @@ class BlockPlan(wiring.Component):
         """The fetches of the format, each in a register."""
         job, block = self.job, self.block
         bits = job.key_bits if self.has_lsb else job.value_bits
-        msb_plane = plane_table(m, dim=job.head_dim, bits=bits, name="msb_plane")
+        msb_plane = plane_table(m, self.config, dim=job.head_dim, bits=bits, name="msb_plane")
         msb_origin, msb_step = (job.key, job.key_step) if self.has_lsb else (job.value, job.value_step)
         first_head = Mux(block.paired, even_head(self.head), self.head)
         if self.has_lsb:
-            lsb_plane = plane_table(m, dim=job.head_dim, bits=LSB_CODE, name="lsb_plane")
+            lsb_plane = plane_table(m, self.config, dim=job.head_dim, bits=LSB_CODE, name="lsb_plane")
         fetches = []
         for n in range(len(self.fetches)):
             entry = block.fetch[n]

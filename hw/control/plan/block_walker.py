@@ -218,7 +218,7 @@ class BlockWalker(wiring.Component):
         """The format of the walked job's blocks, by its record."""
         job = self._job
         if self.ring == QUERY:
-            return plane_table(m, dim=job.head_dim, bits=job.query_bits, name="job_format")
+            return plane_table(m, self.config, dim=job.head_dim, bits=job.query_bits, name="job_format")
         bits, joined = (
             (job.key_bits, job.fetch == KeyFetch.JOINED) if self.ring == KEY else (job.value_bits, Const(0, 1))
         )

@@ -14,7 +14,7 @@ from spatten.hw.datapath.progressive import row_header
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE, row_group
 from spatten.hw.memory.block_table import block_request, entry_shape, granted_block
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS, STASH_SLOTS
+from spatten.spec.constants import STASH_SLOTS
 from spatten.spec.row_format import SECTORS_MAX, key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
 
 __all__ = [
@@ -187,12 +187,12 @@ def live_write(config: Config) -> data.StructLayout:
 def query_chunk(config: Config) -> data.StructLayout:
     """The token ids of query block `entry`."""
     ids = data.ArrayLayout(id_shape(config), config.topk_lanes)
-    return data.StructLayout({"valid": 1, "entry": entry_shape(BLOCKS), "ids": ids})
+    return data.StructLayout({"valid": 1, "entry": entry_shape(config.blocks), "ids": ids})
 
 
-def block_event() -> data.StructLayout:
+def block_event(config: Config) -> data.StructLayout:
     """Something has happened once to block `entry`: it has been used, or a row group of it has arrived."""
-    return data.StructLayout({"valid": 1, "entry": entry_shape(BLOCKS)})
+    return data.StructLayout({"valid": 1, "entry": entry_shape(config.blocks)})
 
 
 def fetched_group(config: Config) -> data.StructLayout:
@@ -215,7 +215,7 @@ def ring_request(config: Config, ring: int) -> data.StructLayout:
 
 def ring_grant(config: Config, ring: int) -> data.StructLayout:
     """A block of a ring that has its space."""
-    return granted_block(sectors=ring_sectors(config)[ring], entries=BLOCKS)
+    return granted_block(sectors=ring_sectors(config)[ring], entries=config.blocks)
 
 
 def plane_fetch(config: Config) -> data.StructLayout:
@@ -250,7 +250,7 @@ def block_issue(config: Config, ring: int) -> data.StructLayout:
     return data.StructLayout(
         {
             "slot": slot_shape(config),
-            "entry": entry_shape(BLOCKS),
+            "entry": entry_shape(config.blocks),
             "place": unsigned(place_bits(config)),
             "stride": 4,
             "first_row": live_row_shape(config),
@@ -284,7 +284,7 @@ def group_request(config: Config) -> data.StructLayout:
             "count": range(config.topk_lanes + 1),
             "dense": 1,
             "kept": 1,
-            "entry": entry_shape(BLOCKS),
+            "entry": entry_shape(config.blocks),
             "ring": 2,
             "sector": unsigned(config.sector_bits),
             "pitch": 4,
@@ -313,7 +313,7 @@ def emitted_group(config: Config) -> data.StructLayout:
     return data.StructLayout(
         {
             "group": fetched_group(config),
-            "entry": entry_shape(BLOCKS),
+            "entry": entry_shape(config.blocks),
             "sector_class": range(len(SectorClass)),
             "counts": 1,
         }

@@ -76,8 +76,8 @@ class RefetchPlan(wiring.Component):
             self.stride.eq(block.stride),
             pair.eq(Mux(block.paired, Mux(head[0], 2, 1), 1)),
         ]
-        msb_plane = plane_table(m, dim=job.head_dim, bits=job.key_bits, name="msb_plane")
-        lsb_plane = plane_table(m, dim=job.head_dim, bits=LSB_CODE, name="lsb_plane")
+        msb_plane = plane_table(m, self.config, dim=job.head_dim, bits=job.key_bits, name="msb_plane")
+        lsb_plane = plane_table(m, self.config, dim=job.head_dim, bits=LSB_CODE, name="lsb_plane")
         needed = Signal(PASSES_MAX, reset_less=True)
         needs = []
         for n in range(PASSES_MAX):

@@ -16,7 +16,6 @@ from spatten.hw.control.plan.pruned_walker import PrunedWalker
 from spatten.hw.memory.address_generator import VALUE
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 
 __all__ = ["ValueWalker"]
 
@@ -55,8 +54,8 @@ class ValueWalker(wiring.Component):
                 "kept_taken": In(1),
                 "o_request": Out(stream.Signature(ring_request(config, VALUE))),
                 "i_grant": In(stream.Signature(ring_grant(config, VALUE))),
-                "o_value": Out(stream.Signature(entry_shape(BLOCKS))),
-                "o_pruned": Out(stream.Signature(entry_shape(BLOCKS))),
+                "o_value": Out(stream.Signature(entry_shape(config.blocks))),
+                "o_pruned": Out(stream.Signature(entry_shape(config.blocks))),
                 "o": Out(stream.Signature(block_issue(config, VALUE))),
             }
         )

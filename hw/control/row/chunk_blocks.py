@@ -11,7 +11,6 @@ from amaranth.lib.wiring import In, Out
 from spatten.hw.lib.fifo import Fifo
 from spatten.hw.memory.block_table import entry_shape, granted_block
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 from spatten.spec.row_format import key_ring_sectors, query_ring_sectors
 
 __all__ = ["ChunkBlocks"]
@@ -21,7 +20,7 @@ class ChunkBlocks(wiring.Component):
     """Holds the blocks that have their space until their chunk comes, and says when all that a chunk needs are there.
 
     Every chunk has a query block of its own. A block of keys or of values stays until a chunk begins the next one; the
-    values of pruned rows have no block here. Up to `BLOCKS` blocks of each ring wait in queues, so that the planner can
+    values of pruned rows have no block here. Up to `blocks` blocks of each ring wait in queues, so that the planner can
     go ahead.
 
     Parameters
@@ -42,9 +41,9 @@ class ChunkBlocks(wiring.Component):
     """
 
     def __init__(self, *, config: Config) -> None:
-        query = granted_block(sectors=query_ring_sectors(config), entries=BLOCKS)
-        key = granted_block(sectors=key_ring_sectors(config), entries=BLOCKS)
-        value = entry_shape(BLOCKS)
+        query = granted_block(sectors=query_ring_sectors(config), entries=config.blocks)
+        key = granted_block(sectors=key_ring_sectors(config), entries=config.blocks)
+        value = entry_shape(config.blocks)
         super().__init__(
             {
                 "i_query": In(stream.Signature(query)),
@@ -66,7 +65,7 @@ class ChunkBlocks(wiring.Component):
         m = Module()
         queues = []
         for name, source in (("query", self.i_query), ("key", self.i_key), ("value", self.i_value)):
-            m.submodules[f"{name}_blocks"] = queue = Fifo(shape=source.payload.shape(), depth=BLOCKS)
+            m.submodules[f"{name}_blocks"] = queue = Fifo(shape=source.payload.shape(), depth=self.config.blocks)
             wiring.connect(m, wiring.flipped(source), queue.i)
             queues.append(queue)
         queries, keys, values = queues

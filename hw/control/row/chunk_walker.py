@@ -190,7 +190,7 @@ class ChunkWalker(wiring.Component):
     def _blocks(self, m: Module) -> None:
         """Says which blocks the chunk shares with others."""
         config, job, chunk = self.config, self._job, self.o.payload
-        queries = plane_table(m, dim=job.head_dim, bits=job.query_bits, name="query_format")
+        queries = plane_table(m, self.config, dim=job.head_dim, bits=job.query_bits, name="query_format")
         keys = block_table(m, config, dim=job.head_dim, bits=job.key_bits, joined=self._joined, name="key_format")
         values = block_table(m, config, dim=job.head_dim, bits=job.value_bits, joined=Const(0, 1), name="value_format")
         paired = Signal(data.StructLayout({"query": 1, "key": 1, "value": 1}), reset_less=True)
@@ -225,7 +225,7 @@ class ChunkWalker(wiring.Component):
                     self._begins_values.eq(1),
                     self._is_progressive.eq(equals(job.fetch, KeyFetch.PROGRESSIVE)),
                     self._fits_operand.eq(
-                        by_bits(job.key_bits, lambda bits: int(bits + LSB_BITS <= config.operand_bits))
+                        by_bits(config, job.key_bits, lambda bits: int(bits + LSB_BITS <= config.operand_bits))
                     ),
                 ]
                 m.next = "HEAD"

@@ -16,7 +16,7 @@ from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.logic import equals
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS, STASH_SLOTS
+from spatten.spec.constants import STASH_SLOTS
 from spatten.spec.row_format import key_ring_sectors, lsb_sectors
 
 __all__ = ["KeyWindows"]
@@ -49,7 +49,7 @@ class KeyWindows(wiring.Component):
                 "i": In(stream.Signature(placed_segment(config))),
                 "o": Out(stream.Signature(key_window(config))),
                 "begins": Out(1),
-                "next_entry": Out(entry_shape(BLOCKS)),
+                "next_entry": Out(entry_shape(config.blocks)),
                 "next_linear": Out(1),
             }
         )

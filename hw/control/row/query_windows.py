@@ -18,7 +18,6 @@ from spatten.hw.lib.unstalled import unstalled
 from spatten.hw.memory.block_table import entry_shape
 from spatten.hw.memory.ring_buffer import window_request
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 from spatten.spec.row_format import query_ring_sectors
 
 __all__ = ["QueryWindows"]
@@ -57,14 +56,14 @@ class QueryWindows(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(query_segment(config))),
-                "arrived": In(data.ArrayLayout(range(2), BLOCKS)),
+                "arrived": In(data.ArrayLayout(range(2), config.blocks)),
                 "has_room": In(1),
                 "o_read": Out(unstalled(window_request(self.sectors, BANKS, query_beat(config)))),
                 "stashed": Out(stashed_query()),
                 "looks_up": Out(1),
-                "entry": Out(entry_shape(BLOCKS)),
+                "entry": Out(entry_shape(config.blocks)),
                 "asked": Out(asked_query(config)),
-                "used": Out(block_event()),
+                "used": Out(block_event(config)),
             }
         )
 
@@ -135,7 +134,7 @@ class QueryWindows(wiring.Component):
                     m.next = "ARRIVE"
             with m.State("ARRIVE"):
                 m.d.comb += self.looks_up.eq(1)
-                with m.If(select([self.arrived[n] for n in range(BLOCKS)], segment.entry) | segment.again):
+                with m.If(select([self.arrived[n] for n in range(self.config.blocks)], segment.entry) | segment.again):
                     m.next = "READ"
             with m.State("READ"):
                 m.d.comb += self._goes.eq(self.has_room)
@@ -145,7 +144,7 @@ class QueryWindows(wiring.Component):
     def _look_up(self, m: Module) -> list[Any]:
         """How the rows of the next segment lie: what the registers become when it is taken."""
         config, segment, no = self.config, self.i.payload, Const(0, 1)
-        plane = plane_table(m, dim=segment.dim, bits=segment.bits, name="plane")
+        plane = plane_table(m, self.config, dim=segment.dim, bits=segment.bits, name="plane")
         read = read_table(m, config, dim=segment.dim, bits=segment.bits, joined=no, name="read")
         parts = window_parts(m, config, segment=segment, joined=no, lsb=no)
         return [

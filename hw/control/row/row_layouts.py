@@ -16,7 +16,7 @@ from spatten.hw.lib.logic import index_shape
 from spatten.hw.memory.block_table import entry_shape
 from spatten.hw.memory.ring_buffer import window_request
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS, FLAT_LIMIT_BITS, STASH_SLOTS
+from spatten.spec.constants import FLAT_LIMIT_BITS, STASH_SLOTS
 from spatten.spec.row_format import BANKS, key_ring_sectors, lsb_sectors, value_ring_sectors
 
 __all__ = [
@@ -179,7 +179,7 @@ def key_window(config: Config) -> data.StructLayout:
     return data.StructLayout(
         {
             "request": request,
-            "entry": entry_shape(BLOCKS),
+            "entry": entry_shape(config.blocks),
             "linear": 1,
             "group": range(groups_max(config)),
             "fills": 1,
@@ -217,7 +217,7 @@ def value_row(config: Config) -> data.StructLayout:
         {
             "is_pruned": 1,
             "row": row_layout(config),
-            "entry": entry_shape(BLOCKS),
+            "entry": entry_shape(config.blocks),
             "base": range(value_ring_sectors(config)),
             "dim": DIM_CODE,
             "windows": row_windows(config),
@@ -236,7 +236,7 @@ def value_window(config: Config) -> data.StructLayout:
     return data.StructLayout(
         {
             "request": window_request(value_ring_sectors(config), BANKS, window_layout().members["part"]),
-            "entry": entry_shape(BLOCKS),
+            "entry": entry_shape(config.blocks),
             "group": range(groups_max(config)),
             "fills": 1,
             "ends_row": 1,

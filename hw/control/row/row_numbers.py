@@ -16,7 +16,6 @@ from spatten.hw.lib.logic import select
 from spatten.hw.lib.ram import Ram
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 
 __all__ = ["RowNumbers"]
 
@@ -49,7 +48,7 @@ class RowNumbers(wiring.Component):
             {
                 "chunk": In(query_chunk(config)),
                 "looks_up": In(1),
-                "entry": In(entry_shape(BLOCKS)),
+                "entry": In(entry_shape(config.blocks)),
                 "asked": In(asked_query(config)),
                 "o": Out(stream.Signature(range(config.tokens_max))),
             }
@@ -58,7 +57,7 @@ class RowNumbers(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        m.submodules.ids = ids = Ram(shape=len(Value.cast(self.chunk.ids)), depth=BLOCKS)
+        m.submodules.ids = ids = Ram(shape=len(Value.cast(self.chunk.ids)), depth=config.blocks)
         m.submodules.rows = rows = Fifo(shape=range(config.tokens_max), depth=self.queries + 2)
         wiring.connect(m, rows.o, wiring.flipped(self.o))
         token_id = Signal(id_shape(config))

@@ -75,4 +75,4 @@ class ScoreScales(wiring.Component):
 
 def excess_bits(config: Config, key_bits: Value) -> Value:
     """Bits that MSB and LSB together have more than an operand, for the code of the bits of the MSB plane."""
-    return by_bits(key_bits, lambda bits: max(0, bits + LSB_BITS - config.operand_bits))
+    return by_bits(config, key_bits, lambda bits: max(0, bits + LSB_BITS - config.operand_bits))

@@ -17,7 +17,6 @@ from spatten.hw.lib.fifo import Fifo, SkidBuffer
 from spatten.hw.lib.logic import select
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 from spatten.spec.row_format import value_ring_sectors
 
 __all__ = ["ValueRows"]
@@ -37,7 +36,7 @@ class ValueRows(wiring.Component):
     -----
     slots : in, as of `hw.control.planner.Planner`
     i, i_pruned : streams of `row_layout`, the rows of each kind; `values` of the former is their block
-    i_block : stream of entries, the block of each row of `i_pruned`, through a queue of `BLOCKS`
+    i_block : stream of entries, the block of each row of `i_pruned`, through a queue of `blocks`
     bases : in, for each value block the sector where it begins
     o : stream of `value_row`, through a skid buffer
 
@@ -46,14 +45,14 @@ class ValueRows(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
-        row, entry = row_layout(config), entry_shape(BLOCKS)
+        row, entry = row_layout(config), entry_shape(config.blocks)
         super().__init__(
             {
                 "slots": In(data.ArrayLayout(slot_layout(config), config.jobs_in_flight)),
                 "i": In(stream.Signature(row)),
                 "i_pruned": In(stream.Signature(row)),
                 "i_block": In(stream.Signature(entry)),
-                "bases": In(data.ArrayLayout(range(value_ring_sectors(config)), BLOCKS)),
+                "bases": In(data.ArrayLayout(range(value_ring_sectors(config)), config.blocks)),
                 "o": Out(stream.Signature(value_row(config))),
             }
         )
@@ -61,7 +60,7 @@ class ValueRows(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        m.submodules.blocks = blocks = Fifo(shape=entry_shape(BLOCKS), depth=BLOCKS)
+        m.submodules.blocks = blocks = Fifo(shape=entry_shape(config.blocks), depth=config.blocks)
         m.submodules.ready = ready = SkidBuffer(shape=value_row(config))
         wiring.connect(m, wiring.flipped(self.i_block), blocks.i)
         wiring.connect(m, ready.o, wiring.flipped(self.o))
@@ -85,7 +84,7 @@ class ValueRows(wiring.Component):
         block = block_table(m, config, dim=job.head_dim, bits=job.value_bits, joined=Const(0, 1), name="job_format")
         chosen_valid, chosen_pruned = Signal(), Signal(reset_less=True)
         chosen = Signal(row_layout(config), reset_less=True)
-        chosen_entry = Signal(entry_shape(BLOCKS), reset_less=True)
+        chosen_entry = Signal(entry_shape(config.blocks), reset_less=True)
         chosen_format = Signal(data.StructLayout({"dim": DIM_CODE, "bits": BITS_CODE, "odd_head": 1}), reset_less=True)
         m.d.comb += moves.eq(~chosen_valid | ready.i.ready)
         with m.If(moves):
@@ -108,7 +107,7 @@ class ValueRows(wiring.Component):
             placed.is_pruned.eq(chosen_pruned),
             placed.row.eq(chosen),
             placed.entry.eq(chosen_entry),
-            placed.base.eq(select([self.bases[n] for n in range(BLOCKS)], chosen_entry)),
+            placed.base.eq(select([self.bases[n] for n in range(config.blocks)], chosen_entry)),
             placed.dim.eq(chosen_format.dim),
         ]
         set_windows(m, config, placed.windows, segment=chosen_format, joined=Const(0, 1), lsb=Const(0, 1))

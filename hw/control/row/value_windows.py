@@ -16,7 +16,6 @@ from spatten.hw.datapath.pv import weight_beat
 from spatten.hw.lib.fifo import Fifo
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 from spatten.spec.row_format import value_ring_sectors
 
 __all__ = ["ValueWindows"]
@@ -62,7 +61,7 @@ class ValueWindows(wiring.Component):
                 "o": Out(stream.Signature(value_window(config))),
                 "o_prob": Out(stream.Signature(self.prob)),
                 "begins": Out(1),
-                "next_entry": Out(entry_shape(BLOCKS)),
+                "next_entry": Out(entry_shape(config.blocks)),
             }
         )
 

@@ -13,10 +13,10 @@ from spatten.sim.verify.benches.row_models import Queue
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.twin import Anything, Twin, Values, compare
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 
 PARAMETERS = parameters()
-COMPONENT = ChunkBlocks(config=Config(**PARAMETERS["config"]))
+CONFIG = Config(**PARAMETERS["config"])
+COMPONENT = ChunkBlocks(config=CONFIG)
 RINGS = ("query", "key", "value")
 ANY_BLOCK = {name: Anything(getattr(COMPONENT, f"i_{name}").payload.shape()) for name in RINGS}
 
@@ -35,7 +35,7 @@ class Blocks(Twin):
     }
 
     def reset(self) -> None:
-        self.queues = {name: Queue(BLOCKS) for name in RINGS}
+        self.queues = {name: Queue(CONFIG.blocks) for name in RINGS}
         self.offers: dict[str, Any] = dict.fromkeys(RINGS)
         self.chunks: deque[dict[str, bool]] = deque()
         self.has = {"key": False, "value": False}

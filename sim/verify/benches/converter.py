@@ -17,8 +17,8 @@ from spatten.hw.emit.payload import Payload
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.records import record
 from spatten.sim.verify.stream import Bench
-from spatten.spec.config import LSB_BITS, PLANE_BITS
-from spatten.spec.row_format import CODE_BITS, SECTOR_BITS, RowFormat, row_format
+from spatten.spec.config import LSB_BITS
+from spatten.spec.row_format import SECTOR_BITS, RowFormat, row_format
 
 PARAMETERS = parameters()
 TENSOR: str = PARAMETERS["tensor"]
@@ -28,6 +28,7 @@ LANES: int = PARAMETERS["lanes"]
 OPERAND_BITS: int = PARAMETERS["operand_bits"]
 BANKS: int = PARAMETERS["banks"]
 HEAD_DIMS: list[int] = PARAMETERS["head_dims"]
+WIDTHS: list[int] = PARAMETERS["widths"]
 HEADER_BITS: int = PARAMETERS["header_bits"]
 EVERY_FIRST: bool = PARAMETERS["every_first"]
 SEEDS: list[int] = PARAMETERS["seeds"]
@@ -49,13 +50,12 @@ class Beat(NamedTuple):
 def layouts() -> Iterable[tuple[RowFormat, bool]]:
     """Every layout that the circuit takes, and whether its codes are unsigned."""
     for head_dim in HEAD_DIMS:
-        for bits in CODE_BITS:
-            if bits <= OPERAND_BITS:
-                yield row_format(head_dim=head_dim, slice_width=SLICE_WIDTH, bits=bits), False
-                if TENSOR == "key" and bits == LSB_BITS:
+        for bits in WIDTHS:
+            yield row_format(head_dim=head_dim, slice_width=SLICE_WIDTH, bits=bits), False
+            if TENSOR == "key":
+                yield row_format(head_dim=head_dim, slice_width=SLICE_WIDTH, bits=bits, joined=True), False
+                if bits == LSB_BITS:
                     yield row_format(head_dim=head_dim, slice_width=SLICE_WIDTH, bits=bits), True
-                if TENSOR == "key" and bits in PLANE_BITS:
-                    yield row_format(head_dim=head_dim, slice_width=SLICE_WIDTH, bits=bits, joined=True), False
 
 
 def make_codes(source: np.random.Generator, shape: tuple[int, ...], bits: int, *, signed: bool) -> Any:
@@ -74,7 +74,7 @@ def make_beat(
     lsb = make_codes(source, shape, LSB_BITS, signed=False) if row.joined else None
     operands = (
         key_operands(msb, lsb, bits=row.bits, operand_bits=OPERAND_BITS)
-        if TENSOR == "key"
+        if TENSOR != "value"
         else value_operands(msb, bits=row.bits, operand_bits=OPERAND_BITS)
     )
     values, means = beat_operands(row, operands, head=head, beat=beat, slices=SLICES, slice_width=SLICE_WIDTH)
@@ -90,7 +90,7 @@ def make_beat(
             unknown |= (1 << SECTOR_BITS) - 1 << (lane * BANKS + bank) * SECTOR_BITS
     header = int.from_bytes(source.bytes(-(-HEADER_BITS // 8)), "little") % (1 << HEADER_BITS)
     part = part_code(row, head, beat, banks=BANKS, is_unsigned=is_unsigned)
-    if TENSOR == "value":
+    if TENSOR != "key":
         # Fields that only keys have must not matter.
         part |= {"unsigned": int(source.integers(2)), "joined": int(source.integers(2))}
     packed = PACKED.pack({"words": words, "first": first, "part": part, "header": header})

@@ -17,7 +17,6 @@ from spatten.sim.verify.benches.row_models import Buffer
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.twin import Twin, Values, compare
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 
 PARAMETERS = parameters()
 CONFIG = Config(**PARAMETERS["config"])
@@ -47,7 +46,7 @@ class Reads(Twin):
         self.unmade: list[dict[str, Any]] = []
         self.window: dict[str, Any] | None = None
         self.number: int | None = None
-        self.arrived = [0] * BLOCKS
+        self.arrived = [0] * CONFIG.blocks
         self.behind = 0
         self.under_way = 0
         self.used: dict[str, Any] = {"valid": 0}
@@ -68,7 +67,7 @@ class Reads(Twin):
             self.number = source.randrange(CONFIG.tokens_max)
         # Whether a window's keys are there is looked up a cycle before.
         self.before = (self.arrived, self.behind)
-        self.arrived = [self._groups() for _ in range(BLOCKS)]
+        self.arrived = [self._groups() for _ in range(CONFIG.blocks)]
         self.behind = self._groups()
         self.leaves = self.under_way > 0 and source.random() < self.pace["scores"]
         return {

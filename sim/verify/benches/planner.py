@@ -35,7 +35,7 @@ from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.stream import Bench
 from spatten.sim.verify.twin import Anything
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS, STASH_SLOTS
+from spatten.spec.constants import STASH_SLOTS
 from spatten.spec.job import KeyFetch
 from spatten.spec.row_format import key_ring_sectors
 
@@ -237,13 +237,15 @@ class Ring:
 
     def is_full(self) -> bool:
         """Another block finds no number or no space."""
-        return len(self.held) == BLOCKS or (self.asked is not None and self.level + self.asked > SECTORS[self.ring])
+        return len(self.held) == CONFIG.blocks or (
+            self.asked is not None and self.level + self.asked > SECTORS[self.ring]
+        )
 
 
 def _by_entry(text: str) -> list[str]:
     """The bits of each block, from entry 0 on, in the text of an array that has an element for each."""
-    width = len(text) // BLOCKS
-    return [text[len(text) - width * (n + 1) : len(text) - width * n] for n in range(BLOCKS)]
+    width = len(text) // CONFIG.blocks
+    return [text[len(text) - width * (n + 1) : len(text) - width * n] for n in range(CONFIG.blocks)]
 
 
 class Machine:
@@ -337,7 +339,7 @@ class Machine:
         self.flat_groups: list[int] = []
         self.is_reading = False
         self.read = 0
-        self.shown: dict[int, list[int]] = {ring: [0] * BLOCKS for ring in RINGS}
+        self.shown: dict[int, list[int]] = {ring: [0] * CONFIG.blocks for ring in RINGS}
         self.shown_text: dict[int, str] = {}
         self.members: deque[Held] = deque()
         self.idle = 0
@@ -378,7 +380,7 @@ class Machine:
             values["live_read"] = {"enable": 1, "slot": slot, "row": row}
             self.list_row = self.lists[slot, row]
         for ring, events in self.events.items():
-            values[f"uses__{ring}"] = {"valid": 0, "entry": source.randrange(BLOCKS)}
+            values[f"uses__{ring}"] = {"valid": 0, "entry": source.randrange(CONFIG.blocks)}
             if events and RINGS[ring] not in withheld and source.random() < 0.5:
                 used = events.popleft()
                 values[f"uses__{ring}"] = {"valid": 1, "entry": used.entry}
@@ -610,7 +612,7 @@ class Machine:
         self.seen[name] += 1
         self.seen["wrapped"] += base + size > SECTORS[ring]
         self.seen["two heads"] += len(block.heads) == 2
-        self.seen[f"{RINGS[ring]} blocks all held"] += len(space.held) == BLOCKS
+        self.seen[f"{RINGS[ring]} blocks all held"] += len(space.held) == CONFIG.blocks
 
     def _group(self, group: Any) -> None:
         """A request leaves on `o`, or none: `chunk` and `sectors` say the same."""

@@ -14,7 +14,6 @@ from spatten.hw.control.plan.plan_layouts import SectorClass, fetches_max, ring_
 from spatten.hw.datapath.progressive import Kind
 from spatten.hw.memory.address_generator import KEY, LINEAR, QUERY, VALUE
 from spatten.spec.config import HEAD_DIMS, LSB_BITS, Config
-from spatten.spec.constants import BLOCKS
 from spatten.spec.job import Flag, KeyFetch, Mode
 from spatten.spec.row_format import (
     CODE_BITS,
@@ -72,7 +71,7 @@ def random_job(
         "mode": Mode.CAUSAL if is_causal else Mode.GENERATION if rows == 1 else Mode.SUMMARIZATION,
         "fetch": fetch,
         "flags": flags,
-        "head_dim": source.randrange(len(config.head_dims)),
+        "head_dim": HEAD_DIMS.index(source.choice(config.head_dims)),
         "query_bits": CODE_BITS.index(source.choice(config.query_bits)),
         "key_bits": CODE_BITS.index(source.choice(config.plane_bits)),
         "value_bits": CODE_BITS.index(source.choice(config.plane_bits)),
@@ -467,6 +466,7 @@ class Grants:
     def __init__(self, source: random.Random, config: Config, ring: int) -> None:
         self.source = source
         self.sectors = ring_sectors(config)[ring]
+        self.blocks = config.blocks
         self.reset()
 
     def reset(self) -> None:
@@ -476,7 +476,7 @@ class Grants:
     def inputs(self) -> dict[str, Any]:
         self.ready = not self.is_owed and self.source.random() < 0.6
         if self.is_owed and self.shown is None and self.source.random() < 0.5:
-            self.shown = {"entry": self.source.randrange(BLOCKS), "base": self.source.randrange(self.sectors)}
+            self.shown = {"entry": self.source.randrange(self.blocks), "base": self.source.randrange(self.sectors)}
         return {
             "o_request": {"ready": self.ready},
             "i_grant": {"valid": self.shown is not None, "payload": self.shown},

@@ -18,7 +18,6 @@ from spatten.sim.verify.benches.row_models import Queue
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.twin import Twin, Values, compare
 from spatten.spec.config import HEAD_DIMS, Config
-from spatten.spec.constants import BLOCKS
 from spatten.spec.row_format import BANKS, CODE_BITS, row_format
 
 PARAMETERS = parameters()
@@ -40,7 +39,7 @@ class Segment:
             if not self.segment["again"] or (slot in twin.stashed and twin.stashed[slot][0] < twin.number - 1):
                 break
         segment = self.segment
-        segment["entry"] = source.choice([entry for entry in range(BLOCKS) if entry not in twin.entries])
+        segment["entry"] = source.choice([entry for entry in range(CONFIG.blocks) if entry not in twin.entries])
         self.ids = [source.randrange(CONFIG.tokens_max) for _ in range(CONFIG.topk_lanes)]
         self.windows: list[dict[str, Any]] = []
         if segment["again"]:
@@ -117,7 +116,7 @@ class Queries(Twin):
             self.made = Segment(self)
             self.number += 1
             chunk = {"valid": 1, "entry": self.made.segment["entry"], "ids": self.made.ids}
-        self.arrived = [int(source.random() < 0.7) for _ in range(BLOCKS)]
+        self.arrived = [int(source.random() < 0.7) for _ in range(CONFIG.blocks)]
         self.takes_query = source.random() < self.pace["queries"] and self.ahead < 2
         self.takes_number = source.random() < self.pace["numbers"]
         answer = self.answers[0]

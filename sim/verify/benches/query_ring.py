@@ -16,7 +16,6 @@ from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.stream import Bench, StreamDriver, StreamMonitor
 from spatten.sim.verify.twin import Anything, Twin, TwinAgent, Values
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 from spatten.spec.row_format import SECTOR_BITS, query_ring_sectors
 
 PARAMETERS = parameters()
@@ -75,9 +74,9 @@ class Readers(Twin):
             others = set(range(SECTORS)).difference(*self.asked)
             self.write = (source.choice(sorted(others)), source.getrandbits(SECTOR_BITS)) if others else None
             self.saw("written beside a read", self.write is not None and asked)
-        self.used_query = source.randrange(BLOCKS) if source.random() < 0.4 else None
+        self.used_query = source.randrange(CONFIG.blocks) if source.random() < 0.4 else None
         if self.used_row is None and source.random() < 0.3:
-            self.used_row = source.randrange(BLOCKS)
+            self.used_row = source.randrange(CONFIG.blocks)
         ports: list[dict[str, Any]] = [{"enable": 0} for _ in range(BANKS)]
         if self.write is not None:
             sector, word = self.write

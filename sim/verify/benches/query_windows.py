@@ -14,7 +14,6 @@ from spatten.hw.datapath.converter import part_code
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.twin import Anything, Twin, Values, compare
 from spatten.spec.config import HEAD_DIMS, Config
-from spatten.spec.constants import BLOCKS
 from spatten.spec.row_format import BANKS, CODE_BITS, query_ring_sectors, row_format, row_sectors
 
 PARAMETERS = parameters()
@@ -85,7 +84,7 @@ class Reads(Twin):
     def inputs(self) -> Values:
         if self.offer is None and self.source.random() < 0.5:
             self.offer = any_segment(self.source)
-        self.arrived = [int(self.source.random() < 0.6) for _ in range(BLOCKS)]
+        self.arrived = [int(self.source.random() < 0.6) for _ in range(CONFIG.blocks)]
         self.has_room = self.source.random() < 0.8
         offer = {"valid": 0} if self.offer is None else {"valid": 1, "payload": self.offer[0]}
         return {"i": offer, "arrived": self.arrived, "has_room": self.has_room}

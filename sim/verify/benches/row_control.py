@@ -21,7 +21,7 @@ from spatten.sim.verify.benches.row_models import Buffer, Job, Jobs, Queue
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.twin import Anything, Twin, Values, compare
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS, STASH_SLOTS
+from spatten.spec.constants import STASH_SLOTS
 
 PARAMETERS = parameters()
 CONFIG = Config(**PARAMETERS["config"])
@@ -57,7 +57,7 @@ class Control(Twin):
         self.walk = ChunkWalk()
         self.scales: deque[dict[str, int]] = deque()
         self.offers: dict[str, Any] = dict.fromkeys(RINGS)
-        self.blocks = {ring: Queue(BLOCKS) for ring in RINGS}
+        self.blocks = {ring: Queue(CONFIG.blocks) for ring in RINGS}
         self.last_block: dict[str, Any] = {}
         self.rows: dict[int, dict[str, Any]] = {}
         """By stash slot the row that has it: the segment it comes from, and whether it has come again."""

@@ -9,7 +9,7 @@ from typing import Any
 from spatten.hw.control.job_slots import slot_layout
 from spatten.hw.datapath.converter import part_code
 from spatten.sim.verify.twin import Anything
-from spatten.spec.config import HEAD_DIMS, LSB_BITS, PLANE_BITS, Config
+from spatten.spec.config import HEAD_DIMS, LSB_BITS, Config
 from spatten.spec.job import Flag, KeyFetch, Mode
 from spatten.spec.row_format import BANKS, CODE_BITS, RowFormat, heads_per_row, row_format
 
@@ -224,7 +224,7 @@ def windows_record(config: Config, row: RowFormat, head: int, *, is_lsb: bool = 
 def any_format(config: Config, source: random.Random, *, is_key: bool) -> tuple[RowFormat, int, bool]:
     """A format of a block at random, one of its heads, and whether it is an LSB plane alone."""
     joined = is_key and source.random() < 0.5
-    bits = source.choice([bits for bits in (PLANE_BITS if joined else CODE_BITS) if bits <= config.operand_bits])
+    bits = source.choice(config.plane_bits)
     is_lsb = is_key and not joined and bits == LSB_BITS and source.random() < 0.5
     row = row_format(head_dim=source.choice(config.head_dims), slice_width=config.slice_width, bits=bits, joined=joined)
     return row, source.randrange(row.heads), is_lsb

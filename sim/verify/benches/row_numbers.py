@@ -12,7 +12,6 @@ from spatten.sim.verify.benches.row_models import Queue
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.twin import Anything, Twin, Values, compare
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 
 PARAMETERS = parameters()
 CONFIG = Config(**PARAMETERS["config"])
@@ -65,7 +64,7 @@ class Numbers(Twin):
                 "row": source.randrange(CONFIG.tokens_max),
             }
         self.chunk: dict[str, Any] = {"valid": 0}
-        entry = source.randrange(BLOCKS)
+        entry = source.randrange(CONFIG.blocks)
         if source.random() < 0.4 and not (self.looks_up and entry == self.entry):
             self.chunk = {"valid": 1, "entry": entry, "ids": ANY_IDS(source)}
         self.takes = source.random() < self.rate

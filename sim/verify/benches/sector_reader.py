@@ -15,7 +15,6 @@ from spatten.hw.emit.payload import Payload
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.stream import Bench, StreamDriver, StreamMonitor
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 from spatten.spec.row_format import query_ring_sectors
 
 PARAMETERS = parameters()
@@ -110,7 +109,7 @@ async def rows_are_read_one_by_one(dut: HierarchyObject, idle: float, stall: flo
         }
         # Many blocks lie across the end of the ring.
         base = int(source.integers(SIZE)) if number % 2 else SIZE - int(source.integers(1, sectors * count + 1))
-        block = {"entry": int(source.integers(BLOCKS)), "base": base}
+        block = {"entry": int(source.integers(CONFIG.blocks)), "base": base}
         ring.blocks.append(block)
         for row in range(count):
             place = (block["base"] + row * sectors) % SIZE

@@ -19,7 +19,6 @@ from spatten.sim.verify.benches.value_windows import windows_of_beat
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.twin import Anything, Twin, Values, compare
 from spatten.spec.config import HEAD_DIMS, Config
-from spatten.spec.constants import BLOCKS
 from spatten.spec.row_format import value_ring_sectors
 
 PARAMETERS = parameters()
@@ -97,9 +96,9 @@ class Reads(Twin):
         self.jobs = Jobs(CONFIG, self.source)
         self.in_slot = [self.jobs.start()[1] for _ in range(CONFIG.jobs_in_flight)]
         self.kinds = {kind: Kind(lanes) for kind, lanes in LANES.items()}
-        self.bases = [self.source.randrange(value_ring_sectors(CONFIG)) for _ in range(BLOCKS)]
+        self.bases = [self.source.randrange(value_ring_sectors(CONFIG)) for _ in range(CONFIG.blocks)]
         self.block: int | None = None
-        self.blocks = Queue(BLOCKS)
+        self.blocks = Queue(CONFIG.blocks)
         self.last = "pruned"
         self.chosen: dict[str, Any] | None = None
         self.placed = Buffer()
@@ -108,7 +107,7 @@ class Reads(Twin):
         self.done = self.windows_done = 0
         self.probs = Queue(8)
         self.window: dict[str, Any] | None = None
-        self.arrived = [0] * BLOCKS
+        self.arrived = [0] * CONFIG.blocks
         self.under_way = 0
         self.used: dict[str, Any] = {"valid": 0}
         self.went = False
@@ -138,10 +137,11 @@ class Reads(Twin):
                 self._make_row(kind, ANY_BEAT[name])
             kind.is_shown |= source.random() < self.pace["rows"]
         if self.block is None and source.random() < self.pace["blocks"]:
-            self.block = source.randrange(BLOCKS)
+            self.block = source.randrange(CONFIG.blocks)
         self.before = self.arrived
         self.arrived = [
-            GROUPS if source.random() < self.pace["values"] else source.randrange(GROUPS + 1) for _ in range(BLOCKS)
+            GROUPS if source.random() < self.pace["values"] else source.randrange(GROUPS + 1)
+            for _ in range(CONFIG.blocks)
         ]
         self.leaves = self.under_way > 0 and source.random() < self.pace["results"]
         self.takes_probs = source.random() < self.pace["probs"]

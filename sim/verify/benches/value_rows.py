@@ -13,7 +13,6 @@ from spatten.sim.verify.benches.row_models import Buffer, Jobs, Queue, windows_r
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.twin import Anything, Twin, Values, compare
 from spatten.spec.config import HEAD_DIMS, Config
-from spatten.spec.constants import BLOCKS
 from spatten.spec.row_format import value_ring_sectors
 
 PARAMETERS = parameters()
@@ -38,9 +37,9 @@ class Rows(Twin):
     def reset(self) -> None:
         self.jobs = Jobs(CONFIG, self.source)
         self.in_slot = [self.jobs.start()[1] for _ in range(CONFIG.jobs_in_flight)]
-        self.bases = [self.source.randrange(value_ring_sectors(CONFIG)) for _ in range(BLOCKS)]
+        self.bases = [self.source.randrange(value_ring_sectors(CONFIG)) for _ in range(CONFIG.blocks)]
         self.offers: dict[str, Any] = dict.fromkeys(("whole", "pruned", "block"))
-        self.blocks = Queue(BLOCKS)
+        self.blocks = Queue(CONFIG.blocks)
         self.chosen: dict[str, Any] | None = None
         self.buffer = Buffer()
         self.last = "pruned"
@@ -57,12 +56,12 @@ class Rows(Twin):
         for name, make in (
             ("whole", self._row),
             ("pruned", self._row),
-            ("block", lambda: source.randrange(BLOCKS)),
+            ("block", lambda: source.randrange(CONFIG.blocks)),
         ):
             if self.offers[name] is None and source.random() < 0.4:
                 self.offers[name] = make()
         # The base of a block that is looked up stays.
-        moved = source.randrange(BLOCKS)
+        moved = source.randrange(CONFIG.blocks)
         if self.chosen is None or self.chosen["entry"] != moved:
             self.bases[moved] = source.randrange(value_ring_sectors(CONFIG))
         # Nobody asks for the job of a slot that has no row here.

@@ -18,7 +18,6 @@ from spatten.hw.emit.payload import Payload
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.stream import Bench
 from spatten.spec.config import Config
-from spatten.spec.constants import BLOCKS
 from spatten.spec.row_format import BANKS, RowFormat, key_formats
 
 PARAMETERS = parameters()
@@ -212,11 +211,15 @@ class Gate:
 
     def _any_window(self) -> dict[str, int]:
         linear = int(bool(LINEAR) and self._source.random() < 0.3)
-        return {"entry": self._source.randrange(BLOCKS), "linear": linear, "group": self._source.randrange(GATE.groups)}
+        return {
+            "entry": self._source.randrange(CONFIG.blocks),
+            "linear": linear,
+            "group": self._source.randrange(GATE.groups),
+        }
 
     def drive(self) -> None:
         source = self._source
-        arrived = [source.randrange(GATE.groups + 1) for _ in range(BLOCKS)]
+        arrived = [source.randrange(GATE.groups + 1) for _ in range(CONFIG.blocks)]
         behind = source.randrange(GATE.groups + 1)
         window = self._window or self._any_window()
         following = self._any_window()

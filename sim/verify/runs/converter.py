@@ -8,7 +8,8 @@ from spatten.hw import instances
 from spatten.hw.datapath.converter import Converter
 from spatten.sim.verify.cosim import seeds
 from spatten.sim.verify.runs.instance import instance_run, sizes
-from spatten.spec.config import HEAD_DIMS, Config
+from spatten.spec.config import HEAD_DIMS, PLANE_BITS, Config
+from spatten.spec.row_format import CODE_BITS
 
 HEADER_BITS = 9
 
@@ -23,24 +24,28 @@ def run_arguments(
     banks: int = 4,
     header: int = HEADER_BITS,
     head_dims: tuple[int, ...] = HEAD_DIMS,
+    widths: tuple[int, ...] | None = None,
     every_first: bool = True,
     count: int = 1,
 ) -> dict[str, Any]:
     """Arguments of `cosimulate`."""
-    size = {
+    if widths is None:
+        widths = tuple(bits for bits in (CODE_BITS if tensor == "query" else PLANE_BITS) if bits <= operand_bits)
+    size: dict[str, Any] = {
         "tensor": tensor,
         "slices": slices,
         "slice_width": slice_width,
         "lanes": lanes,
         "operand_bits": operand_bits,
+        "head_dims": head_dims,
+        "widths": widths,
         "banks": banks,
     }
     return {
-        "component": Converter(header=header, **size),  # type: ignore[arg-type]
+        "component": Converter(header=header, **size),
         "test_module": "spatten.sim.verify.benches.converter",
         "parameters": {
             **size,
-            "head_dims": list(head_dims),
             "header_bits": header,
             "every_first": every_first,
             "seeds": seeds(count),
@@ -50,7 +55,7 @@ def run_arguments(
 
 
 def converter_sizes(config: Config, tensor: str) -> dict[str, Any]:
-    return {**sizes(_instance(config, tensor)), "head_dims": config.head_dims}
+    return sizes(_instance(config, tensor))
 
 
 def _instance(config: Config, tensor: str) -> Converter:

@@ -23,6 +23,16 @@ SIZES = [
     {"tensor": "key", "slices": 2, "slice_width": 16, "lanes": 2, "operand_bits": 12, "head_dims": (16, 32)},
     {"tensor": "key", "slices": 1, "slice_width": 32, "lanes": 2, "operand_bits": 7, "head_dims": (16, 32, 64)},
     {"tensor": "value", "slices": 1, "slice_width": 64, "lanes": 4, "operand_bits": 12, "head_dims": (16, 32, 64)},
+    {"tensor": "query", "slices": 1, "slice_width": 32, "lanes": 1, "operand_bits": 16, "head_dims": (32, 64)},
+    {
+        "tensor": "key",
+        "slices": 1,
+        "slice_width": 32,
+        "lanes": 2,
+        "operand_bits": 8,
+        "head_dims": (32, 64),
+        "widths": (4, 8),
+    },
 ]
 MORE_SIZES = [
     converter_sizes(EIGHTH, "key"),
@@ -66,7 +76,7 @@ def test_matches_golden_in_verilator(config: Config, tensor: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tensor", ["key", "value"])
+@pytest.mark.parametrize("tensor", ["query", "key", "value"])
 @pytest.mark.parametrize(("slice_width", "lanes", "operand_bits"), [(16, 1, 4), (64, 4, 12), (32, 4, 5)])
 def test_verilog_is_lint_clean(tensor: str, slice_width: int, lanes: int, operand_bits: int) -> None:
     lint(
@@ -84,7 +94,9 @@ GOOD = {"tensor": "key", "slices": 2, "slice_width": 64, "lanes": 4, "operand_bi
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        ({"tensor": "query"}, ValueError, "tensor must be 'key' or 'value', not 'query'"),
+        ({"tensor": "prob"}, ValueError, "tensor must be 'query', 'key' or 'value', not 'prob'"),
+        ({"head_dims": (32, 16)}, ValueError, "head_dims must be some of (16, 32, 64, 128), rising, not (32, 16)"),
+        ({"widths": ()}, ValueError, "widths must be some of (4, 6, 8, 10, 12, 16), rising, not ()"),
         ({"slices": 2.0}, TypeError, "slices must be an integer, not 2.0"),
         ({"slices": 3}, ValueError, "slices must be a power of two, not 3"),
         ({"slices": 0}, ValueError, "slices must be a power of two, not 0"),
