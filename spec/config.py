@@ -143,8 +143,7 @@ class Config:
             raise TypeError(f"plane_widths must be integers, such as [4, 8], not {widths!r}")
         if list(widths) != [bits for bits in PLANE_BITS if bits in widths] or LSB_BITS not in widths:
             raise ConfigError(
-                f"plane_widths must be some of {PLANE_BITS}, rising, with {LSB_BITS}, the width of LSB planes, "
-                f"not {tuple(widths)[: len(PLANE_BITS) + 1]}"
+                f"plane_widths must be some of {PLANE_BITS}, rising, with {LSB_BITS}, the width of LSB planes"
             )
         object.__setattr__(self, "plane_widths", tuple(widths))
 
@@ -374,19 +373,24 @@ EIGHTH = Config(
 )
 ULX3S = Config(
     name="ulx3s",
-    qk_multipliers=64,
-    pv_multipliers=64,
-    softmax_lanes=4,
-    topk_lanes=4,
+    qk_multipliers=32,
+    pv_multipliers=32,
+    operand_bits=8,
+    softmax_lanes=2,
+    topk_lanes=2,
     tokens_max=512,
+    heads_max=12,
     head_dim_max=64,
-    key_buffer_rows=1024,
+    key_buffer_rows=992,
     value_buffer_rows=1024,
     channels=1,
     channel_bits=16,
     contexts=1,
-    jobs_in_flight=2,
+    jobs_in_flight=1,
     sector_bits=20,
+    plane_widths=(4, 8),
+    head_dim_min=32,
+    blocks=4,
 )
 TINY = Config(
     name="tiny",

@@ -138,6 +138,7 @@ class ArrivalGate(wiring.Component):
     """
 
     def __init__(self, *, config: Config, has_linear: bool = False) -> None:
+        self.config = config
         self.groups = groups_max(config)
         self.has_linear = has_linear
         count = range(self.groups + 1)

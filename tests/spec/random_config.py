@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from typing import Any
 
-from spatten.spec.config import CHANNELS_MAX, HEAD_DIMS, TINY, Config, ConfigError
+from spatten.spec.config import (
+    BLOCKS_MAX,
+    CHANNELS_MAX,
+    HEAD_DIMS,
+    LSB_BITS,
+    PLANE_BITS,
+    TINY,
+    Config,
+    ConfigError,
+)
 
 POWERS = tuple(1 << bit for bit in range(13))
 
@@ -20,16 +30,18 @@ def _power(source: random.Random, low: int, high: int) -> int:
     return source.choice([known[0], known[-1], *known])
 
 
-def draw(source: random.Random, *, tokens: int = 1024, channels: int = CHANNELS_MAX) -> dict[str, int]:
+def draw(source: random.Random, *, tokens: int = 1024, channels: int = CHANNELS_MAX) -> dict[str, Any]:
     """Values of all parameters but the name. Each can be had, and most of these combinations; in every third one, a
     parameter has a value that does not mind the others, and need not be one that it can have."""
     values = _draw(source, tokens, channels)
     if source.random() < 1 / 3:
-        values[source.choice(sorted(values))] = source.choice([*POWERS, source.randint(1, 40)])
+        values[source.choice(sorted(name for name in values if name != "plane_widths"))] = source.choice(
+            [*POWERS, source.randint(1, 40)]
+        )
     return values
 
 
-def _draw(source: random.Random, tokens: int, channels: int) -> dict[str, int]:
+def _draw(source: random.Random, tokens: int, channels: int) -> dict[str, Any]:
     tokens_max = _power(source, 2, tokens)
     softmax_lanes = _power(source, 1, min(32, tokens_max))
     head_dim_max, buffer_dim = source.choice(HEAD_DIMS), source.choice(HEAD_DIMS)
@@ -54,6 +66,9 @@ def _draw(source: random.Random, tokens: int, channels: int) -> dict[str, int]:
         "contexts": _ends(source, 1, 16),
         "jobs_in_flight": _power(source, 1, 8),
         "sector_bits": _ends(source, 12, 32),
+        "plane_widths": tuple(bits for bits in PLANE_BITS if bits == LSB_BITS or source.random() < 0.7),
+        "head_dim_min": source.choice([dim for dim in HEAD_DIMS if dim <= head_dim_max]),
+        "blocks": _power(source, 4, BLOCKS_MAX),
     }
 
 
@@ -76,6 +91,6 @@ def accepted(source: random.Random, count: int, *, tokens: int = 1024, channels:
 SMALLEST = TINY.replace(
     name="smallest", qk_multipliers=16, pv_multipliers=16, operand_bits=4, prob_bits=8, softmax_lanes=1, topk_lanes=1,
     tokens_max=2, heads_max=1, layers_max=1, head_dim_max=16, key_buffer_rows=2, value_buffer_rows=2, channels=1,
-    channel_bits=16, contexts=1, jobs_in_flight=1, sector_bits=12,
+    channel_bits=16, contexts=1, jobs_in_flight=1, sector_bits=12, plane_widths=(4,), blocks=4,
 )  # fmt: skip
 """Every parameter at its least."""

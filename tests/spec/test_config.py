@@ -127,6 +127,20 @@ def test_design_figures() -> None:
         ({"qk_multipliers": 500}, "qk_multipliers must be a power of two, not 500"),
         ({"pv_multipliers": 65}, "pv_multipliers must be a power of two, not 65"),
         ({"head_dim_max": 96}, "head_dim_max must be one of (16, 32, 64, 128), not 96"),
+        (
+            {"head_dim_max": 32, "head_dim_min": 64},
+            "head_dim_min must be one of (16, 32, 64, 128), at most head_dim_max = 32, not 64",
+        ),
+        ({"blocks": 2}, "blocks must be 4 to 16, not 2"),
+        ({"blocks": 6}, "blocks must be a power of two, not 6"),
+        (
+            {"plane_widths": (8,)},
+            "plane_widths must be some of (4, 6, 8, 10, 12), rising, with 4, the width of LSB planes",
+        ),
+        (
+            {"plane_widths": (8, 4)},
+            "plane_widths must be some of (4, 6, 8, 10, 12), rising, with 4, the width of LSB planes",
+        ),
         ({"buffer_dim": 8}, "buffer_dim must be one of (16, 32, 64, 128), not 8"),
         (
             {"channel_bits": 512},
@@ -315,7 +329,11 @@ def test_changes_from_the_command_line() -> None:
 
 
 def test_a_name_of_many_changes_is_one_that_a_folder_can_have() -> None:
-    changes = [f"{name}={value}" for name, value in PAPER.as_dict().items() if name != "name"]
+    texts = {
+        name: ",".join(map(str, value)) if isinstance(value, tuple) else value
+        for name, value in PAPER.as_dict().items()
+    }
+    changes = [f"{name}={text}" for name, text in texts.items() if name != "name"]
     names = [load("paper", changes[:count]).name for count in range(1, len(changes) + 1)]
     assert len(set(names)) == len(names)
     assert names[1] == "paper-qk_multipliers-512-pv_multipliers-512"

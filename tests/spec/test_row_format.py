@@ -192,8 +192,8 @@ def test_rings_hold_the_buffer_and_the_largest_block(config: Any) -> None:
 
 
 def test_rings_of_the_named_configurations() -> None:
-    assert [key_ring_sectors(config) for config in (PAPER, EIGHTH, ULX3S, TINY)] == [1024, 8192, 3584, 32]
-    assert [value_ring_sectors(config) for config in (PAPER, EIGHTH, ULX3S, TINY)] == [768, 6144, 3072, 24]
+    assert [key_ring_sectors(config) for config in (PAPER, EIGHTH, ULX3S, TINY)] == [1024, 8192, 1984, 32]
+    assert [value_ring_sectors(config) for config in (PAPER, EIGHTH, ULX3S, TINY)] == [768, 6144, 2048, 24]
     # More buffer than the largest block needs: 4096 x 64 x 12 bits over 8 lanes.
     assert key_ring_sectors(PAPER.replace(key_buffer_rows=4096)) == 1536
     # Few tokens: what a group of 16 rows of 8 sectors over 8 lanes may take, and another row.

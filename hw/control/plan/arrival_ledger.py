@@ -54,6 +54,7 @@ class ArrivalLedger(wiring.Component):
     """
 
     def __init__(self, *, config: Config, sequence_bits: int) -> None:
+        self.config = config
         self.sequence_bits = sequence_bits
         super().__init__(
             {

@@ -41,6 +41,7 @@ class ChunkBlocks(wiring.Component):
     """
 
     def __init__(self, *, config: Config) -> None:
+        self.config = config
         query = granted_block(sectors=query_ring_sectors(config), entries=config.blocks)
         key = granted_block(sectors=key_ring_sectors(config), entries=config.blocks)
         value = entry_shape(config.blocks)
