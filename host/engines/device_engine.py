@@ -108,7 +108,7 @@ class DeviceSequence(QuantizedSequence):
         try:
             bitmap = -(-kv_rows // (8 * SECTOR_BYTES))
             sizes = {"heads": shape.heads, "head_dim": shape.head_dim}
-            self._query = regions.plane(rows=length, bits=settings.query_bits, **sizes)
+            self._query = regions.plane(rows=length, bits=settings.query_width(self.config), **sizes)
             self._planes = [
                 _LayerPlanes(
                     key=regions.plane(rows=kv_rows, bits=settings.key_bits, **sizes),

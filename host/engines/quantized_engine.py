@@ -37,7 +37,8 @@ IMPORTANCE_HEADROOM = 8.0
 class Settings:
     """How a model's attention is quantized and pruned."""
 
-    query_bits: int = 12
+    query_bits: int | None = None
+    """Bits of the Q plane; None: the widest of the configuration, at most 12."""
     key_bits: int = 8
     """Bits of the K plane, or of K's MSB plane where `lsb` is set."""
     lsb: bool = False
@@ -60,7 +61,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, widths in (("query_bits", CODE_BITS), ("key_bits", PLANE_BITS), ("value_bits", PLANE_BITS)):
-            if getattr(self, name) not in widths:
+            if getattr(self, name) not in widths and (name, getattr(self, name)) != ("query_bits", None):
                 raise GoldenError(f"{name} must be one of {widths}, not {getattr(self, name)!r}")
         if self.value_keep is not None and not 0 < self.value_keep <= 1:
             raise GoldenError(f"value_keep must be above 0 and at most 1, not {self.value_keep}")
@@ -70,6 +71,10 @@ class Settings:
             raise GoldenError(f"headroom must be at least 1, not {self.headroom}")
         if self.pin_first < 0 or self.pin_recent < 0:
             raise GoldenError(f"pinned tokens cannot be fewer than none: {self.pin_first}, {self.pin_recent}")
+
+    def query_width(self, config: Config) -> int:
+        """Bits of the Q plane on a configuration."""
+        return self.query_bits or max(bits for bits in config.query_bits if bits <= PLANE_BITS[-1])
 
     @property
     def key_bits_full(self) -> int:
@@ -160,7 +165,7 @@ class QuantizedEngine:
         """Raises `GoldenError` for a model, a length or settings that the configuration has no room for."""
         settings, config = self.settings, self.config
         for name, bits, widths in (
-            ("query_bits", settings.query_bits, config.query_bits),
+            ("query_bits", settings.query_width(config), config.query_bits),
             ("key_bits", settings.key_bits, config.plane_bits),
             ("value_bits", settings.value_bits, config.plane_bits),
         ):
@@ -289,8 +294,9 @@ class QuantizedSequence(ABC):
         """Run one job over token ids 0..length-1; `query` holds the live rows of the live heads."""
         settings, shape, cache = self.settings, self.shape, self._layers[layer]
         heads = self.heads(layer)
-        query_scale = choose_scale(query, settings.query_bits, axis=(1, 2))
-        codes, _ = quantize(query, query_scale, settings.query_bits)
+        query_bits = settings.query_width(self.config)
+        query_scale = choose_scale(query, query_bits, axis=(1, 2))
+        codes, _ = quantize(query, query_scale, query_bits)
         steps = (query_scale * cache.key_scale[heads] / np.sqrt(shape.head_dim)).ravel()
         scales = [ScoreScale.from_step(1.0)] * shape.heads
         for head, step in zip(heads, steps, strict=True):
@@ -312,7 +318,7 @@ class QuantizedSequence(ABC):
             keys=length,
             query_offset=length - 1 if generation else 0,
             queries=1 if generation else length,
-            query_bits=settings.query_bits,
+            query_bits=query_bits,
             key_bits=settings.key_bits_full,
             value_bits=settings.value_bits,
             key_fetch=key_fetch,
