@@ -29,7 +29,8 @@ class Crossbar(wiring.Component):
     A channel answers in the order of its requests. Its tags wait in a queue of their own; tag and sector meet and go
     into one of four small queues, by bank, so that a sector whose bank is taken holds up only its own column. For each
     bank of each lane a round-robin arbiter picks one of the C heads of its column. The places were reserved before the
-    requests were made, so a write never waits for anything but its port.
+    requests were made, so a write never waits for anything but its port. A single channel has every port to itself:
+    its sectors are written when they meet their tags, without queues.
 
     The rings restore the order: sectors land where they belong, whenever they come. `completed` says up to which row
     group everything is in its bank: it is the number of the oldest group that still has a request, a tag or a sector in
@@ -60,8 +61,8 @@ class Crossbar(wiring.Component):
     completed : out, number of the first row group that is not completely written
 
     Latency: 2 cycles from a sector to its `write` where no other sector wants the port (a tag 2 cycles earlier at
-    least); `completed` follows 2 + ceil(log4(5 C)) cycles after the write of the last sector. Throughput: a sector per
-    channel and cycle as long as no bank's column is full.
+    least), and none with one channel; `completed` follows 2 + ceil(log4(5 C)) cycles after the write of the last
+    sector, with one channel 3. Throughput: a sector per channel and cycle as long as no bank's column is full.
 
     Source: SpAtten (HPCA 2021) section IV-B, Q-K-V fetcher, Fig. 8: data crossbar and 32 data FIFOs.
     """
@@ -106,15 +107,40 @@ class Crossbar(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        sector_shape = data.StructLayout({"tag": self.tag_shape, "data": unsigned(SECTOR_BITS)})
         tags: list[Fifo] = []
-        columns: list[list[_Queue]] = []
         for channel in range(self.channels):
             check_stream(m, platform, self.i_tag[channel], f"i_tag{channel}")
             check_stream(m, platform, self.i_data[channel], f"i_data{channel}")
             m.submodules[f"tags{channel}"] = queue = Fifo(shape=self.tag_shape, depth=self.outstanding)
             wiring.connect(m, wiring.flipped(self.i_tag[channel]), queue.i)
             tags.append(queue)
+        if self.channels == 1:
+            self._write_at_once(m, tags[0])
+            self._completion(m, tags, [[]])
+        else:
+            self._completion(m, tags, self._columns(m, tags))
+        return m
+
+    def _write_at_once(self, m: Module, tags: Fifo) -> None:
+        """The only channel's sectors go to the ports as they meet their tags."""
+        place, sector = tags.o.payload, self.i_data[0]
+        meets = Signal()
+        m.d.comb += [meets.eq(tags.o.valid & sector.valid), tags.o.ready.eq(meets), sector.ready.eq(meets)]
+        for lane in range(self.lanes):
+            for bank in range(BANKS):
+                write = self.write[lane * BANKS + bank]
+                m.d.comb += [
+                    write.enable.eq(meets & equals(place.lane, lane) & equals(place.bank, bank)),
+                    write.ring.eq(place.ring),
+                    write.word.eq(place.word),
+                    write.data.eq(sector.payload),
+                ]
+
+    def _columns(self, m: Module, tags: list[Fifo]) -> list[list["_Queue"]]:
+        """The queues in which sectors of each channel wait for their banks, and an arbiter for each bank."""
+        sector_shape = data.StructLayout({"tag": self.tag_shape, "data": unsigned(SECTOR_BITS)})
+        columns: list[list[_Queue]] = []
+        for channel, queue in enumerate(tags):
             columns.append([_Queue(shape=sector_shape, depth=self.depth, lanes=self.lanes) for _ in range(BANKS)])
             ready = Signal(BANKS, name=f"column_ready{channel}")
             meets = Signal(name=f"meets{channel}")
@@ -153,8 +179,7 @@ class Crossbar(wiring.Component):
                     granted.setdefault((channel, bank), []).append(port.grant[channel])
         for (channel, bank), grants in granted.items():
             m.d.comb += columns[channel][bank].o.ready.eq(Cat(grants).any())
-        self._completion(m, tags, columns)
-        return m
+        return columns
 
     def _completion(self, m: Module, tags: list[Fifo], columns: list[list["_Queue"]]) -> None:
         """The least distance of any channel's oldest group from `completed`, as a pipeline of minimum trees.
