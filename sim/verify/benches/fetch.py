@@ -30,6 +30,10 @@ SEQUENCES = 1 << GENERATOR.sequence_bits
 RINGS = (QUERY, KEY, VALUE, LINEAR) if GENERATOR.linear_sectors else (QUERY, KEY, VALUE)
 
 
+CROSSING = 2 if CHANNELS > 1 else 0
+"""Least cycles from a sector to its write."""
+
+
 def sector(channel: int, address: int) -> int:
     """The contents of the memory: 256 bits that differ everywhere."""
     return random.Random(f"{channel} {address}").getrandbits(256)
@@ -98,8 +102,8 @@ class Channels:
 class Banks:
     """All write ports, cycle by cycle, and `completed`.
 
-    A sector that was taken waits for its port, two cycles at least, behind those of its channel for the same bank. A
-    port writes whenever a sector waits for it, that of the first channel behind the one it served last. A group is
+    A sector that was taken waits for its port, `CROSSING` cycles at least, behind those of its channel for the same
+    bank. A port writes whenever a sector waits for it, that of the first channel behind the one it served last. A group is
     completed no earlier than the latency after its last write.
     """
 
@@ -140,13 +144,13 @@ class Banks:
         pass
 
     def sample(self, cycle: int) -> None:
-        for number, port in enumerate(self.ports):
-            self._sample_port(cycle, number, str(port.value))
         for channel in self.channels.answered:
             assert self.requests[channel], f"channel {channel} answers more than it was asked, cycle {cycle}"
             one = self.requests[channel].popleft()
             key = ((one.ring, one.lane, one.bank, one.word), sector(channel, one.address))
-            self.columns[channel, one.bank].append((cycle + 2, one.lane, key))
+            self.columns[channel, one.bank].append((cycle + CROSSING, one.lane, key))
+        for number, port in enumerate(self.ports):
+            self._sample_port(cycle, number, str(port.value))
         while self.written and self.written[0][0] <= cycle - PARAMETERS["completion"]:
             self.left[self.written.popleft()[1]] -= 1
         done = int(self.completed.value)
@@ -387,9 +391,9 @@ async def latencies_are_those_of_the_docstrings(dut: HierarchyObject) -> None:
     await setup.finish()
     completion = setup.banks.last_completion - setup.banks.last_write
     assert completion == PARAMETERS["completion"], f"completion takes {completion} cycles"
-    # 11 to the request, 8 of the memory and its own register, 2 through the crossbar to the port
+    # 11 to the request, 8 of the memory and its own register, and through the crossbar to the port
     total = setup.banks.last_write - setup.source.cycles[0]
-    assert total == 11 + 9 + 2, f"{total} cycles from a group to its write"
+    assert total == 11 + 9 + CROSSING, f"{total} cycles from a group to its write"
     record("latency", total - 9, unit="cycles")
     record("completion_latency", completion, unit="cycles")
 

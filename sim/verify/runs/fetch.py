@@ -15,7 +15,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "one channel": {**GENERATORS["one channel"], "outstanding": 3, "depth": 1},
     "wide": {**GENERATORS["wide"], "outstanding": 9, "depth": 3},
 }
-COMPLETION = {"linear": 5, "tiny": 4, "one channel": 4, "wide": 5, "paper": 6}
+COMPLETION = {"linear": 5, "tiny": 4, "one channel": 3, "wide": 5, "paper": 6}
 
 
 def mutation_run() -> dict[str, Any]:
