@@ -63,15 +63,17 @@ class Spatten(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        # There is one clock. The core has a reset of its own, since a failure resets it.
-        all_domain = ClockDomain("sync")
-        core_domain = ClockDomain("core")
-        all_domain.clk, all_domain.rst = self.clk, self.rst
+        # There is one clock. The core has a reset of its own, since a failure resets it. Both domains are local, so that
+        # a design in Amaranth can have the accelerator as a submodule beside domains of its own.
+        frame_domain = ClockDomain("frame", local=True)
+        core_domain = ClockDomain("core", local=True)
+        frame_domain.clk, frame_domain.rst = self.clk, self.rst
         core_domain.clk = self.clk
-        m.domains += [all_domain, core_domain]
-        m.submodules.registers = registers = self._registers
-        core = self._core
-        m.submodules.core = DomainRenamer({"sync": "core"})(core)
+        m.domains += [frame_domain, core_domain]
+        in_frame, in_core = DomainRenamer({"sync": "frame"}), DomainRenamer({"sync": "core"})
+        registers, core = self._registers, self._core
+        m.submodules.registers = in_frame(registers)
+        m.submodules.core = in_core(core)
         m.d.comb += [core_domain.rst.eq(self.rst | registers.core_reset), self.irq.eq(registers.irq)]
         for name, member in self._bus.members.items():
             port, inner = getattr(self, f"s_axi_{name}"), getattr(registers.s_axi, name)
@@ -81,8 +83,9 @@ class Spatten(wiring.Component):
 
         activities, idle, errors = [core.activity], [], []
         for channel in range(config.channels):
-            m.submodules[f"reader{channel}"] = reader = instances.axi_reader(config)
-            m.submodules[f"writer{channel}"] = writer = instances.axi_writer(config)
+            reader, writer = instances.axi_reader(config), instances.axi_writer(config)
+            m.submodules[f"reader{channel}"] = in_frame(reader)
+            m.submodules[f"writer{channel}"] = in_frame(writer)
             for unit in (reader, writer):
                 m.d.comb += [unit.base.eq(registers.base[channel]), unit.stop.eq(registers.stop)]
                 activities.append(unit.activity)

@@ -61,7 +61,7 @@ def test_verilog_is_lint_clean(name: str) -> None:
 
 def test_delay_is_the_sum_of_the_stages() -> None:
     assert QkArray(**array_of(PAPER)).delay == 6 + 1 + 3 + 1
-    assert QkArray(**array_of(NAMED["ulx3s"], multiplier_stages=2)).delay == 6 + 2 + 3
+    assert QkArray(**array_of(NAMED["ulx3s"], multiplier_stages=2)).delay == 6 + 2 + 3 + 1
     assert QkArray(**TINY_ARRAY, levels_per_stage=1).delay == 6 + 1 + 4 + 1
 
 
