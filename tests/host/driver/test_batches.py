@@ -27,6 +27,7 @@ from spatten.host.driver.operations import (
 )
 from spatten.host.driver.readings import Reading
 from spatten.host.driver.transport import BusError, TransportTimeoutError
+from spatten.spec.job import job_fields
 from spatten.spec.register_map import NO_WORD, ErrorCode, RejectReason
 from tests.host.driver.test_device import AT, BOTH, JOB, Fake
 
@@ -330,12 +331,25 @@ def test_a_write_in_the_middle_that_is_not_answered(fake: Counting, device: Devi
     keys = fake.values["JOB4"]
     fake.broken = name
     with pytest.raises(TransportTimeoutError, match=rf"{name} was not answered \(operation .* of a batch, the wr"):
-        device.run(replace(JOB, keys=5), AT, heads=BOTH, context=0)
+        device.run(replace(JOB, keys=5), replace(AT, output=80), heads=BOTH, context=0)
     fake.broken = None
     if name in ("DOORBELL", "REPORT_POP"):
         device.reset()  # whether there is a job, or a report, is not known
     assert run(device).tag == 2
     assert fake.values["JOB4"] == keys
+
+
+def test_words_after_one_that_could_not_be_written_are_written_by_the_next_job(fake: Counting, device: Device) -> None:
+    run(device)
+    job, at = replace(JOB, keys=5), replace(AT, output=80)
+    fake.broken = "JOB4"
+    with pytest.raises(TransportTimeoutError):
+        device.run(job, at, heads=BOTH, context=0)
+    fake.broken = None
+    device.run(job, at, heads=BOTH, context=0)
+    values = descriptor(device.config, job, at, tag=2, context=0, heads=BOTH)
+    for field in job_fields(device.config):
+        assert fake.values[f"JOB{field.word}"] >> field.bit & (1 << field.width) - 1 == values[field.name], field.name
 
 
 def test_a_report_of_a_job_whose_output_cannot_be_read_is_dropped(
