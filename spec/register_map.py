@@ -403,7 +403,7 @@ def _declare(config: Config) -> list[Register]:
         add(_REPORTS, _REPORT_OFFSET + 4 * number, name, access, fields)
     pop = BitField(name="pop", bit=0, width=1, what="1: drop the oldest report; nothing happens if there is none")
     add(_REPORTS, _CONFIGURATION_OFFSET - 4, "REPORT_POP", Access.WO, (pop,))
-    sizes = [field for field in dataclasses.fields(config) if field.name != "name"]
+    sizes = [field for field in dataclasses.fields(config) if field.name not in ("name", "features")]
     docs = member_docs(Config)
     for number, field in enumerate(sizes):
         value = getattr(config, field.name)
