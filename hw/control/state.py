@@ -139,7 +139,9 @@ class StateStore(wiring.Component):
         """The sectors of the heads: their importance, and a sector with their sets."""
         heads_max = self.config.heads_max
         if not self.config.has(Feature.PRUNE_HEADS):
-            return Cat(Const(0, head_sectors(self.config) * SECTOR_BITS), self.heads.kept, Const(0, SECTOR_BITS - heads_max))
+            return Cat(
+                Const(0, head_sectors(self.config) * SECTOR_BITS), self.heads.kept, Const(0, SECTOR_BITS - heads_max)
+            )
         words = Cat(as_word(self.heads.importance[head]) for head in range(heads_max))
         padding = Const(0, head_sectors(self.config) * SECTOR_BITS - heads_max * WORD_BITS)
         sets = Cat(self.heads.kept, Const(0, HEAD_SET_BITS - heads_max), self.heads.saturated)

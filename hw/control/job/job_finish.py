@@ -223,7 +223,9 @@ class JobFinish(wiring.Component):
         if self._saves_heads:
             # One state is saved at a time: its heads are read now, its tokens when the job's output is in memory.
             m.d.comb += may_save.eq(may_read & ~self._storing)
-        m.d.comb += all_done.eq(self.i_scattered.valid & self._heads_added if self._has_heads else self.i_scattered.valid)
+        m.d.comb += all_done.eq(
+            self.i_scattered.valid & self._heads_added if self._has_heads else self.i_scattered.valid
+        )
         if self._saves_heads:
             m.d.comb += self._reader.saves.eq(may_save & flag_of(config, self._job.flags, Flag.STORE_STATE))
         m.d.comb += self._outcomes.ends.eq(all_done)

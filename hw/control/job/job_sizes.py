@@ -105,9 +105,7 @@ class JobSizes(wiring.Component):
         all_heads_and_tokens = clears | restarts
         generates: Value = equals(job.mode, Mode.GENERATION)
         m.d.sync += [
-            dense.eq(
-                all_heads_and_tokens & ~has_kv & (~generates | (job.query_offset < job.valid_length))
-            ),
+            dense.eq(all_heads_and_tokens & ~has_kv & (~generates | (job.query_offset < job.valid_length))),
             rest.eq(Mux(job.valid_length > job.query_offset, job.valid_length - job.query_offset, 0)),
         ]
         m.d.comb += [

@@ -46,9 +46,7 @@ class LiveHeads(wiring.Component):
             {
                 "step": In(StartStep),
                 "job": In(job_layout(config)),
-                **optional(
-                    config.has(Feature.SAVED_STATES), loaded=In(1), loaded_kept=In(unsigned(config.heads_max))
-                ),
+                **optional(config.has(Feature.SAVED_STATES), loaded=In(1), loaded_kept=In(unsigned(config.heads_max))),
                 "choice": In(choice_event(config)),
                 "live_heads": Out(unsigned(config.heads_max)),
                 "count": Out(range(config.heads_max + 1)),
