@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -14,7 +14,7 @@ from spatten.hw.control.plan.plan_layouts import SectorClass
 from spatten.hw.lib.connections import by_member, pass_on
 from spatten.hw.memory.address_generator import BANKS, KEY, QUERY, VALUE, goes_to
 from spatten.hw.memory.axi import sector_write
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.constants import STASH_SLOTS
 
 __all__ = ["Core"]
@@ -23,7 +23,8 @@ __all__ = ["Core"]
 class Core(wiring.Component):
     """Runs attention layers: jobs in, reports out, sectors from and to the memory channels.
 
-    docs/architecture.md follows a query through the core. This class only wires the units of `hw.instances` together.
+    docs/architecture.md follows a query through the core. This class only wires the units of `hw.instances` together;
+    units that only a feature needs (`spec.config.Feature`) are there only with it.
 
     Parameters
     ----------
@@ -42,6 +43,10 @@ class Core(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
+        self._recomputes = config.has(Feature.PROGRESSIVE)
+        self._prunes_values = config.has(Feature.PRUNE_VALUES)
+        self._prunes_heads = config.has(Feature.PRUNE_HEADS)
+        self._saves = config.has(Feature.SAVED_STATES)
         channels = config.channels
         super().__init__(
             {
@@ -66,7 +71,8 @@ class Core(wiring.Component):
         self._fetches(m)
         self._windows(m)
         self._scores(m)
-        self._flat_rows(m)
+        if self._recomputes:
+            self._flat_rows(m)
         self._probabilities(m)
         self._outputs(m)
         self._watch(m)
@@ -77,7 +83,8 @@ class Core(wiring.Component):
         m.submodules.job_control = self.jobs = instances.job_control(config)
         m.submodules.planner = self.planner = instances.planner(config)
         m.submodules.sector_reader = self.sector_reader = instances.sector_reader(config)
-        m.submodules.saved_states = self.states = instances.saved_states(config)
+        if self._saves:
+            m.submodules.saved_states = self.states = instances.saved_states(config)
         m.submodules.row_control = self.row_control = instances.row_control(config)
         m.submodules.query_reader = self.query_reader = instances.query_reader(config)
         m.submodules.fetch = self.fetch = instances.fetch(config)
@@ -87,25 +94,29 @@ class Core(wiring.Component):
         m.submodules.key_reader = self.key_reader = instances.key_reader(config)
         m.submodules.key_converter = self.key_converter = instances.key_converter(config)
         m.submodules.qk = self.qk = instances.qk(config)
-        m.submodules.progressive = self.progressive = instances.progressive(config)
+        if self._recomputes:
+            m.submodules.progressive = self.progressive = instances.progressive(config)
         m.submodules.softmax = self.softmax = instances.softmax(config)
         m.submodules.prob_router = self.prob_router = instances.prob_router(config)
-        m.submodules.widen = self.widen = instances.widen(config)
-        m.submodules.value_topk = self.value_topk = instances.value_topk(config)
-        m.submodules.local_values = self.local_values = instances.local_values(config)
+        if self._prunes_values:
+            m.submodules.widen = self.widen = instances.widen(config)
+            m.submodules.value_topk = self.value_topk = instances.value_topk(config)
+            m.submodules.local_values = self.local_values = instances.local_values(config)
         m.submodules.value_reader = self.value_reader = instances.value_reader(config)
         m.submodules.value_converter = self.value_converter = instances.value_converter(config)
         m.submodules.pv = self.pv = instances.pv(config)
         m.submodules.output_router = self.output_router = instances.output_router(config)
         m.submodules.output_packer = self.packer = instances.output_packer(config)
-        m.submodules.write_merger = self.write_merger = instances.write_merger(config)
+        if self._saves:
+            m.submodules.write_merger = self.write_merger = instances.write_merger(config)
         m.submodules.token_importance = self.tokens = instances.token_importance(config)
-        m.submodules.head_importance = self.heads = instances.head_importance(config)
+        if self._prunes_heads:
+            m.submodules.head_importance = self.heads = instances.head_importance(config)
         m.submodules.token_topk = self.token_topk = instances.token_topk(config)
 
     def _jobs(self, m: Module) -> None:
         """Jobs, their records, and what decides who is live and who stays."""
-        jobs, tokens, heads, topk = self.jobs, self.tokens, self.heads, self.token_topk
+        jobs, tokens, topk = self.jobs, self.tokens, self.token_topk
         connect = wiring.connect
         connect(m, wiring.flipped(self.i_job), jobs.i_job)
         connect(m, jobs.o_report, wiring.flipped(self.o_report))
@@ -118,7 +129,7 @@ class Core(wiring.Component):
             self.planner.live_write.eq(jobs.live_write),
             self.row_control.started.eq(jobs.started),
             self.row_control.scale.eq(jobs.scale),
-            *by_member(jobs.heads_done, heads.done),
+            *(by_member(jobs.heads_done, self.heads.done) if self._prunes_heads else []),
         ]
         connect(m, jobs.o_gather, tokens.i_gather)
         connect(m, jobs.o_lines, tokens.i_members)
@@ -128,18 +139,24 @@ class Core(wiring.Component):
         connect(m, tokens.o_candidates, jobs.i_candidates)
         connect(m, jobs.o_kept, tokens.i_kept)
         connect(m, tokens.o_scattered, jobs.i_scattered)
-        connect(m, jobs.o_access, heads.i_access)
-        connect(m, heads.o_access, jobs.i_access)
+        if self._prunes_heads:
+            connect(m, jobs.o_access, self.heads.i_access)
+            connect(m, self.heads.o_access, jobs.i_access)
         connect(m, jobs.o_topk, topk.i)
         connect(m, topk.o, jobs.i_topk)
 
     def _states(self, m: Module) -> None:
         """Bitmaps and saved states from memory, and saved states to memory."""
-        jobs, states, reader, planner = self.jobs, self.states, self.sector_reader, self.planner
+        jobs, reader, planner = self.jobs, self.sector_reader, self.planner
         connect = wiring.connect
         connect(m, jobs.o_rows, reader.i)
         connect(m, reader.o_request, planner.i_members)
         connect(m, planner.o_members, reader.i_block)
+        if not self._saves:
+            connect(m, reader.o, jobs.i_rows)
+            m.d.comb += reader.arrived.eq(planner.arrived_query)
+            return
+        states = self.states
         connect(m, reader.o, states.i_rows)
         connect(m, states.o_bitmaps, jobs.i_rows)
         connect(m, jobs.o_load, states.i_load)
@@ -220,7 +237,8 @@ class Core(wiring.Component):
         connect(m, planner.o_query, control.i_query)
         connect(m, planner.o_key, control.i_key)
         connect(m, planner.o_value, control.i_value)
-        connect(m, planner.o_again, control.i_again)
+        if self._recomputes:
+            connect(m, planner.o_again, control.i_again)
         connect(m, control.o_query, queries.i)
         connect(m, control.o_key, keys.i)
         connect(m, queries.o, qk.i_query)
@@ -229,12 +247,14 @@ class Core(wiring.Component):
             queries.arrived.eq(planner.arrived_query),
             queries.chunk.eq(planner.chunk),
             keys.arrived.eq(planner.arrived_key),
-            keys.again_arrived.eq(planner.again_arrived),
+            *([keys.again_arrived.eq(planner.again_arrived)] if self._recomputes else []),
             keys.left.eq(qk.o.valid & qk.o.ready),
-            planner.again_read.eq(keys.again_read),
-            planner.again_done.eq(keys.again_done),
         ]
         row = qk.o.payload.header
+        if not self._recomputes:
+            pass_on(m, qk.o, self.softmax.i, mantissa=row.mantissa, shift=row.shift, header=row.row)
+            return
+        m.d.comb += [planner.again_read.eq(keys.again_read), planner.again_done.eq(keys.again_done)]
         pass_on(
             m,
             qk.o,
@@ -264,19 +284,25 @@ class Core(wiring.Component):
 
     def _probabilities(self, m: Module) -> None:
         """Probabilities to their values, those of locally pruned rows by way of the top-k engine."""
-        jobs, router, tokens, local = self.jobs, self.prob_router, self.tokens, self.local_values
+        jobs, router, tokens = self.jobs, self.prob_router, self.tokens
         connect = wiring.connect
         connect(m, self.softmax.o, router.i)
         connect(m, router.o_all, self.value_reader.i)
-        connect(m, router.o_topk, self.widen.i)
-        connect(m, self.widen.o, self.value_topk.i)
-        connect(m, self.value_topk.o, local.i)
-        connect(m, local.o_ids, self.planner.i_kept)
-        connect(m, local.o_pruned, self.value_reader.i_pruned)
+        if self._prunes_values:
+            local = self.local_values
+            connect(m, router.o_topk, self.widen.i)
+            connect(m, self.widen.o, self.value_topk.i)
+            connect(m, self.value_topk.o, local.i)
+            connect(m, local.o_ids, self.planner.i_kept)
+            connect(m, local.o_pruned, self.value_reader.i_pruned)
         m.d.comb += [
             tokens.i_probs.valid.eq(router.o_importance.valid),
             tokens.i_probs.payload.eq(router.o_importance.payload),
             jobs.probs_done.eq(router.probs_done),
+        ]
+        if not self._prunes_values:
+            return
+        m.d.comb += [
             local.list_busy.eq(jobs.live_write.enable),
             self.planner.live_read.eq(local.live_read),
             local.live_ids.eq(self.planner.live_ids),
@@ -290,16 +316,21 @@ class Core(wiring.Component):
     def _outputs(self, m: Module) -> None:
         """Values to outputs, and outputs to memory."""
         jobs, planner, reader, pv = self.jobs, self.planner, self.value_reader, self.pv
-        router, packer, merger = self.output_router, self.packer, self.write_merger
+        router, packer = self.output_router, self.packer
         connect = wiring.connect
-        connect(m, planner.o_pruned, reader.i_block)
+        if self._prunes_values:
+            connect(m, planner.o_pruned, reader.i_block)
         connect(m, reader.o_prob, pv.i_prob)
         connect(m, pv.o, router.i)
         connect(m, router.o_placed, packer.i)
-        connect(m, router.o_weighted, self.heads.i)
+        if self._prunes_heads:
+            connect(m, router.o_weighted, self.heads.i)
         for channel in range(self.config.channels):
-            connect(m, packer.o[channel], merger.i_output[channel])
-            connect(m, merger.o[channel], wiring.flipped(self.o_write[channel]))
+            if self._saves:
+                connect(m, packer.o[channel], self.write_merger.i_output[channel])
+                connect(m, self.write_merger.o[channel], wiring.flipped(self.o_write[channel]))
+            else:
+                connect(m, packer.o[channel], wiring.flipped(self.o_write[channel]))
         m.d.comb += [
             reader.arrived.eq(planner.arrived_value),
             reader.bases.eq(planner.value_bases),
@@ -308,8 +339,8 @@ class Core(wiring.Component):
             jobs.saturated.eq(router.saturated),
             jobs.beats_in.eq(packer.beats_in),
             jobs.beats_done.eq(packer.beats_done),
-            merger.output_queued.eq(packer.queued),
-            jobs.queued.eq(merger.queued),
+            *([self.write_merger.output_queued.eq(packer.queued)] if self._saves else []),
+            jobs.queued.eq(self.write_merger.queued if self._saves else packer.queued),
             jobs.acknowledged.eq(self.acknowledged),
         ]
 
@@ -318,10 +349,13 @@ class Core(wiring.Component):
         writes = [port.valid & port.ready for port in self.o_write]
         reads = [port.valid & port.ready for port in (*self.o_address, *self.i_data)]
         probs = softmax.o.valid & softmax.o.ready
+        passes: Value = self.token_topk.pass_done
+        if self._prunes_values:
+            passes = self.value_topk.pass_done + passes
         m.d.comb += [
             events.busy.eq(self.busy),
             events.stalled_memory.eq(self.key_reader.waits),
-            events.stalled_topk.eq(self.widen.o.valid & ~self.widen.o.ready),
+            *([events.stalled_topk.eq(self.widen.o.valid & ~self.widen.o.ready)] if self._prunes_values else []),
             events.qk_beats.eq(self.key_reader.o_read.valid),
             events.pv_beats.eq(self.value_reader.o_read.valid),
             events.query_sectors.eq(planner.sectors[SectorClass.QUERY]),
@@ -331,8 +365,8 @@ class Core(wiring.Component):
             events.other_sectors.eq(planner.sectors[SectorClass.OTHER]),
             events.output_sectors.eq(sum(writes)),
             events.rows.eq(probs & softmax.o.payload.last),
-            events.recomputed.eq(self.jobs.recomputed.valid),
-            events.topk_passes.eq(self.value_topk.pass_done + self.token_topk.pass_done),
+            *([events.recomputed.eq(self.jobs.recomputed.valid)] if self._recomputes else []),
+            events.topk_passes.eq(passes),
             events.output_saturated.eq(self.jobs.saturated),
             self.activity.eq(Cat(*writes, *reads, probs, events.qk_beats, events.pv_beats).any()),
         ]

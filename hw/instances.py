@@ -1,6 +1,7 @@
 """The units as they stand in the accelerator: each made at the size that a configuration gives it.
 
-The only place where the sizes of units follow from a configuration. `hw.core.Core` and `hw.spatten.Spatten` join these
+The only place where the sizes of units follow from a configuration. A unit that only a feature needs
+(`spec.config.Feature`) stands in the accelerator only with it; `hw.units` says so by a count of 0. `hw.core.Core` and `hw.spatten.Spatten` join these
 instances, and `hw.units` lists them for `make verilog`, `make synth`, `make units` and the benches that measure them.
 """
 
@@ -15,7 +16,7 @@ from spatten.hw.control.key_reader import KeyReader
 from spatten.hw.control.local_values import LocalValues
 from spatten.hw.control.output_router import OutputRouter
 from spatten.hw.control.planner import Planner
-from spatten.hw.control.prob_router import ProbRouter
+from spatten.hw.control.prob_router import ProbRouter, softmax_header
 from spatten.hw.control.query_reader import QueryReader
 from spatten.hw.control.query_ring import QueryRing
 from spatten.hw.control.row_control import RowControl
@@ -29,7 +30,7 @@ from spatten.hw.control.write_merger import WriteMerger
 from spatten.hw.datapath.converter import Converter
 from spatten.hw.datapath.head_importance import HeadImportance
 from spatten.hw.datapath.output_packer import OutputPacker
-from spatten.hw.datapath.progressive import Progressive, row_header
+from spatten.hw.datapath.progressive import Progressive
 from spatten.hw.datapath.pv import PvArray
 from spatten.hw.datapath.qk import QkArray
 from spatten.hw.datapath.quick_select import QuickSelect
@@ -47,7 +48,7 @@ from spatten.hw.memory.axi_reader import AxiReader
 from spatten.hw.memory.axi_writer import AxiWriter
 from spatten.hw.memory.fetch import Fetch
 from spatten.hw.memory.ring_buffer import RingBuffer
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.constants import AXI_ADDRESS_BITS, STASH_SLOTS
 from spatten.spec.row_format import BANKS, key_ring_sectors, lsb_sectors, value_ring_sectors
 
@@ -149,7 +150,8 @@ def softmax(config: Config) -> Softmax:
         score_bits=config.score_bits,
         prob_bits=config.prob_bits,
         row_max=config.tokens_max,
-        header=row_header(STASH_SLOTS, row_layout(config)),
+        header=softmax_header(config),
+        decides=config.has(Feature.PROGRESSIVE),
     )
 
 
@@ -227,6 +229,7 @@ def token_importance(config: Config) -> TokenImportance:
         lanes=config.topk_lanes,
         contexts=config.contexts,
         slots=config.jobs_in_flight,
+        has_access=config.has(Feature.SAVED_STATES),
     )
 
 

@@ -15,6 +15,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,6 +45,23 @@ _TAKEN_NAME = re.compile(r"sim|synth|formal|run|waves|con|prn|aux|nul|(com|lpt)[
 """Names of folders that this project keeps under `build/` itself, and names that Windows gives to devices."""
 _INTEGER = re.compile(r"[+-]?[0-9](_?[0-9])*|0x[0-9A-Fa-f](_?[0-9A-Fa-f])*|0o[0-7](_?[0-7])*|0b[01](_?[01])*")
 """An integer as TOML writes it."""
+
+
+class Feature(StrEnum):
+    """What a machine can do besides plain attention with cascade token pruning. What it lacks is in no part of it."""
+
+    PROGRESSIVE = "progressive"
+    """Progressive recompute: rows that turn out flat are computed again with K's LSBs."""
+    PRUNE_VALUES = "prune_values"
+    """Local value pruning: a row fetches the V rows of its largest probabilities only."""
+    PRUNE_HEADS = "prune_heads"
+    """Head importance, and cascade head pruning by it."""
+    SAVED_STATES = "saved_states"
+    """Cascade states stored to memory at the end of a job, and loaded before one."""
+
+
+FEATURES = tuple(Feature)
+"""All that a machine can have."""
 
 
 class ConfigError(SpattenError, ValueError):
@@ -105,10 +123,15 @@ class Config:
     """Smallest head dimension a job can choose."""
     blocks: int = BLOCKS_MAX
     """Blocks that a ring buffer holds at a time, 4 to 16."""
+    features: tuple[Feature, ...] = FEATURES
+    """What the machine can do besides plain attention with token pruning, in any order."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "features", _known_features(self.features))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.name == "features":
+                continue
             if field.name == "name":
                 if not isinstance(value, str):
                     raise TypeError(f"name must be a string, not {value!r}")
@@ -234,6 +257,10 @@ class Config:
         if not low <= value <= high:
             raise ConfigError(f"{name} must be {low} to {high}, not {value}")
 
+    def has(self, feature: Feature) -> bool:
+        """Whether the machine has a feature."""
+        return feature in self.features
+
     # -- Derived sizes ------------------------------------------------------------------------------------------------
 
     @property
@@ -353,6 +380,19 @@ SUM_FRACTION = 24
 """Fraction bits of a row's sum of exponentials."""
 MULTIPLIER_FRACTION = 15
 """Fraction bits of a job's head importance multiplier: 1.0 is 32,768, the most allowed."""
+
+
+def _known_features(names: Any) -> tuple[Feature, ...]:
+    """The features of these names, each once, in the order of `Feature`."""
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"features must be a list of names, not {names!r}")
+    known = ", ".join(FEATURES)
+    for name in names:
+        if name not in list(FEATURES):
+            raise ConfigError(f"features must be among {known}, not {name!r}")
+        if names.count(name) > 1:
+            raise ConfigError(f"features must be among {known}, each once, not {name!r} twice or more")
+    return tuple(feature for feature in FEATURES if feature in names)
 
 
 def _refuse_unknown(values: Mapping[str, Any]) -> None:
@@ -485,6 +525,8 @@ def _read_changes(changes: Iterable[str]) -> dict[str, Any]:
             values[name] = text
         elif name == "plane_widths":
             values[name] = tuple(_parse_integer(name, width) for width in text.split(","))
+        elif name == "features":
+            values[name] = _known_features([] if text in ("", "none") else text.split(","))
         else:
             values[name] = _parse_integer(name, text)
     return values
@@ -502,7 +544,7 @@ def _parse_integer(name: str, text: str) -> int:
 def _changed_name(name: str, values: Mapping[str, Any]) -> str:
     """`name` and what was changed; where that is too long for a folder's name, a hash stands for the changes."""
     changes = "-".join(
-        f"{parameter}-{'-'.join(map(str, value)) if isinstance(value, tuple) else value}"
+        f"{parameter}-{('-'.join(map(str, value)) or 'none') if isinstance(value, tuple) else value}"
         for parameter, value in values.items()
     )
     if len(name) + 1 + len(changes) > NAME_MAX:

@@ -21,6 +21,7 @@ from spatten.spec.config import (
     SCALE_SHIFT_MAX,
     SCALE_SHIFT_MIN,
     Config,
+    Feature,
 )
 from spatten.spec.constants import FLAT_LIMIT_BITS, SCALE_SHIFT_BITS
 from spatten.spec.errors import SpattenError
@@ -38,6 +39,8 @@ __all__ = [
     "ScoreScale",
     "Submission",
     "event_limits",
+    "features_of",
+    "flags_of",
     "index_bits",
     "job_fields",
     "report_widths",
@@ -103,6 +106,28 @@ class Flag(IntEnum):
     """Read the context's state from memory before anything else. Not with CLEAR."""
     STORE_STATE = 9
     """Write the context's state to memory at the end."""
+
+
+_FLAG_FEATURES = {
+    Flag.PRUNE_HEADS: Feature.PRUNE_HEADS,
+    Flag.PRUNE_VALUES: Feature.PRUNE_VALUES,
+    Flag.LOAD_STATE: Feature.SAVED_STATES,
+    Flag.STORE_STATE: Feature.SAVED_STATES,
+}
+"""The flags that only a machine with a feature has."""
+_FIELD_FEATURES = {
+    "keep_values": Feature.PRUNE_VALUES,
+    "keep_heads": Feature.PRUNE_HEADS,
+    "multiplier": Feature.PRUNE_HEADS,
+    "flat_limit": Feature.PROGRESSIVE,
+    "state": Feature.SAVED_STATES,
+}
+"""The fields of the descriptor that only a machine with a feature has."""
+
+
+def flags_of(config: Config) -> tuple[Flag, ...]:
+    """The flags that a machine has, in the order of their bits."""
+    return tuple(flag for flag in Flag if flag not in _FLAG_FEATURES or config.has(_FLAG_FEATURES[flag]))
 
 
 @dataclass(frozen=True)
@@ -220,11 +245,19 @@ class Job:
         require(self.keep_heads is None or 1 <= self.keep_heads <= self.heads, "keep_heads", f"1 to {self.heads}")
         require(self.keep_values is None or 1 <= self.keep_values <= self.keys, "keep_values", f"1 to {self.keys}")
         require(0 <= self.age_shift <= 31, "age_shift", "0 to 31")
+        has_progressive = config.has(Feature.PROGRESSIVE) or self.key_fetch is not KeyFetch.PROGRESSIVE
+        require(has_progressive, "key_fetch", f"static or joined{_lacks(Feature.PROGRESSIVE)}")
+        for name, feature in (("keep_values", Feature.PRUNE_VALUES), ("keep_heads", Feature.PRUNE_HEADS)):
+            require(config.has(feature) or getattr(self, name) is None, name, f"None{_lacks(feature)}")
         if self.mode is Mode.GENERATION:
             require(self.queries == 1, "queries", "1 in generation")
         else:
             require(self.key_fetch is not KeyFetch.PROGRESSIVE, "key_fetch", "static or joined outside generation")
             require(self.keep_values is None, "keep_values", "None outside generation: rows share their V")
+
+
+def _lacks(feature: Feature) -> str:
+    return f" on a machine without {feature.value}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,6 +317,13 @@ class Submission:
         }
         return sum(1 << flag for flag, is_set in holds.items() if is_set)
 
+    def check(self, config: Config) -> None:
+        """Raise `JobError` unless `config` can run this job, and load and store the state."""
+        self.job.check(config)
+        for name, sector in (("load", self.load), ("store", self.store)):
+            if sector is not None and not config.has(Feature.SAVED_STATES):
+                raise JobError(f"{name} must be None{_lacks(Feature.SAVED_STATES)}, not {sector!r}")
+
     @property
     def state(self) -> int | None:
         """First sector of the state in memory, if the job loads or stores one."""
@@ -322,7 +362,7 @@ def _scale(head: int, part: int) -> Callable[[Submission], int]:
 
 
 def job_fields(config: Config) -> tuple[Field, ...]:
-    """The fields of the descriptor, in the order of the words."""
+    """The fields of the descriptor, in the order of the words; without those of features that the machine lacks."""
     count = config.tokens_max.bit_length()
     token = index_bits(config.tokens_max)
     heads = config.heads_max.bit_length()
@@ -430,7 +470,9 @@ def job_fields(config: Config) -> tuple[Field, ...]:
         fields.append(
             Field(f"shift{head}", 32 + head, 16, SCALE_SHIFT_BITS, f"and shift, {LSB_BITS} to 63", _scale(head, 1))
         )
-    return tuple(fields)
+    return tuple(
+        field for field in fields if field.name not in _FIELD_FEATURES or config.has(_FIELD_FEATURES[field.name])
+    )
 
 
 JOB_WORDS = 64
@@ -439,7 +481,7 @@ JOB_WORDS = 64
 
 def report_widths(config: Config) -> dict[str, int]:
     """What a job reports when it ends without an error, by name: bits of each field, in the order of the words."""
-    return {
+    widths = {
         "tag": 16,
         "live_tokens": config.tokens_max.bit_length(),
         "kept_tokens": config.tokens_max.bit_length(),
@@ -451,12 +493,18 @@ def report_widths(config: Config) -> dict[str, int]:
         "tokens_saturated": config.tokens_max.bit_length(),
         "heads_saturated": config.heads_max,
     }
+    return _of_features(config, widths, {"recomputed": Feature.PROGRESSIVE, "heads_saturated": Feature.PRUNE_HEADS})
+
+
+def _of_features(config: Config, values: dict[str, int], needed: dict[str, Feature]) -> dict[str, int]:
+    """The values, without those that need a feature which the machine lacks."""
+    return {name: value for name, value in values.items() if name not in needed or config.has(needed[name])}
 
 
 def event_limits(config: Config) -> dict[str, int]:
     """What performance counters count, by name: the most that can be added in a cycle, in the order of the counters."""
     sectors = 8 * config.topk_lanes
-    return {
+    limits = {
         "busy": 1,
         "stalled_memory": 1,
         "stalled_topk": 1,
@@ -470,6 +518,7 @@ def event_limits(config: Config) -> dict[str, int]:
         "output_sectors": config.channels,
         "rows": 1,
         "recomputed": 1,
-        "topk_passes": 2,
+        "topk_passes": 2 if config.has(Feature.PRUNE_VALUES) else 1,
         "output_saturated": config.slice_width,
     }
+    return _of_features(config, limits, {"stalled_topk": Feature.PRUNE_VALUES, "recomputed": Feature.PROGRESSIVE})

@@ -406,7 +406,7 @@ _EVENTS = {
 }
 
 
-_BESIDE = ("name", "plane_widths", "head_dim_min", "blocks")
+_BESIDE = ("name", "plane_widths", "head_dim_min", "blocks", "features")
 """Parameters without a register of their own: they lie beside a size (`_limits`), where zero means no limit."""
 
 

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from spatten.spec.config import HEAD_DIMS, LSB_BITS, PLANE_BITS, SECTOR_BYTES, Config
+from spatten.spec.config import HEAD_DIMS, LSB_BITS, PLANE_BITS, SECTOR_BYTES, Config, Feature
 
 __all__ = [
     "BANKS",
@@ -246,6 +246,8 @@ def query_ring_sectors(config: Config) -> int:
 
 def lsb_sectors(config: Config) -> int:
     """Sectors of a lane of the key buffer in which a row that is computed again has its keys: four of its groups."""
+    if not config.has(Feature.PROGRESSIVE):
+        return 0
     return 4 * SECTORS_MAX * config.topk_lanes // config.slices
 
 

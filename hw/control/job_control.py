@@ -25,8 +25,9 @@ from spatten.hw.datapath.head_importance import entry_value
 from spatten.hw.datapath.quick_select import candidate_beat
 from spatten.hw.datapath.topk import kept_beat
 from spatten.hw.lib.assertions import asserts, check_stream
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.logic import select, store_at
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.row_format import SECTOR_BITS
 
 __all__ = ["JobControl", "topk_sizes"]
@@ -42,6 +43,9 @@ class JobControl(wiring.Component):
 
     The start of a job, the choice of who stays after an earlier one, and the wait for the output of one before that
     overlap.
+
+    What only a feature needs (`spec.config.Feature`) is not there without it: `o_load` to `store_heads` without saved
+    states, `o_access`, `i_access` and `heads_done` without head pruning, `recomputed` without progressive recompute.
 
     Parameters
     ----------
@@ -74,6 +78,9 @@ class JobControl(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
+        self._has_heads = config.has(Feature.PRUNE_HEADS)
+        self._saves = config.has(Feature.SAVED_STATES)
+        self._recomputes = config.has(Feature.PROGRESSIVE)
         jobs = config.jobs_in_flight
         payloads = layouts(config)
         sizes = topk_sizes(config)
@@ -88,11 +95,14 @@ class JobControl(wiring.Component):
                 "live_write": Out(live_write(config)),
                 "o_rows": Out(stream.Signature(members_request(config))),
                 "i_rows": In(stream.Signature(unsigned(BANKS * SECTOR_BITS))),
-                "o_load": Out(stream.Signature(state_command(config))),
-                "i_loaded": In(head_state(config)),
-                "load_rows": In(stream.Signature(members_request(config))),
-                "o_store": Out(stream.Signature(state_command(config))),
-                "store_heads": Out(head_state(config)),
+                **optional(
+                    self._saves,
+                    o_load=Out(stream.Signature(state_command(config))),
+                    i_loaded=In(head_state(config)),
+                    load_rows=In(stream.Signature(members_request(config))),
+                    o_store=Out(stream.Signature(state_command(config))),
+                    store_heads=Out(head_state(config)),
+                ),
                 "o_gather": Out(stream.Signature(payloads.gather)),
                 "o_lines": Out(stream.Signature(payloads.members)),
                 "i_live": In(stream.Signature(payloads.live)),
@@ -101,14 +111,17 @@ class JobControl(wiring.Component):
                 "i_candidates": In(stream.Signature(payloads.candidates)),
                 "o_kept": Out(stream.Signature(payloads.kept)),
                 "i_scattered": In(stream.Signature(payloads.scattered)),
-                "o_access": Out(stream.Signature(head_access(config))),
-                "i_access": In(stream.Signature(entry_value(config.head_importance_bits))),
+                **optional(
+                    self._has_heads,
+                    o_access=Out(stream.Signature(head_access(config))),
+                    i_access=In(stream.Signature(entry_value(config.head_importance_bits))),
+                ),
                 "o_topk": Out(stream.Signature(candidate_beat(sizes["width"], sizes["lanes"], sizes["n_max"]))),
                 "i_topk": In(stream.Signature(kept_beat(sizes["width"], sizes["lanes"]))),
                 "probs_done": In(event),
-                "heads_done": In(context_event(config)),
+                **optional(self._has_heads, heads_done=In(context_event(config))),
                 "row_written": In(event),
-                "recomputed": In(event),
+                **optional(self._recomputes, recomputed=In(event)),
                 "saturated": In(range(config.head_dim_max + 1)),
                 "beats_in": In(BEAT_COUNT),
                 "beats_done": In(BEAT_COUNT),
@@ -125,7 +138,8 @@ class JobControl(wiring.Component):
         m.submodules.start = self._start = JobStart(config=config)
         m.submodules.rows = self._rows = RowCounts(config=config)
         m.submodules.finish = self._finish = JobFinish(config=config)
-        m.submodules.head_port = self._head_port = HeadPort(config=config)
+        if self._has_heads:
+            m.submodules.head_port = self._head_port = HeadPort(config=config)
         m.submodules.report = self._report = JobReport(config=config)
         self._join_start(m)
         self._join_rows(m)
@@ -140,11 +154,12 @@ class JobControl(wiring.Component):
 
     def _join_start(self, m: Module) -> None:
         """What begins: the start of a job, and for it the head importance."""
-        start, port = self._start, self._head_port
+        start = self._start
         connect, flipped = wiring.connect, wiring.flipped
         connect(m, flipped(self.i_job), start.i_job)
-        connect(m, start.o_load, flipped(self.o_load))
-        connect(m, flipped(self.load_rows), start.i_load_rows)
+        if self._saves:
+            connect(m, start.o_load, flipped(self.o_load))
+            connect(m, flipped(self.load_rows), start.i_load_rows)
         connect(m, start.o_rows, flipped(self.o_rows))
         connect(m, flipped(self.i_rows), start.i_rows)
         connect(m, start.o_gather, flipped(self.o_gather))
@@ -158,15 +173,19 @@ class JobControl(wiring.Component):
             self.live_write.eq(start.live_write),
             self.nothing_live.eq(start.nothing_live),
             self.busy.eq(start.busy),
-            start.loaded_kept.eq(self.i_loaded.kept),
-            start.ageing.eq(port.busy),
-            start.choice.eq(self._finish.choice),
-            start.store.eq(self._report.store),
-            start.ends.eq(self._report.ends),
-            port.begins.eq(start.begins),
-            port.job.eq(start.job),
-            port.loaded.eq(self.i_loaded),
         ]
+        if self._saves:
+            m.d.comb += start.loaded_kept.eq(self.i_loaded.kept)
+        if self._has_heads:
+            m.d.comb += start.ageing.eq(self._head_port.busy)
+        m.d.comb += start.choice.eq(self._finish.choice)
+        if self._saves:
+            m.d.comb += start.store.eq(self._report.store)
+        m.d.comb += start.ends.eq(self._report.ends)
+        if self._has_heads:
+            m.d.comb += [self._head_port.begins.eq(start.begins), self._head_port.job.eq(start.job)]
+            if self._saves:
+                m.d.comb += self._head_port.loaded.eq(self.i_loaded)
 
     def _join_rows(self, m: Module) -> None:
         """The counts of rows."""
@@ -174,17 +193,19 @@ class JobControl(wiring.Component):
         m.d.comb += [
             rows.begins.eq(start.begins),
             rows.slot.eq(start.slot),
-            rows.context.eq(start.job.context),
-            rows.probs_done.eq(self.probs_done),
-            rows.row_written.eq(self.row_written),
-            rows.recomputed.eq(self.recomputed),
-            rows.heads_done.eq(self.heads_done),
-            rows.saturated.eq(self.saturated),
         ]
+        if self._has_heads:
+            m.d.comb += rows.context.eq(start.job.context)
+        m.d.comb += [rows.probs_done.eq(self.probs_done), rows.row_written.eq(self.row_written)]
+        if self._recomputes:
+            m.d.comb += rows.recomputed.eq(self.recomputed)
+        if self._has_heads:
+            m.d.comb += rows.heads_done.eq(self.heads_done)
+        m.d.comb += rows.saturated.eq(self.saturated)
 
     def _join_finish(self, m: Module) -> None:
         """The choice of who stays, and the head importance that it reads."""
-        start, rows, finish, port = self._start, self._rows, self._finish, self._head_port
+        start, rows, finish = self._start, self._rows, self._finish
         connect, flipped = wiring.connect, wiring.flipped
         connect(m, finish.o_scatter, flipped(self.o_scatter))
         connect(m, flipped(self.i_scattered), finish.i_scattered)
@@ -192,9 +213,11 @@ class JobControl(wiring.Component):
         connect(m, finish.o_kept, flipped(self.o_kept))
         connect(m, finish.o_topk, flipped(self.o_topk))
         connect(m, flipped(self.i_topk), finish.i_topk)
-        connect(m, finish.o_read, port.i_read)
-        connect(m, port.o, flipped(self.o_access))
-        connect(m, flipped(self.i_access), port.i)
+        if self._has_heads:
+            port = self._head_port
+            connect(m, finish.o_read, port.i_read)
+            connect(m, port.o, flipped(self.o_access))
+            connect(m, flipped(self.i_access), port.i)
         m.d.comb += [
             finish.slots.eq(start.slots),
             finish.started.eq(start.started),
@@ -203,18 +226,19 @@ class JobControl(wiring.Component):
             finish.prepared.valid.eq(start.step == StartStep.START),
             finish.prepared.slot.eq(start.slot),
             finish.probs.eq(rows.probs),
-            finish.added.eq(rows.added),
-            finish.ageing.eq(port.busy),
-            finish.store.eq(self._report.store),
-            port.reads.eq(finish.reads),
-            finish.answer.eq(port.answer),
         ]
+        if self._has_heads:
+            m.d.comb += [finish.added.eq(rows.added), finish.ageing.eq(port.busy)]
+            if self._saves:
+                m.d.comb += finish.store.eq(self._report.store)
+            m.d.comb += [port.reads.eq(finish.reads), finish.answer.eq(port.answer)]
 
     def _join_report(self, m: Module) -> None:
         """The report, and the state that is stored before it."""
         start, rows, finish, report = self._start, self._rows, self._finish, self._report
         connect, flipped = wiring.connect, wiring.flipped
-        connect(m, report.o_store, flipped(self.o_store))
+        if self._saves:
+            connect(m, report.o_store, flipped(self.o_store))
         connect(m, report.o_report, flipped(self.o_report))
         m.d.comb += [
             report.slots.eq(start.slots),
@@ -224,16 +248,23 @@ class JobControl(wiring.Component):
             report.choice.eq(finish.choice),
             report.outcomes.eq(finish.outcomes),
             report.written.eq(rows.written),
-            report.recomputed_rows.eq(rows.recomputed_rows),
+        ]
+        if self._recomputes:
+            m.d.comb += report.recomputed_rows.eq(rows.recomputed_rows)
+        m.d.comb += [
             report.saturated_elements.eq(rows.saturated_elements),
             report.beats_in.eq(self.beats_in),
             report.beats_done.eq(self.beats_done),
             report.queued.eq(self.queued),
             report.acknowledged.eq(self.acknowledged),
-            self.store_heads.importance.eq(finish.saved.importance),
-            self.store_heads.saturated.eq(finish.saved.saturated),
-            self.store_heads.kept.eq(report.stored_heads),
         ]
+        if self._saves:
+            if self._has_heads:
+                m.d.comb += [
+                    self.store_heads.importance.eq(finish.saved.importance),
+                    self.store_heads.saturated.eq(finish.saved.saturated),
+                ]
+            m.d.comb += self.store_heads.kept.eq(report.stored_heads)
 
     def _check_slots(self, m: Module) -> None:
         """A slot is a job's from its beginning to its report; rows come of jobs that have a slot, none too many; they
@@ -245,13 +276,9 @@ class JobControl(wiring.Component):
         with m.If(report.ends):
             m.d.sync += reported.eq(reported + 1 if len(taken) > 1 else 0)
             store_at(m, taken, reported, 0)
-        aged_context = Signal.like(start.job.context)
         with m.If(start.begins):
             store_at(m, taken, start.slot, 1)
-            m.d.sync += aged_context.eq(start.job.context)
-        is_aged = self._head_port.busy & (self.heads_done.slot == aged_context)
         checks = [
-            (~self.heads_done.valid | ~is_aged, "a row adds to a head importance that is not aged yet"),
             (~start.begins | ~select(taken, start.slot), "a job begins in a slot that another has"),
             (~report.ends | select(taken, reported), "a job is reported that has no slot"),
             (
@@ -259,6 +286,12 @@ class JobControl(wiring.Component):
                 "rows are missing",
             ),
         ]
+        if self._has_heads:
+            aged_context = Signal.like(start.job.context)
+            with m.If(start.begins):
+                m.d.sync += aged_context.eq(start.job.context)
+            is_aged = self._head_port.busy & (self.heads_done.slot == aged_context)
+            checks.append((~self.heads_done.valid | ~is_aged, "a row adds to a head importance that is not aged yet"))
         for name, counts in (("probs_done", rows.probs), ("row_written", rows.written)):
             event = getattr(self, name)
             is_due = select(taken, event.slot) & (

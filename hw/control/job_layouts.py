@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import unsigned
+from amaranth.hdl import Const, Value, unsigned
 from amaranth.lib import data
 
 from spatten.spec.config import SCALE_MANTISSA_BITS, Config
 from spatten.spec.constants import SCALE_SHIFT_BITS
-from spatten.spec.job import event_limits, job_fields, report_widths
+from spatten.spec.job import Flag, event_limits, flags_of, job_fields, report_widths
 
-__all__ = ["events_layout", "job_layout", "report_layout", "score_scale"]
+__all__ = ["events_layout", "flag_of", "job_layout", "report_layout", "score_scale"]
 
 
 def score_scale() -> data.StructLayout:
@@ -18,13 +18,21 @@ def score_scale() -> data.StructLayout:
 
 
 def job_layout(config: Config) -> data.StructLayout:
-    """A job as the queue holds it; `scales` has the score scale of every head."""
+    """A job as the queue holds it; `flags` has those that the machine has (`flag_of`), `scales` the score scale of every
+    head."""
     members = {
         field.name: unsigned(field.width)
         for field in job_fields(config)
         if not field.name.startswith(("mantissa", "shift"))
     }
+    members["flags"] = unsigned(len(flags_of(config)))
     return data.StructLayout({**members, "scales": data.ArrayLayout(score_scale(), config.heads_max)})
+
+
+def flag_of(config: Config, flags: Value, which: Flag) -> Value:
+    """A flag of a job; zero where the machine has no such flag."""
+    known = flags_of(config)
+    return flags[known.index(which)] if which in known else Const(0, 1)
 
 
 def report_layout(config: Config) -> data.StructLayout:

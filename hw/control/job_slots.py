@@ -6,8 +6,9 @@ from amaranth.hdl import Shape, Value, unsigned
 from amaranth.lib import data
 
 from spatten.hw.control.job_layouts import job_layout
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.logic import index_shape, select
-from spatten.spec.config import HEAD_DIMS, SECTOR_BYTES, Config
+from spatten.spec.config import HEAD_DIMS, SECTOR_BYTES, Config, Feature
 
 __all__ = [
     "by_slot",
@@ -100,7 +101,7 @@ def slot_layout(config: Config) -> data.StructLayout:
     step = unsigned(step_bits(config))
     return data.StructLayout(
         {
-            **{name: job[name] for name in fields},
+            **{name: job[name] for name in fields if name in job},
             "live_heads": unsigned(config.heads_max),
             "live": range(config.tokens_max + 1),
             "first_rank": range(config.tokens_max),
@@ -119,7 +120,8 @@ def slot_layout(config: Config) -> data.StructLayout:
 
 def row_layout(config: Config) -> data.StructLayout:
     """What travels with a query row of a head: its job's slot, the head, the number of the output row, the
-    block of its values, whether it adds to the importance, and whether local pruning chooses its values."""
+    block of its values, whether it adds to the importance, and whether local pruning chooses its values (`prune`, only
+    with the feature)."""
     return data.StructLayout(
         {
             "slot": slot_shape(config),
@@ -127,7 +129,7 @@ def row_layout(config: Config) -> data.StructLayout:
             "number": range(config.tokens_max),
             "values": index_shape(config.blocks),
             "accumulate": 1,
-            "prune": 1,
+            **optional(config.has(Feature.PRUNE_VALUES), prune=1),
         }
     )
 
@@ -140,14 +142,15 @@ def by_slot(slots: object, slot: Value) -> Value:
 
 def choice_event(config: Config) -> data.StructLayout:
     """It is settled who stays after a job: `valid` in the cycle in which this happens, the job's slot and context, the
-    heads that its context keeps, and whether the context's state is yet to be stored (`stores`)."""
+    heads that its context keeps, and whether the context's state is yet to be stored (`stores`, only where states are
+    saved)."""
     return data.StructLayout(
         {
             "valid": 1,
             "slot": slot_shape(config),
             "context": context_shape(config),
             "kept_heads": unsigned(config.heads_max),
-            "stores": 1,
+            **optional(config.has(Feature.SAVED_STATES), stores=1),
         }
     )
 

@@ -15,8 +15,9 @@ from spatten.hw.control.row.row_layouts import groups_shape, key_beat, key_windo
 from spatten.hw.control.row.segment_windows import SegmentWindows
 from spatten.hw.control.segments import key_segment
 from spatten.hw.control.window_walker import ArrivalGate
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.unstalled import unstalled
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.constants import STASH_SLOTS
 
 __all__ = ["KeyReader"]
@@ -29,7 +30,9 @@ class KeyReader(wiring.Component):
     are there, the query of its row is, and its scores will find a place at the end of the array.
 
     It is joined of components in hw/control/row: `SegmentWindows` looks up how a segment is read, `KeyWindows` walks
-    along its windows, `Credits` counts places; and of the `ArrivalGate` of hw/control/window_walker.py.
+    along its windows, `Credits` counts places; and of the `ArrivalGate` of hw/control/window_walker.py. Without
+    progressive recompute no row is computed again, and there are no ports of such rows, `again_arrived` to
+    `again_freed`.
 
     Parameters
     ----------
@@ -62,6 +65,7 @@ class KeyReader(wiring.Component):
     def __init__(self, *, config: Config, places: int) -> None:
         self.config = config
         self.places = places
+        self._recomputes = config.has(Feature.PROGRESSIVE)
         self.header = key_beat(config)
         groups = groups_shape(config)
         super().__init__(
@@ -69,13 +73,11 @@ class KeyReader(wiring.Component):
                 "i": In(stream.Signature(key_segment(config))),
                 "i_row": In(stream.Signature(range(config.tokens_max))),
                 "arrived": In(data.ArrayLayout(groups, config.blocks)),
-                "again_arrived": In(groups),
+                **optional(self._recomputes, again_arrived=In(groups)),
                 "left": In(1),
                 "o_read": Out(unstalled(key_window(config).members["request"])),
                 "used": Out(block_event(config)),
-                "again_read": Out(1),
-                "again_done": Out(1),
-                "again_freed": Out(STASH_SLOTS),
+                **optional(self._recomputes, again_read=Out(1), again_done=Out(1), again_freed=Out(STASH_SLOTS)),
                 "waits": Out(1),
             }
         )
@@ -85,7 +87,7 @@ class KeyReader(wiring.Component):
         config = self.config
         m.submodules.segments = segments = SegmentWindows(config=config)
         m.submodules.key_windows = windows = KeyWindows(config=config)
-        m.submodules.gate = gate = ArrivalGate(config=config, has_linear=True)
+        m.submodules.gate = gate = ArrivalGate(config=config, has_linear=self._recomputes)
         m.submodules.credits = credits = Credits(places=self.places)
         wiring.connect(m, wiring.flipped(self.i), segments.i)
         wiring.connect(m, segments.o, windows.i)
@@ -94,12 +96,12 @@ class KeyReader(wiring.Component):
         scores = self.o_read.payload.header.scores
         m.d.comb += [
             gate.arrived.eq(self.arrived),
-            gate.linear_arrived.eq(self.again_arrived),
+            *([gate.linear_arrived.eq(self.again_arrived)] if self._recomputes else []),
             gate.begins.eq(windows.begins),
             gate.entry.eq(window.entry),
-            gate.linear.eq(window.linear),
+            *([gate.linear.eq(window.linear)] if self._recomputes else []),
             gate.next_entry.eq(windows.next_entry),
-            gate.next_linear.eq(windows.next_linear),
+            *([gate.next_linear.eq(windows.next_linear)] if self._recomputes else []),
             gate.group.eq(window.group),
             goes.eq(holds & self.i_row.valid & gate.has_rows & (credits.has_one | ~window.fills)),
             credits.takes.eq(goes & window.fills),
@@ -109,9 +111,12 @@ class KeyReader(wiring.Component):
             self.o_read.valid.eq(goes),
             self.o_read.payload.eq(window.request),
             scores.row.number.eq(self.i_row.payload),
-            self.again_read.eq(goes & window.again_read),
-            self.again_done.eq(goes & window.again_done),
-            self.again_freed.eq(Mux(goes, window.freed, 0)),
         ]
+        if self._recomputes:
+            m.d.comb += [
+                self.again_read.eq(goes & window.again_read),
+                self.again_done.eq(goes & window.again_done),
+                self.again_freed.eq(Mux(goes, window.freed, 0)),
+            ]
         m.d.sync += [self.used.valid.eq(goes & window.ends_block), self.used.entry.eq(window.entry)]
         return m

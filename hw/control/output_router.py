@@ -12,8 +12,8 @@ from spatten.hw.control.job_slots import by_slot, row_layout, slot_event, slot_l
 from spatten.hw.datapath.head_importance import weighted_beat
 from spatten.hw.datapath.output_packer import placed_beat
 from spatten.hw.datapath.pv import output_beat
-from spatten.hw.lib.connections import by_member
-from spatten.spec.config import Config
+from spatten.hw.lib.connections import by_member, optional
+from spatten.spec.config import Config, Feature
 
 __all__ = ["OutputRouter"]
 
@@ -31,7 +31,7 @@ class OutputRouter(wiring.Component):
     slots : in, described at `hw.control.planner.Planner`
     o_placed : stream of `hw.datapath.output_packer.placed_beat`
     o_weighted : stream of `hw.datapath.head_importance.weighted_beat`; the multiplier of a row that does not accumulate
-        is 0, since also its end counts
+        is 0, since also its end counts; only with head pruning
     row_written : out, event of the row whose last beat is taken
     saturated : out, how many elements of the beat that is taken have saturated
 
@@ -52,13 +52,14 @@ class OutputRouter(wiring.Component):
             heads=config.heads_max,
             address_bits=config.local_sector_bits,
         )
+        self._has_heads = config.has(Feature.PRUNE_HEADS)
         weighted = weighted_beat(lanes=lanes, operand_bits=bits, slots=config.contexts, heads=config.heads_max)
         super().__init__(
             {
                 "i": In(stream.Signature(beat)),
                 "slots": In(data.ArrayLayout(slot_layout(config), config.jobs_in_flight)),
                 "o_placed": Out(stream.Signature(placed)),
-                "o_weighted": Out(stream.Signature(weighted)),
+                **optional(self._has_heads, o_weighted=Out(stream.Signature(weighted))),
                 "row_written": Out(slot_event(config)),
                 "saturated": Out(range(config.head_dim_max + 1)),
             }
@@ -69,21 +70,32 @@ class OutputRouter(wiring.Component):
         beat = self.i.payload
         row = beat.header
         job = Signal(slot_layout(self.config))
-        placed, weighted = self.o_placed, self.o_weighted
+        placed = self.o_placed
         is_taken = self.i.valid & self.i.ready
         m.d.comb += [
             Value.cast(job).eq(by_slot(self.slots, row.slot)),
-            self.i.ready.eq(placed.ready & weighted.ready),
-            placed.valid.eq(self.i.valid & weighted.ready),
-            weighted.valid.eq(self.i.valid & placed.ready),
+        ]
+        if self._has_heads:
+            weighted = self.o_weighted
+            m.d.comb += [
+                self.i.ready.eq(placed.ready & weighted.ready),
+                placed.valid.eq(self.i.valid & weighted.ready),
+                weighted.valid.eq(self.i.valid & placed.ready),
+            ]
+        else:
+            m.d.comb += [self.i.ready.eq(placed.ready), placed.valid.eq(self.i.valid)]
+        m.d.comb += [
             *by_member(placed.payload, beat, row=row.number, head=row.head, heads=job.heads, base=job.output),
-            *by_member(
+        ]
+        if self._has_heads:
+            m.d.comb += by_member(
                 weighted.payload,
                 beat,
                 slot=job.context,
                 head=row.head,
                 multiplier=Mux(row.accumulate, job.multiplier, 0),
-            ),
+            )
+        m.d.comb += [
             self.row_written.valid.eq(is_taken & beat.last),
             self.row_written.slot.eq(row.slot),
             self.saturated.eq(Mux(is_taken, beat.saturated, 0)),

@@ -36,9 +36,10 @@ from spatten.hw.control.plan.query_walker import QueryWalker
 from spatten.hw.control.plan.refetch import Refetch
 from spatten.hw.control.plan.value_walker import ValueWalker
 from spatten.hw.lib.assertions import asserts
+from spatten.hw.lib.connections import optional
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE
 from spatten.hw.memory.block_table import BlockTable, entry_shape
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 
 __all__ = ["Planner"]
 
@@ -101,6 +102,10 @@ class Planner(wiring.Component):
     Each walker has a `BlockWalker`, which goes from head to head; those of keys and values have a `BlockPlan`, which
     says what a block takes; that of values has a `PrunedWalker` besides, for the blocks of pruned rows.
 
+    What only a feature needs (`spec.config.Feature`) is not there without it: `live_read`, `live_ids`, `i_kept` and
+    `o_pruned` without local pruning, `i_flat`, `o_again`, `again_read`, `again_done` and `again_arrived` without
+    progressive recompute.
+
     Parameters
     ----------
     config : Config
@@ -145,22 +150,29 @@ class Planner(wiring.Component):
         entry = entry_shape(config.blocks)
         largest = max(self.ring_sectors)
         groups = range(groups_max(config) + 1)
+        self._recomputes = config.has(Feature.PROGRESSIVE)
+        self._prunes = config.has(Feature.PRUNE_VALUES)
         super().__init__(
             {
                 "slots": In(data.ArrayLayout(slot_layout(config), jobs)),
                 "started": In(range(2 * jobs)),
                 "live_write": In(live_write(config)),
-                "live_read": In(live_read(config)),
-                "live_ids": Out(live_write(config)["ids"].shape),
+                **optional(
+                    self._prunes, live_read=In(live_read(config)), live_ids=Out(live_write(config)["ids"].shape)
+                ),
                 "i_members": In(stream.Signature(members_request(config))),
                 "o_members": Out(stream.Signature(ring_grant(config, QUERY))),
-                "i_kept": In(stream.Signature(kept_ids(config))),
-                "o_pruned": Out(stream.Signature(entry)),
-                "i_flat": In(stream.Signature(flat_row(config))),
-                "o_again": Out(stream.Signature(again_row(config))),
-                "again_read": In(1),
-                "again_done": In(1),
-                "again_arrived": Out(groups),
+                **optional(
+                    self._prunes, i_kept=In(stream.Signature(kept_ids(config))), o_pruned=Out(stream.Signature(entry))
+                ),
+                **optional(
+                    self._recomputes,
+                    i_flat=In(stream.Signature(flat_row(config))),
+                    o_again=Out(stream.Signature(again_row(config))),
+                    again_read=In(1),
+                    again_done=In(1),
+                    again_arrived=Out(groups),
+                ),
                 "o_query": Out(stream.Signature(ring_grant(config, QUERY))),
                 "o_key": Out(stream.Signature(ring_grant(config, KEY))),
                 "o_value": Out(stream.Signature(entry)),
@@ -199,26 +211,35 @@ class Planner(wiring.Component):
         if asserts(platform):
             for table, issuer in zip(tables, issuers, strict=True):
                 self._check_frees(m, table, issuer)
-        m.submodules.refetch = refetch = Refetch(config=config)
-        wiring.connect(m, wiring.flipped(self.i_flat), refetch.i)
-        wiring.connect(m, refetch.o, wiring.flipped(self.o_again))
+        if self._recomputes:
+            m.submodules.refetch = refetch = Refetch(config=config)
+            wiring.connect(m, wiring.flipped(self.i_flat), refetch.i)
+            wiring.connect(m, refetch.o, wiring.flipped(self.o_again))
         wiring.connect(m, emitter.o, ledger.i)
         wiring.connect(m, ledger.o, wiring.flipped(self.o))
+        if self._recomputes:
+            m.d.comb += [
+                refetch.slots.eq(self.slots),
+                refetch.read.eq(self.again_read),
+                refetch.done.eq(self.again_done),
+                refetch.arrives.eq(ledger.refetch_arrives),
+                self.again_arrived.eq(refetch.arrived),
+                arbiter.refetch_bid.eq(refetch.bid),
+                refetch.wins.eq(arbiter.refetch_wins),
+            ]
         m.d.comb += [
-            refetch.slots.eq(self.slots),
-            refetch.read.eq(self.again_read),
-            refetch.done.eq(self.again_done),
-            refetch.arrives.eq(ledger.refetch_arrives),
-            self.again_arrived.eq(refetch.arrived),
-            arbiter.refetch_bid.eq(refetch.bid),
-            refetch.wins.eq(arbiter.refetch_wins),
             arbiter.takes.eq(emitter.takes),
             emitter.valid.eq(arbiter.valid),
             emitter.request.eq(arbiter.request),
             emitter.live_write.eq(self.live_write),
-            emitter.live_read.eq(self.live_read),
-            self.live_ids.eq(emitter.live_ids),
-            emitter.kept.eq(self.i_kept.payload.ids),
+        ]
+        if self._prunes:
+            m.d.comb += [
+                emitter.live_read.eq(self.live_read),
+                self.live_ids.eq(emitter.live_ids),
+                emitter.kept.eq(self.i_kept.payload.ids),
+            ]
+        m.d.comb += [
             ledger.completed.eq(self.completed),
             self.chunk.eq(ledger.chunk),
             self.sectors.eq(ledger.sectors),
@@ -267,6 +288,8 @@ class Planner(wiring.Component):
         wiring.connect(m, queries.o_query, wiring.flipped(self.o_query))
         wiring.connect(m, keys.o_key, wiring.flipped(self.o_key))
         wiring.connect(m, values.o_value, wiring.flipped(self.o_value))
+        if not self._prunes:
+            return
         wiring.connect(m, values.o_pruned, wiring.flipped(self.o_pruned))
         # Kept ids make a block first; the issuer of values takes them, group by group, when that has its space.
         kept, kept_taken = self.i_kept, issuers[VALUE].kept_taken

@@ -21,7 +21,7 @@ from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.fifo import Fifo
 from spatten.hw.lib.unstalled import unstalled
 from spatten.hw.memory.ring_buffer import lane_window, window_request
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.row_format import query_ring_sectors
 
 __all__ = ["QUERIES", "QueryReader"]
@@ -34,6 +34,7 @@ class QueryReader(wiring.Component):
     """Reads query rows from their ring, makes operands of them, and keeps up to 8 waiting for the array.
 
     Queries of rows that may have to be computed again are stored, too; the second time they come from that store.
+    Without progressive recompute there are no such rows.
 
     It is joined of components in hw/control/row, and of a converter:
 
@@ -119,7 +120,7 @@ class QueryReader(wiring.Component):
             converter.i.payload.header.eq(window.header),
             store.i.valid.eq(converter.o.valid),
             store.i.payload.eq(converter.o.payload),
-            store.stashed.eq(windows.stashed),
+            *([store.stashed.eq(windows.stashed)] if config.has(Feature.PROGRESSIVE) else []),
             queries.i.valid.eq(store.o.valid),
             queries.i.payload.eq(store.o.payload),
             self.o.valid.eq(queries.o.valid),

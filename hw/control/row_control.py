@@ -18,9 +18,10 @@ from spatten.hw.control.row.score_scales import ScoreScales
 from spatten.hw.control.row.stash_slots import StashSlots
 from spatten.hw.control.segments import key_segment, query_segment, scale_write
 from spatten.hw.lib.assertions import asserts
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.fifo import SkidBuffer
 from spatten.hw.memory.block_table import entry_shape, granted_block
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.constants import STASH_SLOTS
 from spatten.spec.row_format import key_ring_sectors, query_ring_sectors
 
@@ -51,6 +52,8 @@ class RowControl(wiring.Component):
     A stash slot is taken by the segment of a first pass. It is free again when the row turns out not to be flat; else
     when the second pass has read the scores (kind SECOND), or the key reader has read the last key (kind SINGLE), by
     when the query has left the stash.
+
+    Without progressive recompute there are no stash slots and no such rows, and no `i_again` and `freed`.
 
     It is joined of components in hw/control/row:
 
@@ -85,6 +88,8 @@ class RowControl(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
+        self._recomputes = config.has(Feature.PROGRESSIVE)
+        self._prunes = config.has(Feature.PRUNE_VALUES)
         super().__init__(
             {
                 "slots": In(data.ArrayLayout(slot_layout(config), config.jobs_in_flight)),
@@ -95,8 +100,7 @@ class RowControl(wiring.Component):
                 ),
                 "i_key": In(stream.Signature(granted_block(sectors=key_ring_sectors(config), entries=config.blocks))),
                 "i_value": In(stream.Signature(entry_shape(config.blocks))),
-                "i_again": In(stream.Signature(again_row(config))),
-                "freed": In(STASH_SLOTS),
+                **optional(self._recomputes, i_again=In(stream.Signature(again_row(config))), freed=In(STASH_SLOTS)),
                 "o_query": Out(stream.Signature(query_segment(config))),
                 "o_key": Out(stream.Signature(key_segment(config))),
             }
@@ -107,15 +111,18 @@ class RowControl(wiring.Component):
         config = self.config
         m.submodules.walker = walker = ChunkWalker(config=config)
         m.submodules.blocks = blocks = ChunkBlocks(config=config)
-        m.submodules.stash_slots = stash_slots = StashSlots()
-        m.submodules.again_segments = again = AgainSegments(config=config)
+        if self._recomputes:
+            m.submodules.stash_slots = stash_slots = StashSlots()
+            m.submodules.again_segments = again = AgainSegments(config=config)
         m.submodules.scales = scales = ScoreScales(config=config)
         wiring.connect(m, walker.read, scales.walk)
-        wiring.connect(m, again.read, scales.again)
+        if self._recomputes:
+            wiring.connect(m, again.read, scales.again)
         wiring.connect(m, wiring.flipped(self.i_query), blocks.i_query)
         wiring.connect(m, wiring.flipped(self.i_key), blocks.i_key)
         wiring.connect(m, wiring.flipped(self.i_value), blocks.i_value)
-        wiring.connect(m, wiring.flipped(self.i_again), again.i)
+        if self._recomputes:
+            wiring.connect(m, wiring.flipped(self.i_again), again.i)
         m.submodules.query_out = query_out = SkidBuffer(shape=query_segment(config))
         m.submodules.key_out = key_out = SkidBuffer(shape=key_segment(config))
         wiring.connect(m, query_out.o, wiring.flipped(self.o_query))
@@ -123,11 +130,16 @@ class RowControl(wiring.Component):
 
         chunk = walker.o.payload
         has_room, goes, goes_again = Signal(), Signal(), Signal()
+        wanted, may_go = walker.o.valid & has_room, blocks.are_there
+        if self._recomputes:
+            wanted = wanted & ~again.o.valid
+            may_go = may_go & (stash_slots.has_free | ~chunk.stashes)
+        m.d.comb += has_room.eq(query_out.i.ready & key_out.i.ready)
+        if self._recomputes:
+            m.d.comb += goes_again.eq(again.o.valid & has_room)
         m.d.comb += [
-            has_room.eq(query_out.i.ready & key_out.i.ready),
-            goes_again.eq(again.o.valid & has_room),
-            blocks.wanted.eq(walker.o.valid & has_room & ~again.o.valid),
-            goes.eq(blocks.are_there & (stash_slots.has_free | ~chunk.stashes)),
+            blocks.wanted.eq(wanted),
+            goes.eq(may_go),
             walker.slots.eq(self.slots),
             walker.started.eq(self.started),
             scales.scale.eq(self.scale),
@@ -135,15 +147,26 @@ class RowControl(wiring.Component):
             walker.o.ready.eq(goes),
             blocks.begins_keys.eq(chunk.begins_keys),
             blocks.begins_values.eq(chunk.begins_values),
-            blocks.prunes.eq(chunk.prune),
+            *([blocks.prunes.eq(chunk.prune)] if self._prunes else []),
             blocks.takes.eq(goes),
+        ]
+        segment = Signal(row_segment(config))
+        if not self._recomputes:
+            self._set_segment(m, segment, chunk, blocks, None)
+            m.d.comb += [
+                query_out.i.valid.eq(goes),
+                key_out.i.valid.eq(goes),
+                query_out.i.payload.eq(segment.query),
+                key_out.i.payload.eq(segment.key),
+            ]
+            return m
+        m.d.comb += [
             stash_slots.takes.eq(goes & chunk.stashes),
             stash_slots.freed.eq(self.freed),
             again.slots.eq(self.slots),
             again.scale.eq(scales.o),
             again.o.ready.eq(goes_again),
         ]
-        segment = Signal(row_segment(config))
         self._set_segment(m, segment, chunk, blocks, stash_slots)
         query, key = again.o.payload.query, again.o.payload.key
         m.d.comb += [
@@ -159,8 +182,10 @@ class RowControl(wiring.Component):
             )
         return m
 
-    def _set_segment(self, m: Module, segment: Any, chunk: Any, blocks: ChunkBlocks, stash_slots: StashSlots) -> None:
-        """The segment of a chunk."""
+    def _set_segment(
+        self, m: Module, segment: Any, chunk: Any, blocks: ChunkBlocks, stash_slots: StashSlots | None
+    ) -> None:
+        """The segment of a chunk; without stash slots no row is computed again."""
         query, key = segment.query, segment.key
         m.d.comb += [
             query.entry.eq(blocks.query.entry),
@@ -169,16 +194,14 @@ class RowControl(wiring.Component):
             query.dim.eq(chunk.dim),
             query.bits.eq(chunk.query_bits),
             query.odd_head.eq(chunk.query_odd_head),
-            query.stashes.eq(chunk.stashes),
-            query.stash_slot.eq(stash_slots.slot),
+            *([query.stashes.eq(chunk.stashes), query.stash_slot.eq(stash_slots.slot)] if stash_slots else []),
             query.offset.eq(chunk.offset),
             key.row.slot.eq(chunk.slot),
             key.row.head.eq(chunk.head),
             key.row.values.eq(blocks.value),
             key.row.accumulate.eq(chunk.accumulate),
-            key.row.prune.eq(chunk.prune),
-            key.kind.eq(chunk.kind),
-            key.stash_slot.eq(stash_slots.slot),
+            *([key.row.prune.eq(chunk.prune)] if self._prunes else []),
+            *([key.kind.eq(chunk.kind), key.stash_slot.eq(stash_slots.slot)] if stash_slots else []),
             key.entry.eq(blocks.key.entry),
             key.base.eq(blocks.key.base),
             key.ends_block.eq(chunk.ends_keys),
@@ -191,5 +214,5 @@ class RowControl(wiring.Component):
             key.odd_head.eq(chunk.key_odd_head),
             key.mantissa.eq(chunk.scale.mantissa),
             key.shift.eq(chunk.scale.shift),
-            key.flat_limit.eq(chunk.flat_limit),
+            *([key.flat_limit.eq(chunk.flat_limit)] if stash_slots else []),
         ]

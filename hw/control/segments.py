@@ -21,9 +21,10 @@ from spatten.hw.control.format_tables import (
 from spatten.hw.control.job_layouts import score_scale
 from spatten.hw.control.job_slots import head_place, row_layout
 from spatten.hw.datapath.progressive import Kind
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.logic import index_shape
 from spatten.hw.memory.block_table import entry_shape
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.constants import FLAT_LIMIT_BITS, STASH_SLOTS
 from spatten.spec.row_format import SECTORS_MAX, key_ring_sectors, lsb_sectors, query_ring_sectors
 
@@ -50,7 +51,10 @@ def query_segment(config: Config) -> data.StructLayout:
     offset : what is to be subtracted of a token's id to get the number of its row
     again, row : with `again` the query is the one in `stash_slot`, `row` is the number of its row, and `rows` is 1;
         all other members are ignored
+
+    Without progressive recompute there are no `stashes`, `stash_slot`, `again` and `row`.
     """
+    recomputes = config.has(Feature.PROGRESSIVE)
     return data.StructLayout(
         {
             "entry": entry_shape(config.blocks),
@@ -59,11 +63,9 @@ def query_segment(config: Config) -> data.StructLayout:
             "dim": DIM_CODE,
             "bits": BITS_CODE,
             "odd_head": 1,
-            "stashes": 1,
-            "again": 1,
-            "stash_slot": index_shape(STASH_SLOTS),
+            **optional(recomputes, stashes=1, again=1, stash_slot=index_shape(STASH_SLOTS)),
             "offset": range(config.tokens_max),
-            "row": range(config.tokens_max),
+            **optional(recomputes, row=range(config.tokens_max)),
         }
     )
 
@@ -82,17 +84,18 @@ def key_segment(config: Config) -> data.StructLayout:
     dim, bits, joined : codes of the head dimension and of a code's bits, and whether MSB and LSB planes are joined
     odd_head : of the two heads that a block serves they are those of the odd one
     lsb : they are an LSB plane alone, whose codes are unsigned
+
+    Without progressive recompute there are no `kind`, `stash_slot`, `flat_limit`, `linear`, `limit` and `lsb`.
     """
+    recomputes = config.has(Feature.PROGRESSIVE)
     sectors = key_ring_sectors(config) + lsb_sectors(config)
     return data.StructLayout(
         {
             "row": row_layout(config),
-            "kind": Shape.cast(Kind),
-            "stash_slot": index_shape(STASH_SLOTS),
+            **optional(recomputes, kind=Shape.cast(Kind), stash_slot=index_shape(STASH_SLOTS)),
             "entry": entry_shape(config.blocks),
             "base": range(sectors),
-            "linear": 1,
-            "limit": range(sectors + 1),
+            **optional(recomputes, linear=1, limit=range(sectors + 1)),
             "ends_block": 1,
             "rows": range(config.topk_lanes + 1),
             "keys": range(config.tokens_max + 1),
@@ -101,22 +104,22 @@ def key_segment(config: Config) -> data.StructLayout:
             "bits": BITS_CODE,
             "joined": 1,
             "odd_head": 1,
-            "lsb": 1,
+            **optional(recomputes, lsb=1),
             **score_scale().members,
-            "flat_limit": FLAT_LIMIT_BITS,
+            **optional(recomputes, flat_limit=FLAT_LIMIT_BITS),
         }
     )
 
 
 def key_header(config: Config) -> data.StructLayout:
-    """What goes with a score beat to softmax."""
+    """What goes with a score beat to softmax; without progressive recompute the row and its scale alone."""
+    recomputes = config.has(Feature.PROGRESSIVE)
     return data.StructLayout(
         {
             "row": row_layout(config),
-            "kind": Shape.cast(Kind),
-            "stash_slot": index_shape(STASH_SLOTS),
+            **optional(recomputes, kind=Shape.cast(Kind), stash_slot=index_shape(STASH_SLOTS)),
             **score_scale().members,
-            "flat_limit": FLAT_LIMIT_BITS,
+            **optional(recomputes, flat_limit=FLAT_LIMIT_BITS),
         }
     )
 

@@ -27,7 +27,7 @@ from spatten.hw.control.saved.state_layouts import (
 )
 from spatten.hw.control.saved.token_load import TokenLoad
 from spatten.hw.lib.logic import select
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.row_format import SECTOR_BITS
 
 __all__ = ["StateLoad", "StateStore"]
@@ -138,6 +138,10 @@ class StateStore(wiring.Component):
     def _head_image(self) -> Value:
         """The sectors of the heads: their importance, and a sector with their sets."""
         heads_max = self.config.heads_max
+        if not self.config.has(Feature.PRUNE_HEADS):
+            return Cat(
+                Const(0, head_sectors(self.config) * SECTOR_BITS), self.heads.kept, Const(0, SECTOR_BITS - heads_max)
+            )
         words = Cat(as_word(self.heads.importance[head]) for head in range(heads_max))
         padding = Const(0, head_sectors(self.config) * SECTOR_BITS - heads_max * WORD_BITS)
         sets = Cat(self.heads.kept, Const(0, HEAD_SET_BITS - heads_max), self.heads.saturated)
@@ -201,12 +205,11 @@ class StateLoad(wiring.Component):
                     m.next = "HEADS"
             with m.State("HEADS"):
                 m.d.comb += self.i_rows.ready.eq(1)
-                m.d.sync += [
-                    heads.kept.eq(row[sets_at : sets_at + HEAD_SET_BITS]),
-                    heads.saturated.eq(row[sets_at + HEAD_SET_BITS : sets_at + 2 * HEAD_SET_BITS]),
-                ]
-                for head in range(config.heads_max):
-                    m.d.sync += heads.importance[head].eq(row.word_select(head, WORD_BITS))
+                m.d.sync += heads.kept.eq(row[sets_at : sets_at + HEAD_SET_BITS])
+                if config.has(Feature.PRUNE_HEADS):
+                    m.d.sync += heads.saturated.eq(row[sets_at + HEAD_SET_BITS : sets_at + 2 * HEAD_SET_BITS])
+                    for head in range(config.heads_max):
+                        m.d.sync += heads.importance[head].eq(row.word_select(head, WORD_BITS))
                 with m.If(self.i_rows.valid):
                     m.next = "TOKENS"
             with m.State("TOKENS"):

@@ -18,10 +18,11 @@ from spatten.hw.control.row.row_queue import RowQueue
 from spatten.hw.control.row.value_rows import ValueRows
 from spatten.hw.control.row.value_windows import ValueWindows
 from spatten.hw.control.window_walker import ArrivalGate
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.fifo import SkidBuffer
 from spatten.hw.lib.unstalled import unstalled
 from spatten.hw.memory.block_table import entry_shape
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.row_format import value_ring_sectors
 
 __all__ = ["ValueReader", "prob_row", "pruned_row"]
@@ -51,6 +52,8 @@ class ValueReader(wiring.Component):
         i_pruned -> RowQueue -> BeatSplitter ----+   i_block --^                       ^
                                                +------- beats of probabilities ------+
 
+    Without local pruning there are no pruned rows, and no `i_pruned` and `i_block`.
+
     Parameters
     ----------
     config : Config
@@ -79,6 +82,7 @@ class ValueReader(wiring.Component):
     def __init__(self, *, config: Config, places: int) -> None:
         self.config = config
         self.places = places
+        self._prunes = config.has(Feature.PRUNE_VALUES)
         self.header = window_layout().members["part"]
         entry = entry_shape(config.blocks)
         self._windows = ValueWindows(config=config)
@@ -86,8 +90,9 @@ class ValueReader(wiring.Component):
             {
                 "slots": In(data.ArrayLayout(slot_layout(config), config.jobs_in_flight)),
                 "i": In(stream.Signature(prob_row(config))),
-                "i_pruned": In(stream.Signature(pruned_row(config))),
-                "i_block": In(stream.Signature(entry)),
+                **optional(
+                    self._prunes, i_pruned=In(stream.Signature(pruned_row(config))), i_block=In(stream.Signature(entry))
+                ),
                 "arrived": In(data.ArrayLayout(groups_shape(config), config.blocks)),
                 "bases": In(data.ArrayLayout(range(value_ring_sectors(config)), config.blocks)),
                 "left": In(1),
@@ -102,8 +107,9 @@ class ValueReader(wiring.Component):
         config = self.config
         m.submodules.whole_queue = whole_queue = RowQueue(config=config, lanes=config.softmax_lanes)
         m.submodules.next_beat = next_beat = SkidBuffer(shape=prob_beat(config, config.softmax_lanes))
-        m.submodules.pruned_queue = pruned_queue = RowQueue(config=config, lanes=config.topk_lanes)
-        m.submodules.splitter = splitter = BeatSplitter(config=config)
+        if self._prunes:
+            m.submodules.pruned_queue = pruned_queue = RowQueue(config=config, lanes=config.topk_lanes)
+            m.submodules.splitter = splitter = BeatSplitter(config=config)
         m.submodules.rows = rows = ValueRows(config=config)
         m.submodules.value_windows = windows = self._windows
         m.submodules.gate = gate = ArrivalGate(config=config)
@@ -113,11 +119,12 @@ class ValueReader(wiring.Component):
         connect(m, whole_queue.o_row, rows.i)
         connect(m, whole_queue.o_beat, next_beat.i)
         connect(m, next_beat.o, windows.i_beat)
-        connect(m, wiring.flipped(self.i_pruned), pruned_queue.i)
-        connect(m, pruned_queue.o_row, rows.i_pruned)
-        connect(m, pruned_queue.o_beat, splitter.i)
-        connect(m, splitter.o, windows.i_pruned_beat)
-        connect(m, wiring.flipped(self.i_block), rows.i_block)
+        if self._prunes:
+            connect(m, wiring.flipped(self.i_pruned), pruned_queue.i)
+            connect(m, pruned_queue.o_row, rows.i_pruned)
+            connect(m, pruned_queue.o_beat, splitter.i)
+            connect(m, splitter.o, windows.i_pruned_beat)
+            connect(m, wiring.flipped(self.i_block), rows.i_block)
         connect(m, rows.o, windows.i)
         connect(m, windows.o_prob, wiring.flipped(self.o_prob))
         holds, goes = windows.o.valid, windows.o.ready

@@ -35,6 +35,8 @@ class WindowWalker(wiring.Component):
         Sectors behind the ring, which hold the keys of rows that are computed again; 0: there are none.
     left_shape : shape-like
         Of `left`.
+    restarts : bool
+        Whether a further row may read the same keys; it may where there are `linear_sectors`.
 
     Ports
     -----
@@ -43,7 +45,7 @@ class WindowWalker(wiring.Component):
     starts, start : in, from the next cycle on begin at sector `start`
     steps : in, the window is taken: its next beat follows, or the next window
     base : in, where the row begins, in the ring or behind it; behind the last window the walk goes back to it, for the
-        next row of the same keys. Only with `linear_sectors`.
+        next row of the same keys. Only with `restarts` or `linear_sectors`.
     linear, limit : in, the row lies behind the ring, where an address wraps at `limit`, to `base`. The distance of
         these is a multiple of the windows' `step`, so that no window lies on both sides. Only with `linear_sectors`.
     first_beat, last_beat, last_window : out, of a key the first and the last beat; of the row the last window
@@ -53,8 +55,11 @@ class WindowWalker(wiring.Component):
     Combinational from `windows` and `left` to the outputs; one window or beat per cycle.
     """
 
-    def __init__(self, *, config: Config, sectors: int, linear_sectors: int = 0, left_shape: ShapeLike) -> None:
+    def __init__(
+        self, *, config: Config, sectors: int, linear_sectors: int = 0, left_shape: ShapeLike, restarts: bool = False
+    ) -> None:
         self.config = config
+        self.restarts = restarts
         self.sectors = sectors
         self.linear_sectors = linear_sectors
         address = range(sectors + linear_sectors)
@@ -71,6 +76,8 @@ class WindowWalker(wiring.Component):
             "sector": Out(address),
             "count": Out(range(BANKS + 8)),
         }
+        if restarts and not linear_sectors:
+            ports |= {"base": In(address)}
         if linear_sectors:
             ports |= {"linear": In(1), "base": In(address), "limit": In(range(sectors + linear_sectors + 1))}
         super().__init__(ports)
@@ -106,6 +113,8 @@ class WindowWalker(wiring.Component):
             following = Mux(self.last_window, self.base, following)
         else:
             m.d.comb += self.sector.eq(wrapped(pointer + self.part.start, self.sectors))
+            if self.restarts:
+                following = Mux(self.last_window, self.base, following)
         with m.If(self.steps):
             m.d.sync += beat.eq(Mux(self.last_beat, 0, beat + 1))
             with m.If(self.last_beat):

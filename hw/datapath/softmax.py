@@ -12,6 +12,7 @@ from amaranth.utils import ceil_log2
 
 from spatten.hw.lib.arithmetic import AdderTree, Multiplier
 from spatten.hw.lib.assertions import asserts, check_stream
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.fifo import Fifo
 from spatten.hw.lib.parameters import check_integer, check_shape
 from spatten.hw.lib.pipeline import delayed, delayed_valid, register
@@ -42,12 +43,12 @@ _RECIPROCAL_BITS = 18
 """Width of a reciprocal, [0.5, 1.0] with 17 fraction bits."""
 
 
-def scaled_scores(lanes: int, score_bits: int, header: ShapeLike) -> data.StructLayout:
+def scaled_scores(lanes: int, score_bits: int, header: ShapeLike, *, decides: bool = True) -> data.StructLayout:
     """Up to `lanes` scores of one row, and what belongs to the row, which is the same in all of its beats.
 
     The first `count` lanes are live: all, but in a row's last beat perhaps fewer, at least one. A score is worth
     `mantissa` x 2**-`shift` log2 units. `flat_limit`, with 5 fraction bits, is compared with the row's sum of
-    exponentials if the row is `progressive`. `header` passes through.
+    exponentials if the row is `progressive`; both are there only if softmax `decides`. `header` passes through.
     """
     return data.StructLayout(
         {
@@ -56,8 +57,7 @@ def scaled_scores(lanes: int, score_bits: int, header: ShapeLike) -> data.Struct
             "last": 1,
             "mantissa": SCALE_MANTISSA_BITS,
             "shift": SCALE_SHIFT_BITS,
-            "flat_limit": FLAT_LIMIT_BITS,
-            "progressive": 1,
+            **optional(decides, flat_limit=FLAT_LIMIT_BITS, progressive=1),
             "header": header,
         }
     )
@@ -113,10 +113,12 @@ class Softmax(wiring.Component):
         Shape of what travels with a row, at least 1 bit wide.
     multiplier_stages : int
         Registers in the multipliers of 18 x 16 and 18 x 17 bits, 1 (an FPGA's DSP block) to 3.
+    decides : bool
+        Whether rows may be progressive; else no row is flat, and there is no `o_decision`.
 
     Ports
     -----
-    i : stream of `scaled_scores(lanes, score_bits, header)`, in
+    i : stream of `scaled_scores(lanes, score_bits, header, decides=decides)`, in
     o : stream of `prob_beat(lanes, prob_bits, header)`, out: rows in order, without the flat ones
     o_decision : stream of `decision(header)`, out: one per progressive row, in order
 
@@ -149,6 +151,7 @@ class Softmax(wiring.Component):
         row_max: int,
         header: ShapeLike,
         multiplier_stages: int = 2,
+        decides: bool = True,
     ) -> None:
         for name, value, low, high in (
             ("lanes", lanes, 1, None),
@@ -165,11 +168,12 @@ class Softmax(wiring.Component):
         self.row_max = row_max
         self.header = header
         self.multiplier_stages = multiplier_stages
+        self.decides = decides
         super().__init__(
             {
-                "i": In(stream.Signature(scaled_scores(lanes, score_bits, header))),
+                "i": In(stream.Signature(scaled_scores(lanes, score_bits, header, decides=decides))),
                 "o": Out(stream.Signature(prob_beat(lanes, prob_bits, header))),
-                "o_decision": Out(stream.Signature(decision(header))),
+                **optional(decides, o_decision=Out(stream.Signature(decision(header)))),
             }
         )
         self._normalisers = [_Normaliser(difference_bits=score_bits - 1) for _ in range(lanes)]
@@ -222,8 +226,7 @@ class Softmax(wiring.Component):
                 {
                     "mantissa": SCALE_MANTISSA_BITS,
                     "position": SCALE_SHIFT_BITS,
-                    "flat_limit": FLAT_LIMIT_BITS,
-                    "progressive": 1,
+                    **optional(self.decides, flat_limit=FLAT_LIMIT_BITS, progressive=1),
                     "header": self.header,
                 }
             ),
@@ -247,16 +250,18 @@ class Softmax(wiring.Component):
                 {
                     "reciprocal": _RECIPROCAL_BITS,
                     "z": self._reciprocal.z.shape(),
-                    "dropped": 1,
+                    **optional(self.decides, dropped=1),
                     "header": self.header,
                 }
             ),
             depth=self._pair_places,
         )
         m.submodules.output = output = Fifo(shape=self.o.p.shape(), depth=self.output_places)
-        m.submodules.decisions = decisions = Fifo(shape=self.o_decision.p.shape(), depth=self.decision_places)
+        decisions = None
+        if self.decides:
+            m.submodules.decisions = decisions = Fifo(shape=self.o_decision.p.shape(), depth=self.decision_places)
         if asserts(platform):
-            for queue in (constants, maxima, pairs, reciprocals, output, decisions):
+            for queue in (constants, maxima, pairs, reciprocals, output, *([decisions] if decisions else [])):
                 m.d.sync += Assert(~queue.i.valid | queue.i.ready, "a queue of softmax overflows\n")
 
         self._first_pass(m, scores, constants, maxima)
@@ -279,8 +284,8 @@ class Softmax(wiring.Component):
             constants.i.valid.eq(takes & beat.last),
             constants.i.payload.mantissa.eq(beat.mantissa),
             constants.i.payload.position.eq(Mux(beat.shift < clamp, 0, beat.shift - clamp)),
-            constants.i.payload.flat_limit.eq(beat.flat_limit),
-            constants.i.payload.progressive.eq(beat.progressive),
+            *([constants.i.payload.flat_limit.eq(beat.flat_limit)] if self.decides else []),
+            *([constants.i.payload.progressive.eq(beat.progressive)] if self.decides else []),
             Value.cast(constants.i.payload.header).eq(Value.cast(beat.header)),
         ]
         lowest = Const(-(1 << (self.score_bits - 1)), signed(self.score_bits))
@@ -310,28 +315,34 @@ class Softmax(wiring.Component):
         maxima: Fifo,
         pairs: Fifo,
         reciprocals: Fifo,
-        decisions: Fifo,
+        decisions: Fifo | None,
     ) -> None:
         """Takes rows whose maximum is known, and fills `pairs`, `reciprocals` and `decisions`."""
         beat, row = scores.o.payload, constants.o.payload
         takes, takes_last = Signal(), Signal()
         m.submodules.pair_room = pair_room = _Room(places=self._pair_places)
-        m.submodules.decision_room = decision_room = _Room(places=self.decision_places)
+        # A row's maximum is in its queue only when the row's constants and all of its scores are in theirs.
+        may_take = maxima.o.valid & pair_room.free
+        if decisions is not None:
+            m.submodules.decision_room = decision_room = _Room(places=self.decision_places)
+            may_take = may_take & (decision_room.free | ~row.progressive)
         m.d.comb += [
-            # A row's maximum is in its queue only when the row's constants and all of its scores are in theirs.
-            takes.eq(maxima.o.valid & pair_room.free & (decision_room.free | ~row.progressive)),
+            takes.eq(may_take),
             takes_last.eq(takes & beat.last),
             scores.o.ready.eq(takes),
             constants.o.ready.eq(takes_last),
             maxima.o.ready.eq(takes_last),
             pair_room.takes.eq(takes),
             pair_room.gives.eq(pairs.o.valid & pairs.o.ready),
-            decision_room.takes.eq(takes_last & row.progressive),
-            decision_room.gives.eq(self.o_decision.valid & self.o_decision.ready),
-            self.o_decision.valid.eq(decisions.o.valid),
-            decisions.o.ready.eq(self.o_decision.ready),
-            Value.cast(self.o_decision.payload).eq(Value.cast(decisions.o.payload)),
         ]
+        if decisions is not None:
+            m.d.comb += [
+                decision_room.takes.eq(takes_last & row.progressive),
+                decision_room.gives.eq(self.o_decision.valid & self.o_decision.ready),
+                self.o_decision.valid.eq(decisions.o.valid),
+                decisions.o.ready.eq(self.o_decision.ready),
+                Value.cast(self.o_decision.payload).eq(Value.cast(decisions.o.payload)),
+            ]
         if asserts(platform):
             m.d.sync += Assert(~takes | (scores.o.valid & constants.o.valid), "softmax lost scores or constants\n")
 
@@ -382,7 +393,7 @@ class Softmax(wiring.Component):
         ]
 
     def _total(
-        self, m: Module, takes: Signal, takes_last: Signal, row: Any, reciprocals: Fifo, decisions: Fifo
+        self, m: Module, takes: Signal, takes_last: Signal, row: Any, reciprocals: Fifo, decisions: Fifo | None
     ) -> None:
         """Adds up a row's sums; the total decides whether the row is flat, and its reciprocal is taken."""
         valid = delayed_valid(m, takes, self._summed_at, "summed_beat")
@@ -393,23 +404,31 @@ class Softmax(wiring.Component):
             m.d.sync += [is_first.eq(last), total.eq(Mux(is_first, 0, total) + self._tree.o)]
 
         known = delayed_valid(m, last, 1, "total_known")
-        progressive = delayed(m, row.progressive, self._totalled_at, "total_progressive")
+        progressive: Any = None
+        if decisions is not None:
+            progressive = delayed(m, row.progressive, self._totalled_at, "total_progressive")
         header = delayed(m, row.header, self._totalled_at, "total_header")
-        limit = delayed(m, row.flat_limit, self._totalled_at, "total_limit")
         flat = Signal(reset_less=True)
-        m.d.sync += flat.eq(total > (limit << (SUM_FRACTION - FLAT_LIMIT_FRACTION)))
+        if decisions is not None:
+            limit = delayed(m, row.flat_limit, self._totalled_at, "total_limit")
+            m.d.sync += flat.eq(total > (limit << (SUM_FRACTION - FLAT_LIMIT_FRACTION)))
         m.submodules.reciprocal = reciprocal = self._reciprocal
+        if decisions is not None:
+            m.d.comb += [
+                decisions.i.valid.eq(delayed_valid(m, known & progressive, 1, "decision_known")),
+                decisions.i.payload.flat.eq(flat),
+                Value.cast(decisions.i.payload.header).eq(delayed(m, header, 1, "decision_header")),
+            ]
         m.d.comb += [
-            decisions.i.valid.eq(delayed_valid(m, known & progressive, 1, "decision_known")),
-            decisions.i.payload.flat.eq(flat),
-            Value.cast(decisions.i.payload.header).eq(delayed(m, header, 1, "decision_header")),
             reciprocal.total.eq(total),
             reciprocals.i.valid.eq(delayed_valid(m, known, reciprocal.delay, "reciprocal_known")),
             reciprocals.i.payload.reciprocal.eq(reciprocal.mantissa),
             reciprocals.i.payload.z.eq(reciprocal.z),
-            reciprocals.i.payload.dropped.eq(
-                delayed(m, flat & delayed(m, progressive, 1, "flat_progressive"), reciprocal.delay - 1, "dropped")
-            ),
+        ]
+        if decisions is not None:
+            drops = flat & delayed(m, progressive, 1, "flat_progressive")
+            m.d.comb += reciprocals.i.payload.dropped.eq(delayed(m, drops, reciprocal.delay - 1, "dropped"))
+        m.d.comb += [
             Value.cast(reciprocals.i.payload.header).eq(delayed(m, header, reciprocal.delay, "reciprocal_header")),
         ]
 
@@ -420,8 +439,8 @@ class Softmax(wiring.Component):
         m.submodules.output_room = output_room = _Room(places=self.output_places)
         m.d.comb += [
             # A row's reciprocal is in its queue only when all of the row's pairs are in theirs.
-            takes.eq(reciprocals.o.valid & (output_room.free | row.dropped)),
-            passes.eq(takes & ~row.dropped),
+            takes.eq(reciprocals.o.valid & (output_room.free | row.dropped if self.decides else output_room.free)),
+            passes.eq(takes & ~row.dropped if self.decides else takes),
             pairs.o.ready.eq(takes),
             reciprocals.o.ready.eq(takes & beat.last),
             output_room.takes.eq(passes),

@@ -18,6 +18,7 @@ from spatten.hw.datapath.tokens.slot_reader import SlotReader
 from spatten.hw.datapath.tokens.token_jobs import TokenJobs
 from spatten.hw.datapath.tokens.token_layouts import Layouts
 from spatten.hw.lib.assertions import asserts, check_stream
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.expander import Expander
 from spatten.hw.lib.logic import one_hot, select
 from spatten.hw.lib.parameters import check_integer
@@ -60,6 +61,8 @@ class TokenImportance(wiring.Component):
         Tokens of an id line and of a rank row (T), a power of two.
     contexts, slots : int
         Sequences whose state is held; jobs between their gather and their scatter.
+    has_access : bool
+        Whether states are read and written from outside: only then there are `i_access` and `o_access`.
 
     Ports (streams; payloads are the members of `Layouts`)
     -----
@@ -118,6 +121,7 @@ class TokenImportance(wiring.Component):
         lanes: int,
         contexts: int = 4,
         slots: int = 4,
+        has_access: bool = True,
     ) -> None:
         sizes = {
             "tokens": tokens,
@@ -145,6 +149,7 @@ class TokenImportance(wiring.Component):
         self.lanes = lanes
         self.contexts = contexts
         self.slots = slots
+        self.has_access = has_access
         self.lines = tokens // lanes
         self.layouts = layouts = Layouts(**sizes)
         super().__init__(
@@ -158,14 +163,17 @@ class TokenImportance(wiring.Component):
                 "o_candidates": Out(stream.Signature(layouts.candidates)),
                 "i_kept": In(stream.Signature(layouts.kept)),
                 "o_scattered": Out(stream.Signature(layouts.scattered)),
-                "i_access": In(stream.Signature(layouts.access)),
-                "o_access": Out(stream.Signature(layouts.state)),
+                **optional(
+                    has_access,
+                    i_access=In(stream.Signature(layouts.access)),
+                    o_access=Out(stream.Signature(layouts.state)),
+                ),
             }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        for name in ("i_gather", "i_members", "i_scatter", "i_access"):
+        for name in ("i_gather", "i_members", "i_scatter", *(["i_access"] if self.has_access else [])):
             check_stream(m, platform, getattr(self, name), name)
         layouts = self.layouts
         m.submodules.ranks = ranks = RankMemory(
@@ -176,7 +184,7 @@ class TokenImportance(wiring.Component):
             lanes=self.lanes,
             slots=self.slots,
         )
-        m.submodules.contexts = contexts = ContextMemory(layouts=layouts)
+        m.submodules.contexts = contexts = ContextMemory(layouts=layouts, has_host=self.has_access)
         m.submodules.masks = masks = LiveMasks(layouts=layouts)
         m.submodules.jobs = jobs = TokenJobs(layouts=layouts)
         wiring.connect(m, wiring.flipped(self.i_probs), ranks.i)
@@ -193,14 +201,16 @@ class TokenImportance(wiring.Component):
     def _gather(self, m: Module, ranks: RankMemory, contexts: ContextMemory, masks: LiveMasks, jobs: TokenJobs) -> None:
         """From the lines of a context to the rows of a slot and the live list. A gather ends with its report."""
         layouts = self.layouts
-        m.submodules.reader = reader = ContextReader(layouts=layouts)
+        m.submodules.reader = reader = ContextReader(layouts=layouts, has_access=self.has_access)
         m.submodules.ager = ager = LineAger(layouts=layouts)
         m.submodules.packer = packer = RankPacker(layouts=layouts)
-        for name in ("i_gather", "i_members", "i_access"):
+        for name in ("i_gather", "i_members", *(["i_access"] if self.has_access else [])):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(reader, name))
-        wiring.connect(m, reader.o_access, wiring.flipped(self.o_access))
+        if self.has_access:
+            wiring.connect(m, reader.o_access, wiring.flipped(self.o_access))
         wiring.connect(m, reader.memory, contexts.gather)
-        wiring.connect(m, reader.host, contexts.host)
+        if self.has_access:
+            wiring.connect(m, reader.host, contexts.host)
         wiring.connect(m, reader.o, ager.i)
         wiring.connect(m, ager.o, packer.i)
         wiring.connect(m, packer.o_live, wiring.flipped(self.o_live))

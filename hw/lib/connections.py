@@ -1,4 +1,5 @@
-"""Joins structs and streams member by member, where their layouts differ in order, in names or in what they carry."""
+"""Joins structs and streams member by member, where their layouts differ in order, in names or in what they carry; and
+leaves out of a signature or a layout what a machine lacks."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 from amaranth.hdl import Module, Value
 from amaranth.lib import data, wiring
 
-__all__ = ["by_member", "pass_on"]
+__all__ = ["by_member", "optional", "pass_on"]
 
 
 def by_member(target: Any, source: Any = None, **others: Any) -> list[Any]:
@@ -37,6 +38,11 @@ def by_member(target: Any, source: Any = None, **others: Any) -> list[Any]:
             raise TypeError(f"member {name} must have {len(place)} bits, not {len(value)}")
         statements.append(place.eq(value))
     return statements
+
+
+def optional(is_there: bool, **members: Any) -> dict[str, Any]:
+    """Members of a signature or a layout that it has only if `is_there`: `{..., **optional(has_it, o_it=Out(1))}`."""
+    return members if is_there else {}
 
 
 def pass_on(m: Module, source: Any, target: Any, **others: Any) -> None:

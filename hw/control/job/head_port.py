@@ -8,12 +8,13 @@ from amaranth.hdl import Assert, Cat, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.control.job_layouts import job_layout
+from spatten.hw.control.job_layouts import flag_of, job_layout
 from spatten.hw.control.job_slots import context_shape, head_shape
 from spatten.hw.control.saved.state_layouts import head_state
 from spatten.hw.datapath.head_importance import entry_access, entry_value
 from spatten.hw.lib.assertions import asserts
-from spatten.spec.config import Config
+from spatten.hw.lib.connections import optional
+from spatten.spec.config import Config, Feature
 from spatten.spec.job import Flag
 
 __all__ = ["HeadPort", "head_access", "head_answer", "head_read"]
@@ -51,7 +52,7 @@ class HeadPort(wiring.Component):
     Ports
     -----
     begins, job : in, in this cycle this job begins; only while `busy` is not set
-    loaded : in, `head_state`, the state that was loaded for it
+    loaded : in, `head_state`, the state that was loaded for it; only where states are saved
     busy : out, some head is not done yet: from the cycle after `begins` to the last write
     reads : in, heads are being read for a job that ends; begins only after a cycle in which `busy` was not set, and
         ends when all answers have come
@@ -70,7 +71,7 @@ class HeadPort(wiring.Component):
             {
                 "begins": In(1),
                 "job": In(job_layout(config)),
-                "loaded": In(head_state(config)),
+                **optional(config.has(Feature.SAVED_STATES), loaded=In(head_state(config))),
                 "busy": Out(1),
                 "reads": In(1),
                 "i_read": In(stream.Signature(head_read(config))),
@@ -86,6 +87,7 @@ class HeadPort(wiring.Component):
         job = self.job
         context = Signal(context_shape(self.config), reset_less=True)
         shift = Signal.like(job.age_shift, reset_less=True)
+        saves = self.config.has(Feature.SAVED_STATES)
         clears, loads = Signal(reset_less=True), Signal(reset_less=True)
         unwritten = Signal(heads * bits, reset_less=True)
         asked = Signal(range(heads + 1), init=heads)
@@ -93,8 +95,11 @@ class HeadPort(wiring.Component):
 
         ageing = Signal(head_access(self.config))
         ageing_valid, ageing_taken = Signal(), Signal()
-        writes = clears | loads | self.i.valid
-        value = Mux(loads, unwritten[:bits], self.i.payload.value)
+        writes: Value = clears | self.i.valid
+        value: Value = self.i.payload.value
+        if saves:
+            writes = clears | loads | self.i.valid
+            value = Mux(loads, unwritten[:bits], value)
         m.d.comb += [
             self.busy.eq(written != heads),
             ageing.slot.eq(context),
@@ -106,19 +111,21 @@ class HeadPort(wiring.Component):
         ]
         with m.If(ageing_taken):
             with m.If(writes):
-                m.d.sync += [written.eq(written + 1), unwritten.eq(unwritten >> bits)]
+                m.d.sync += written.eq(written + 1)
+                if saves:
+                    m.d.sync += unwritten.eq(unwritten >> bits)
             with m.Else():
                 m.d.sync += asked.eq(asked + 1)
-        with m.If(self.begins & (job.flags[Flag.CLEAR] | job.flags[Flag.LOAD_STATE] | job.age_shift.any())):
-            m.d.sync += [
-                context.eq(job.context),
-                shift.eq(job.age_shift),
-                clears.eq(job.flags[Flag.CLEAR]),
-                loads.eq(job.flags[Flag.LOAD_STATE]),
-                unwritten.eq(Cat(self.loaded.importance[h] for h in range(heads))),
-                asked.eq(0),
-                written.eq(0),
-            ]
+        is_clear, is_loaded = (flag_of(self.config, job.flags, flag) for flag in (Flag.CLEAR, Flag.LOAD_STATE))
+        changes = is_clear | is_loaded | job.age_shift.any() if saves else is_clear | job.age_shift.any()
+        with m.If(self.begins & changes):
+            m.d.sync += [context.eq(job.context), shift.eq(job.age_shift), clears.eq(is_clear)]
+            if saves:
+                m.d.sync += [
+                    loads.eq(is_loaded),
+                    unwritten.eq(Cat(self.loaded.importance[h] for h in range(heads))),
+                ]
+            m.d.sync += [asked.eq(0), written.eq(0)]
 
         m.d.comb += [
             self.o.valid.eq(Mux(self.reads, self.i_read.valid, ageing_valid)),

@@ -12,8 +12,9 @@ from spatten.hw.control.job.head_port import head_answer, head_read
 from spatten.hw.control.job.job_steps import FinishStep
 from spatten.hw.control.job_slots import context_shape
 from spatten.hw.control.saved.state_layouts import head_state
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.logic import first_set
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 
 __all__ = ["HeadReader", "saved_heads"]
 
@@ -37,7 +38,7 @@ class HeadReader(wiring.Component):
     Ports
     -----
     step, context, live_heads : in, how far the job that ends is, its context and its live heads
-    saves : in, of step STORE: the step SAVE follows
+    saves : in, of step STORE: the step SAVE follows; like `saved` only where states are saved
     reads : out, heads are being read
     o : stream of `head_read`
     answer : in, `head_answer`: that to the oldest read; valid only while `reads` is set
@@ -55,13 +56,13 @@ class HeadReader(wiring.Component):
                 "step": In(FinishStep),
                 "context": In(context_shape(config)),
                 "live_heads": In(unsigned(config.heads_max)),
-                "saves": In(1),
+                **optional(config.has(Feature.SAVED_STATES), saves=In(1)),
                 "reads": Out(1),
                 "o": Out(stream.Signature(head_read(config))),
                 "answer": In(head_answer(config)),
                 "answered_head": Out(unsigned(config.heads_max)),
                 "done": Out(1),
-                "saved": Out(saved_heads(config)),
+                **optional(config.has(Feature.SAVED_STATES), saved=Out(saved_heads(config))),
             }
         )
 
@@ -71,6 +72,7 @@ class HeadReader(wiring.Component):
         every_head = (1 << heads) - 1
         unasked = Signal(heads, reset_less=True)
         unanswered = Signal(heads, reset_less=True)
+        stores = self.config.has(Feature.SAVED_STATES)
         importance = Signal(heads * width, reset_less=True)
         saturated = Signal(heads, reset_less=True)
         m.d.comb += [
@@ -79,9 +81,9 @@ class HeadReader(wiring.Component):
             self.o.payload.head.eq(first_set(unasked)),
             self.answered_head.eq(unanswered & (~unanswered + 1)),
             self.done.eq(~unanswered.any()),
-            Value.cast(self.saved.importance).eq(importance),
-            self.saved.saturated.eq(saturated),
         ]
+        if stores:
+            m.d.comb += [Value.cast(self.saved.importance).eq(importance), self.saved.saturated.eq(saturated)]
 
         with m.If(self.o.valid & self.o.ready):
             m.d.sync += unasked.eq(unasked & (unasked - 1))
@@ -92,16 +94,17 @@ class HeadReader(wiring.Component):
                 m.d.sync += [unasked.eq(self.live_heads), unanswered.eq(self.live_heads)]
             with m.Case(FinishStep.READ):
                 m.d.comb += self.reads.eq(1)
-            with m.Case(FinishStep.STORE):
-                m.d.sync += [unasked.eq(every_head), unanswered.eq(every_head)]
-                with m.If(self.saves):
-                    m.d.sync += saturated.eq(0)
-            with m.Case(FinishStep.SAVE):
-                m.d.comb += self.reads.eq(1)
-                with m.If(self.answer.valid):
-                    # The first answer ends at the bottom.
-                    m.d.sync += [
-                        importance.eq(Cat(importance, self.answer.value)[width:]),
-                        saturated.eq(saturated | Mux(self.answer.saturated, self.answered_head, 0)),
-                    ]
+            if stores:
+                with m.Case(FinishStep.STORE):
+                    m.d.sync += [unasked.eq(every_head), unanswered.eq(every_head)]
+                    with m.If(self.saves):
+                        m.d.sync += saturated.eq(0)
+                with m.Case(FinishStep.SAVE):
+                    m.d.comb += self.reads.eq(1)
+                    with m.If(self.answer.valid):
+                        # The first answer ends at the bottom.
+                        m.d.sync += [
+                            importance.eq(Cat(importance, self.answer.value)[width:]),
+                            saturated.eq(saturated | Mux(self.answer.saturated, self.answered_head, 0)),
+                        ]
         return m

@@ -10,18 +10,28 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.job.job_steps import FinishStep
 from spatten.hw.control.job_slots import slot_shape
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.logic import store_at
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 
 __all__ = ["JobOutcomes", "job_outcome"]
 
 
 def job_outcome(config: Config) -> data.StructLayout:
-    """How many tokens stay, which heads stay, of how many tokens and of which heads the importance has saturated."""
+    """How many tokens stay, which heads stay, of how many tokens and of which heads the importance has saturated.
+
+    Without head pruning all live heads stay, and nothing is noted of heads.
+    """
     tokens = range(config.tokens_max + 1)
     heads = unsigned(config.heads_max)
+    has_heads = config.has(Feature.PRUNE_HEADS)
     return data.StructLayout(
-        {"kept_tokens": tokens, "kept_heads": heads, "saturated_tokens": tokens, "saturated_heads": heads}
+        {
+            "kept_tokens": tokens,
+            **optional(has_heads, kept_heads=heads),
+            "saturated_tokens": tokens,
+            **optional(has_heads, saturated_heads=heads),
+        }
     )
 
 
@@ -37,15 +47,17 @@ class JobOutcomes(wiring.Component):
     Ports
     -----
     step, slot : in, how far the job that ends is, and its slot
-    live, live_heads, prunes_tokens : in, its live tokens and heads, and whether it prunes tokens
+    live, live_heads, prunes_tokens : in, its live tokens and heads (these only with head pruning), and whether it
+        prunes tokens
     scatter_taken, keep_tokens : in, of step SCATTER: it ends; how many tokens stay at most, if tokens are pruned
-    saturated_heads, kept_heads : in, of step CHOOSE
+    saturated_heads, kept_heads : in, of step CHOOSE; only with head pruning
     ends, saturated_tokens : in, of step END: it ends, with so many tokens' importance saturated
     outcomes : out, array of `job_outcome` by slot, each field from the cycle after its step on
     """
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
+        self._has_heads = config.has(Feature.PRUNE_HEADS)
         tokens = range(config.tokens_max + 1)
         heads = unsigned(config.heads_max)
         super().__init__(
@@ -53,12 +65,11 @@ class JobOutcomes(wiring.Component):
                 "step": In(FinishStep),
                 "slot": In(slot_shape(config)),
                 "live": In(tokens),
-                "live_heads": In(heads),
+                **optional(self._has_heads, live_heads=In(heads)),
                 "prunes_tokens": In(1),
                 "scatter_taken": In(1),
                 "keep_tokens": In(tokens),
-                "saturated_heads": In(heads),
-                "kept_heads": In(heads),
+                **optional(self._has_heads, saturated_heads=In(heads), kept_heads=In(heads)),
                 "ends": In(1),
                 "saturated_tokens": In(tokens),
                 "outcomes": Out(data.ArrayLayout(job_outcome(config), config.jobs_in_flight)),
@@ -82,13 +93,15 @@ class JobOutcomes(wiring.Component):
         with m.Switch(self.step):
             with m.Case(FinishStep.SCATTER):
                 note("kept_tokens", self.live)
-                note("kept_heads", self.live_heads)
-                note("saturated_heads", 0)
+                if self._has_heads:
+                    note("kept_heads", self.live_heads)
+                    note("saturated_heads", 0)
                 with m.If(self.scatter_taken), m.If(self.prunes_tokens):
                     note("kept_tokens", Mux(keep_tokens < self.live, keep_tokens, self.live))
-            with m.Case(FinishStep.CHOOSE):
-                note("kept_heads", self.kept_heads)
-                note("saturated_heads", self.saturated_heads)
+            if self._has_heads:
+                with m.Case(FinishStep.CHOOSE):
+                    note("kept_heads", self.kept_heads)
+                    note("saturated_heads", self.saturated_heads)
             with m.Case(FinishStep.END), m.If(self.ends):
                 note("saturated_tokens", self.saturated_tokens)
         return m

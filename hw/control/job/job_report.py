@@ -9,7 +9,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.job.job_outcomes import job_outcome
-from spatten.hw.control.job_layouts import report_layout
+from spatten.hw.control.job_layouts import flag_of, report_layout
 from spatten.hw.control.job_slots import (
     choice_event,
     row_count,
@@ -19,8 +19,9 @@ from spatten.hw.control.job_slots import (
     store_event,
 )
 from spatten.hw.control.saved.state_layouts import state_command
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.logic import select, store_at
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.job import Flag
 
 __all__ = ["BEAT_COUNT", "SECTOR_COUNT", "JobReport"]
@@ -51,12 +52,13 @@ class JobReport(wiring.Component):
     slots, totals : in, described at `hw.control.job.job_start.JobStart`
     prepared : in, `slot_event`: all of this slot's record and total stand
     choice : in, `choice_event`; outcomes : in, array of `job_outcome`
-    written, recomputed_rows, saturated_elements : in, described at `hw.control.job.row_counts.RowCounts`
+    written, recomputed_rows, saturated_elements : in, described at `hw.control.job.row_counts.RowCounts`; of these
+        `recomputed_rows` only with progressive recompute
     beats_in, beats_done : in, counters of `hw.datapath.output_packer.OutputPacker`
     queued, acknowledged : in, for each channel how many sectors it has been given to write, and how many are in memory
     o_store : stream of `state_command`, to `hw.control.state.StateStore`
     stored_heads : out, which heads the context keeps; part of the state
-    store : out, `store_event`
+    store : out, `store_event`; like `o_store` and `stored_heads` only where states are saved
     o_report : stream of `report_layout`
     ends : out, a job gives its slot up
 
@@ -66,6 +68,7 @@ class JobReport(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
+        self._saves = config.has(Feature.SAVED_STATES)
         jobs = config.jobs_in_flight
         rows = data.ArrayLayout(row_count(config), jobs)
         report = report_layout(config)
@@ -77,15 +80,22 @@ class JobReport(wiring.Component):
                 "choice": In(choice_event(config)),
                 "outcomes": In(data.ArrayLayout(job_outcome(config), jobs)),
                 "written": In(rows),
-                "recomputed_rows": In(data.ArrayLayout(report.members["recomputed"], jobs)),
+                **(
+                    {"recomputed_rows": In(data.ArrayLayout(report.members["recomputed"], jobs))}
+                    if config.has(Feature.PROGRESSIVE)
+                    else {}
+                ),
                 "saturated_elements": In(data.ArrayLayout(report.members["output_saturated"], jobs)),
                 "beats_in": In(BEAT_COUNT),
                 "beats_done": In(BEAT_COUNT),
                 "queued": In(data.ArrayLayout(SECTOR_COUNT, config.channels)),
                 "acknowledged": In(data.ArrayLayout(SECTOR_COUNT, config.channels)),
-                "o_store": Out(stream.Signature(state_command(config))),
-                "stored_heads": Out(unsigned(config.heads_max)),
-                "store": Out(store_event(config)),
+                **optional(
+                    self._saves,
+                    o_store=Out(stream.Signature(state_command(config))),
+                    stored_heads=Out(unsigned(config.heads_max)),
+                    store=Out(store_event(config)),
+                ),
                 "o_report": Out(stream.Signature(report)),
                 "ends": Out(1),
             }
@@ -96,6 +106,8 @@ class JobReport(wiring.Component):
         self._slot = Signal(slot_shape(self.config))
         record = slot_layout(self.config).members
         fields = ("tag", "context", "flags", "state", "live", "live_heads")
+        if not self._saves:
+            fields = ("tag", "live", "live_heads")
         self._job = Signal(data.StructLayout({name: record[name] for name in fields}), reset_less=True)
         """What is needed of the record of `slot`, a cycle behind it."""
         for name in fields:
@@ -112,7 +124,8 @@ class JobReport(wiring.Component):
         """The report, and the command to store the state."""
         job, report = self._job, self.o_report.payload
         jobs = range(self.config.jobs_in_flight)
-        kept_heads = self._of_slot([self.outcomes[n].kept_heads for n in jobs])
+        has_heads = self.config.has(Feature.PRUNE_HEADS)
+        kept_heads = self._of_slot([self.outcomes[n].kept_heads for n in jobs]) if has_heads else job.live_heads
         m.d.comb += [
             report.tag.eq(job.tag),
             report.live_tokens.eq(job.live),
@@ -120,14 +133,21 @@ class JobReport(wiring.Component):
             report.live_heads.eq(job.live_heads),
             report.kept_heads.eq(kept_heads),
             report.rows.eq(self._of_slot(self.totals)),
-            report.recomputed.eq(self._of_slot(self.recomputed_rows)),
+        ]
+        if self.config.has(Feature.PROGRESSIVE):
+            m.d.comb += report.recomputed.eq(self._of_slot(self.recomputed_rows))
+        m.d.comb += [
             report.output_saturated.eq(self._of_slot(self.saturated_elements)),
             report.tokens_saturated.eq(self._of_slot([self.outcomes[n].saturated_tokens for n in jobs])),
-            report.heads_saturated.eq(self._of_slot([self.outcomes[n].saturated_heads for n in jobs])),
-            self.o_store.payload.context.eq(job.context),
-            self.o_store.payload.sector.eq(job.state),
         ]
-        m.d.sync += self.stored_heads.eq(kept_heads)
+        if has_heads:
+            m.d.comb += report.heads_saturated.eq(self._of_slot([self.outcomes[n].saturated_heads for n in jobs]))
+        if self._saves:
+            m.d.comb += [
+                self.o_store.payload.context.eq(job.context),
+                self.o_store.payload.sector.eq(job.state),
+            ]
+            m.d.sync += self.stored_heads.eq(kept_heads)
 
     def _sequence(self, m: Module) -> None:
         """What a report waits for."""
@@ -160,17 +180,20 @@ class JobReport(wiring.Component):
                 m.next = "ACKNOWLEDGED"
             with m.State("ACKNOWLEDGED"), m.If(in_memory.all() & self._of_slot(chosen)):
                 m.next = "REPORT"
-                with m.If(self._job.flags[Flag.STORE_STATE] & ~stored):
-                    m.next = "STORE"
-            with m.State("STORE"):
-                m.d.comb += self.o_store.valid.eq(1)
-                with m.If(self.o_store.ready):
-                    # The state is in memory when the channels have acknowledged all that they have been given by now.
-                    m.d.sync += [stored.eq(1), sectors.eq(self.queued)]
-                    m.next = "COMPARE"
+                if self._saves:
+                    with m.If(flag_of(config, self._job.flags, Flag.STORE_STATE) & ~stored):
+                        m.next = "STORE"
+            if self._saves:
+                with m.State("STORE"):
+                    m.d.comb += self.o_store.valid.eq(1)
+                    with m.If(self.o_store.ready):
+                        # The state is in memory when the channels have acknowledged all that they have by now.
+                        m.d.sync += [stored.eq(1), sectors.eq(self.queued)]
+                        m.next = "COMPARE"
             with m.State("REPORT"):
                 m.d.comb += self.o_report.valid.eq(1)
-                m.d.sync += stored.eq(0)
+                if self._saves:
+                    m.d.sync += stored.eq(0)
                 with m.If(self.o_report.ready):
                     m.d.comb += self.ends.eq(1)
                     store_at(m, chosen, slot, 0)
@@ -178,5 +201,7 @@ class JobReport(wiring.Component):
                     if jobs > 1:
                         m.d.sync += slot.eq(slot + 1)
                     m.next = "WAIT"
-            m.d.comb += self.store.waits.eq(fsm.ongoing("STORE"))
-        m.d.comb += [self.store.done.eq(self.o_store.ready), self.store.context.eq(self._job.context)]
+            if self._saves:
+                m.d.comb += self.store.waits.eq(fsm.ongoing("STORE"))
+        if self._saves:
+            m.d.comb += [self.store.done.eq(self.o_store.ready), self.store.context.eq(self._job.context)]

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import plane_table
-from spatten.hw.control.job_layouts import job_layout
+from spatten.hw.control.job_layouts import flag_of, job_layout
 from spatten.hw.control.job_slots import step_bits
 from spatten.hw.lib.logic import equals, product
 from spatten.spec.config import LSB_BITS, Config
@@ -99,12 +99,13 @@ class JobSizes(wiring.Component):
         dense = Signal(reset_less=True)
         rest = Signal(range(self.config.tokens_max + 1), reset_less=True)
         """Tokens of the sequence from the first query on."""
-        all_heads_and_tokens = job.flags[Flag.CLEAR] | job.flags[Flag.RESTART]
+        clears, restarts, has_kv = (
+            flag_of(self.config, job.flags, flag) for flag in (Flag.CLEAR, Flag.RESTART, Flag.HAS_KV)
+        )
+        all_heads_and_tokens = clears | restarts
         generates: Value = equals(job.mode, Mode.GENERATION)
         m.d.sync += [
-            dense.eq(
-                all_heads_and_tokens & ~job.flags[Flag.HAS_KV] & (~generates | (job.query_offset < job.valid_length))
-            ),
+            dense.eq(all_heads_and_tokens & ~has_kv & (~generates | (job.query_offset < job.valid_length))),
             rest.eq(Mux(job.valid_length > job.query_offset, job.valid_length - job.query_offset, 0)),
         ]
         m.d.comb += [

@@ -16,14 +16,15 @@ from spatten.hw.control.job.live_heads import LiveHeads
 from spatten.hw.control.job.live_rows import LiveRows
 from spatten.hw.control.job.member_lines import MemberLines
 from spatten.hw.control.job.scale_writer import ScaleWriter
-from spatten.hw.control.job_layouts import job_layout
+from spatten.hw.control.job_layouts import flag_of, job_layout
 from spatten.hw.control.job_slots import choice_event, row_count, slot_layout, slot_shape, store_event
 from spatten.hw.control.plan.plan_layouts import live_write, members_request
 from spatten.hw.control.saved.state_layouts import head_state, layouts, state_command
 from spatten.hw.control.segments import scale_write
 from spatten.hw.lib.assertions import asserts
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.logic import equals, following, select
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.job import Flag, Mode
 from spatten.spec.row_format import SECTOR_BITS
 
@@ -52,13 +53,15 @@ class JobStart(wiring.Component):
     step, slot, job : out, how far the start of a job is, the job's slot, and the job: that of `i_job` a cycle later
     begins : out, the job takes its slot: the cycle of step SHAPE
     ends : in, a job gives its slot up
-    ageing : in, the head importance for the job that began last is still being cleared, loaded or aged
+    ageing : in, the head importance for the job that began last is still being cleared, loaded or aged; only with head
+        pruning
     choice : in, `choice_event`; store : in, `store_event`: either of them ends a job's use of its context
     slots, totals, pinned : out, described at `JobRecords`
     started : out, how many jobs have been started, modulo twice the slots
     live_write, scale : out, described at `LiveRows` and `ScaleWriter`
     o_load : stream of `state_command`, taken when the state is loaded; loaded_kept : in, kept heads of that state
-    i_load_rows : stream of `members_request`, what is asked for while a state is loaded
+    i_load_rows : stream of `members_request`, what is asked for while a state is loaded; like `o_load`, `loaded_kept`
+        and `store` only where states are saved
     o_rows : stream of `members_request`, for bitmaps and states; i_rows : stream of the bitmaps
     o_gather, o_lines, i_live, i_gathered : to and from `hw.datapath.token_importance.TokenImportance`
     nothing_live : out, the job has no live token, head or query row; nothing more happens until a reset
@@ -70,6 +73,7 @@ class JobStart(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
+        self._saves = config.has(Feature.SAVED_STATES)
         jobs = config.jobs_in_flight
         tokens = range(config.tokens_max + 1)
         payloads = layouts(config)
@@ -81,18 +85,21 @@ class JobStart(wiring.Component):
                 "job": Out(job_layout(config)),
                 "begins": Out(1),
                 "ends": In(1),
-                "ageing": In(1),
+                **optional(config.has(Feature.PRUNE_HEADS), ageing=In(1)),
                 "choice": In(choice_event(config)),
-                "store": In(store_event(config)),
+                **optional(self._saves, store=In(store_event(config))),
                 "slots": Out(data.ArrayLayout(slot_layout(config), jobs)),
                 "totals": Out(data.ArrayLayout(row_count(config), jobs)),
                 "pinned": Out(data.ArrayLayout(tokens, jobs)),
                 "started": Out(range(2 * jobs)),
                 "live_write": Out(live_write(config)),
                 "scale": Out(scale_write(config)),
-                "o_load": Out(stream.Signature(state_command(config))),
-                "loaded_kept": In(head_state(config).members["kept"]),
-                "i_load_rows": In(stream.Signature(members_request(config))),
+                **optional(
+                    self._saves,
+                    o_load=Out(stream.Signature(state_command(config))),
+                    loaded_kept=In(head_state(config).members["kept"]),
+                    i_load_rows=In(stream.Signature(members_request(config))),
+                ),
                 "o_rows": Out(stream.Signature(members_request(config))),
                 "i_rows": In(stream.Signature(unsigned(BANKS * SECTOR_BITS))),
                 "o_gather": Out(stream.Signature(payloads.gather)),
@@ -146,9 +153,9 @@ class JobStart(wiring.Component):
         wiring.connect(m, lines.o, wiring.flipped(self.o_lines))
         wiring.connect(m, wiring.flipped(self.i_rows), lines.i_rows)
         wiring.connect(m, wiring.flipped(self.i_live), rows.i)
+        if self._saves:
+            m.d.comb += [heads.loaded.eq(self.o_load.ready), heads.loaded_kept.eq(self.loaded_kept)]
         m.d.comb += [
-            heads.loaded.eq(self.o_load.ready),
-            heads.loaded_kept.eq(self.loaded_kept),
             heads.choice.eq(self.choice),
             lines.has_kv_sector.eq(descriptor.has_kv),
             lines.pinned_sector.eq(descriptor.pinned),
@@ -171,23 +178,29 @@ class JobStart(wiring.Component):
 
     def _requests(self, m: Module) -> None:
         """What is asked of the sector reader, the unit that loads states, and the token importance unit."""
-        job, loads = self.job, self._loads
+        job = self.job
         rows = self._lines.o_rows
         gather = self.o_gather.payload
+        if self._saves:
+            loads = self._loads
+            m.d.comb += [
+                self.o_rows.valid.eq(Mux(loads, self.i_load_rows.valid, rows.valid)),
+                Value.cast(self.o_rows.payload).eq(
+                    Mux(loads, Value.cast(self.i_load_rows.payload), Value.cast(rows.payload))
+                ),
+                rows.ready.eq(self.o_rows.ready),
+                self.i_load_rows.ready.eq(loads & self.o_rows.ready),
+                self.o_load.valid.eq(loads),
+                self.o_load.payload.context.eq(job.context),
+                self.o_load.payload.sector.eq(self.i_job.payload.state),
+            ]
+        else:
+            wiring.connect(m, rows, wiring.flipped(self.o_rows))
         m.d.comb += [
-            self.o_rows.valid.eq(Mux(loads, self.i_load_rows.valid, rows.valid)),
-            Value.cast(self.o_rows.payload).eq(
-                Mux(loads, Value.cast(self.i_load_rows.payload), Value.cast(rows.payload))
-            ),
-            rows.ready.eq(self.o_rows.ready),
-            self.i_load_rows.ready.eq(loads & self.o_rows.ready),
-            self.o_load.valid.eq(loads),
-            self.o_load.payload.context.eq(job.context),
-            self.o_load.payload.sector.eq(self.i_job.payload.state),
             gather.context.eq(job.context),
             gather.slot.eq(self.slot),
-            gather.clear.eq(job.flags[Flag.CLEAR]),
-            gather.restart.eq(job.flags[Flag.RESTART]),
+            gather.clear.eq(flag_of(self.config, job.flags, Flag.CLEAR)),
+            gather.restart.eq(flag_of(self.config, job.flags, Flag.RESTART)),
             gather.age_shift.eq(job.age_shift),
             gather.lines.eq(self._lines.lines),
             gather.generates.eq(equals(job.mode, Mode.GENERATION)),
@@ -207,33 +220,38 @@ class JobStart(wiring.Component):
 
     def _sequence(self, m: Module) -> None:
         """The steps of a job's start. An answer of the sector reader or of the token importance unit ends a step."""
-        jobs = self.config.jobs_in_flight
-        job, flags, sizes, rows, step = self.job, self.job.flags, self._sizes, self._rows, self.step
+        config, jobs = self.config, self.config.jobs_in_flight
+        job, sizes, rows, step = self.job, self._sizes, self._rows, self.step
+        has_kv, pinned = (flag_of(config, job.flags, flag) for flag in (Flag.HAS_KV, Flag.PINNED))
         live = self.i_gathered.payload.live
         starts = Signal()
         with m.If(starts):
             m.d.sync += self.started.eq(following(self.started, 2 * jobs))
         context_free = ~select(list(self._context_busy), job.context)
-        may_begin = self._job_valid & (self._used != jobs) & context_free & ~self.ageing
+        may_begin = self._job_valid & (self._used != jobs) & context_free
+        if config.has(Feature.PRUNE_HEADS):
+            may_begin = may_begin & ~self.ageing
         with m.Switch(step):
             # Head importance is aged for one job at a time; if jobs are short that takes longer than all else.
             with m.Case(StartStep.IDLE), m.If(may_begin):
                 m.d.sync += step.eq(StartStep.SHAPE)
-                with m.If(flags[Flag.LOAD_STATE]):
-                    m.d.sync += step.eq(StartStep.LOAD)
-            with m.Case(StartStep.LOAD):
-                m.d.comb += self._loads.eq(1)
-                with m.If(self.o_load.ready):
-                    m.d.sync += step.eq(StartStep.LOADED)
-            with m.Case(StartStep.LOADED):
-                m.d.sync += step.eq(StartStep.SHAPE)
+                if self._saves:
+                    with m.If(flag_of(config, job.flags, Flag.LOAD_STATE)):
+                        m.d.sync += step.eq(StartStep.LOAD)
+            if self._saves:
+                with m.Case(StartStep.LOAD):
+                    m.d.comb += self._loads.eq(1)
+                    with m.If(self.o_load.ready):
+                        m.d.sync += step.eq(StartStep.LOADED)
+                with m.Case(StartStep.LOADED):
+                    m.d.sync += step.eq(StartStep.SHAPE)
             with m.Case(StartStep.SHAPE):
                 m.d.comb += self.begins.eq(1)
                 m.d.sync += [self._wants_pinned.eq(0), self._context_busy.bit_select(job.context, 1).eq(1)]
                 m.d.sync += step.eq(StartStep.GATHER)
-                with m.If(flags[Flag.HAS_KV]):
+                with m.If(has_kv):
                     m.d.sync += step.eq(StartStep.ASK)
-                with m.Elif(flags[Flag.PINNED]):
+                with m.Elif(pinned):
                     m.d.sync += [self._wants_pinned.eq(1), step.eq(StartStep.ASK)]
                 with m.If(~self._heads.live_heads.any() | (sizes.dense & ~sizes.rows.any())):
                     m.d.sync += step.eq(StartStep.EMPTY)
@@ -244,7 +262,7 @@ class JobStart(wiring.Component):
             with m.Case(StartStep.ROW), m.If(self.i_rows.valid):
                 with m.If(self._wants_pinned):
                     m.d.sync += step.eq(StartStep.GATHER)
-                with m.Elif(flags[Flag.PINNED]):
+                with m.Elif(pinned):
                     m.d.sync += [self._wants_pinned.eq(1), step.eq(StartStep.ASK)]
                 with m.Else():
                     m.d.sync += step.eq(StartStep.GATHER)
@@ -267,6 +285,10 @@ class JobStart(wiring.Component):
 
     def _free_contexts(self, m: Module) -> None:
         """A context is free when its job has chosen who stays; if its state is stored, when that is done."""
+        if not self._saves:
+            with m.If(self.choice.valid):
+                m.d.sync += self._context_busy.bit_select(self.choice.context, 1).eq(0)
+            return
         with m.If(self.choice.valid), m.If(~self.choice.stores):
             m.d.sync += self._context_busy.bit_select(self.choice.context, 1).eq(0)
         with m.If(self.store.waits), m.If(self.store.done):

@@ -14,18 +14,18 @@ from spatten.hw.control.job_slots import slot_layout
 from spatten.hw.control.saved.state_layouts import layouts
 from spatten.hw.datapath.quick_select import candidate_beat
 from spatten.hw.datapath.topk import kept_beat
-from spatten.spec.config import Config
+from spatten.hw.lib.connections import optional
+from spatten.spec.config import Config, Feature
 
 __all__ = ["KeptChoice", "topk_sizes"]
 
 
 def topk_sizes(config: Config) -> dict[str, int]:
     """Parameters of the top-k engine that prunes tokens and heads."""
-    return {
-        "width": max(config.token_importance_bits, config.head_importance_bits) + 1,
-        "lanes": config.topk_lanes,
-        "n_max": max(config.tokens_max, config.heads_max),
-    }
+    width, most = config.token_importance_bits, config.tokens_max
+    if config.has(Feature.PRUNE_HEADS):
+        width, most = max(width, config.head_importance_bits), max(most, config.heads_max)
+    return {"width": width + 1, "lanes": config.topk_lanes, "n_max": most}
 
 
 class KeptChoice(wiring.Component):
@@ -37,6 +37,8 @@ class KeptChoice(wiring.Component):
     heads are candidates, each in its own place: that of a live head is its importance with a 1 behind it, that of
     another head is 0, which is below all of them. Marks of heads that do not live, which come if more are to stay than
     live, do not count.
+
+    Where heads cannot be pruned, there are no ports for them.
 
     Parameters
     ----------
@@ -58,29 +60,38 @@ class KeptChoice(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
+        self._has_heads = config.has(Feature.PRUNE_HEADS)
+        heads = unsigned(config.heads_max)
         sizes = topk_sizes(config)
         payloads = layouts(config)
         super().__init__(
             {
                 "step": In(FinishStep),
-                "live_heads": In(unsigned(config.heads_max)),
+                **optional(self._has_heads, live_heads=In(heads)),
                 "keep_tokens": In(range(config.tokens_max + 1)),
-                "keep_heads": In(slot_layout(config).members["keep_heads"]),
-                "answer": In(head_answer(config)),
-                "answered_head": In(unsigned(config.heads_max)),
+                **(
+                    {
+                        "keep_heads": In(slot_layout(config).members["keep_heads"]),
+                        "answer": In(head_answer(config)),
+                        "answered_head": In(heads),
+                    }
+                    if self._has_heads
+                    else {}
+                ),
                 "i_candidates": In(stream.Signature(payloads.candidates)),
                 "o_kept": Out(stream.Signature(payloads.kept)),
                 "o_topk": Out(stream.Signature(candidate_beat(sizes["width"], sizes["lanes"], sizes["n_max"]))),
                 "i_topk": In(stream.Signature(kept_beat(sizes["width"], sizes["lanes"]))),
                 "tokens_done": Out(1),
-                "heads_done": Out(1),
-                "kept_heads": Out(unsigned(config.heads_max)),
-                "saturated_heads": Out(unsigned(config.heads_max)),
+                **optional(self._has_heads, heads_done=Out(1), kept_heads=Out(heads), saturated_heads=Out(heads)),
             }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        if not self._has_heads:
+            self._choose_tokens(m)
+            return m
         self._lines = -(-self.config.heads_max // self.config.topk_lanes)
         """Beats of the heads."""
         self._tokens = Signal()
@@ -95,6 +106,24 @@ class KeptChoice(wiring.Component):
         self._candidates(m)
         self._answers(m)
         return m
+
+    def _choose_tokens(self, m: Module) -> None:
+        """What goes to the engine and comes from it, where it prunes tokens only."""
+        takes = self.step == FinishStep.TOKENS
+        candidates, answers = self.i_candidates, self.i_topk
+        topk = self.o_topk.payload
+        m.d.comb += [
+            self.o_topk.valid.eq(takes & candidates.valid),
+            candidates.ready.eq(takes & self.o_topk.ready),
+            topk.k.eq(self.keep_tokens),
+            topk.last.eq(candidates.payload.last),
+            topk.count.eq(candidates.payload.count),
+            *(topk.values[lane].eq(candidates.payload.keys[lane]) for lane in range(self.config.topk_lanes)),
+            self.o_kept.valid.eq(takes & answers.valid),
+            self.o_kept.payload.eq(answers.payload.mask),
+            answers.ready.eq(takes & self.o_kept.ready),
+            self.tokens_done.eq(self.o_kept.valid & self.o_kept.ready & answers.payload.last),
+        ]
 
     def _candidates(self, m: Module) -> None:
         """What goes to the engine."""

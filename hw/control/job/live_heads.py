@@ -9,10 +9,11 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.job.job_steps import StartStep
-from spatten.hw.control.job_layouts import job_layout
+from spatten.hw.control.job_layouts import flag_of, job_layout
 from spatten.hw.control.job_slots import choice_event
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.logic import count_ones, select, store_at
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.job import Flag
 
 __all__ = ["LiveHeads"]
@@ -31,7 +32,8 @@ class LiveHeads(wiring.Component):
     Ports
     -----
     step, job : in, the job that starts, and how far it is
-    loaded, loaded_kept : in, in step LOAD the state of the job's context has been loaded, with these kept heads
+    loaded, loaded_kept : in, in step LOAD the state of the job's context has been loaded, with these kept heads; only
+        where states are saved
     choice : in, `choice_event`; in the same cycle the state of another context may be loaded
     live_heads, count : out, the heads that take part, and how many they are
 
@@ -44,8 +46,7 @@ class LiveHeads(wiring.Component):
             {
                 "step": In(StartStep),
                 "job": In(job_layout(config)),
-                "loaded": In(1),
-                "loaded_kept": In(unsigned(config.heads_max)),
+                **optional(config.has(Feature.SAVED_STATES), loaded=In(1), loaded_kept=In(unsigned(config.heads_max))),
                 "choice": In(choice_event(config)),
                 "live_heads": Out(unsigned(config.heads_max)),
                 "count": Out(range(config.heads_max + 1)),
@@ -56,12 +57,14 @@ class LiveHeads(wiring.Component):
         m = Module()
         heads = self.config.heads_max
         kept_heads = [Signal(heads, name=f"kept_heads{n}", init=(1 << heads) - 1) for n in range(self.config.contexts)]
-        with m.Switch(self.step), m.Case(StartStep.LOAD), m.If(self.loaded):
-            store_at(m, kept_heads, self.job.context, self.loaded_kept)
+        if self.config.has(Feature.SAVED_STATES):
+            with m.Switch(self.step), m.Case(StartStep.LOAD), m.If(self.loaded):
+                store_at(m, kept_heads, self.job.context, self.loaded_kept)
         with m.If(self.choice.valid):
             store_at(m, kept_heads, self.choice.context, self.choice.kept_heads)
 
-        all_heads = self.job.flags[Flag.CLEAR] | self.job.flags[Flag.RESTART]
+        clears, restarts = (flag_of(self.config, self.job.flags, flag) for flag in (Flag.CLEAR, Flag.RESTART))
+        all_heads = clears | restarts
         live_heads = Signal(heads, reset_less=True)
         candidates = select(kept_heads, self.job.context) | all_heads.replicate(heads)
         m.d.sync += live_heads.eq(candidates & self.job.head_mask)

@@ -11,7 +11,7 @@ from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import BANKS
 from spatten.hw.control.job.job_steps import StartStep
-from spatten.hw.control.job_layouts import job_layout
+from spatten.hw.control.job_layouts import flag_of, job_layout
 from spatten.hw.control.plan.plan_layouts import members_request
 from spatten.hw.control.saved.state_layouts import layouts
 from spatten.spec.config import Config
@@ -81,8 +81,8 @@ class MemberLines(wiring.Component):
         whole_line = unlisted[lane_bits:].any()
         valid_lanes = Cat(*(whole_line | (unlisted[:lane_bits] > n) for n in range(lanes - 1)), whole_line)
         m.d.comb += [
-            self.o.payload.live.eq(Mux(job.flags[Flag.HAS_KV], has_kv[:lanes], -1) & valid_lanes),
-            self.o.payload.pinned.eq(Mux(job.flags[Flag.PINNED], pinned[:lanes], 0)),
+            self.o.payload.live.eq(Mux(flag_of(self.config, job.flags, Flag.HAS_KV), has_kv[:lanes], -1) & valid_lanes),
+            self.o.payload.pinned.eq(Mux(flag_of(self.config, job.flags, Flag.PINNED), pinned[:lanes], 0)),
         ]
         with m.Switch(self.step):
             with m.Case(StartStep.SHAPE):

@@ -10,8 +10,9 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.job_layouts import report_layout
 from spatten.hw.control.job_slots import context_shape, row_count, slot_event, slot_shape
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.logic import equals
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 
 __all__ = ["RowCounts", "context_event"]
 
@@ -34,8 +35,10 @@ class RowCounts(wiring.Component):
     -----
     begins, slot, context : in, a job takes this slot; it works on this context
     probs_done, row_written, recomputed : in, `slot_event`: all probabilities of a row have left softmax; all output of
-        a row has gone to the output packer; a row is flat and will be computed again
-    heads_done : in, `context_event`: a row has been added to the head importance
+        a row has gone to the output packer; a row is flat and will be computed again (`recomputed`, like
+        `recomputed_rows` only with progressive recompute)
+    heads_done : in, `context_event`: a row has been added to the head importance; like `context` and `added` only with
+        head pruning
     saturated : in, how many elements have saturated in this cycle's output beat, which is of `row_written.slot`
     probs, written : out, array by slot: how many rows' probabilities, and how many rows' outputs, are done
     added : out, array by context: how many rows have been added to the head importance
@@ -46,6 +49,8 @@ class RowCounts(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
+        self._recomputes = config.has(Feature.PROGRESSIVE)
+        self._has_heads = config.has(Feature.PRUNE_HEADS)
         event = slot_event(config)
         jobs = config.jobs_in_flight
         report = report_layout(config)
@@ -53,16 +58,20 @@ class RowCounts(wiring.Component):
             {
                 "begins": In(1),
                 "slot": In(slot_shape(config)),
-                "context": In(context_shape(config)),
+                **optional(self._has_heads, context=In(context_shape(config))),
                 "probs_done": In(event),
                 "row_written": In(event),
-                "recomputed": In(event),
-                "heads_done": In(context_event(config)),
+                **optional(self._recomputes, recomputed=In(event)),
+                **optional(self._has_heads, heads_done=In(context_event(config))),
                 "saturated": In(range(config.head_dim_max + 1)),
                 "probs": Out(data.ArrayLayout(row_count(config), jobs)),
                 "written": Out(data.ArrayLayout(row_count(config), jobs)),
-                "added": Out(data.ArrayLayout(row_count(config), config.contexts)),
-                "recomputed_rows": Out(data.ArrayLayout(report.members["recomputed"], jobs)),
+                **optional(self._has_heads, added=Out(data.ArrayLayout(row_count(config), config.contexts))),
+                **(
+                    {"recomputed_rows": Out(data.ArrayLayout(report.members["recomputed"], jobs))}
+                    if self._recomputes
+                    else {}
+                ),
                 "saturated_elements": Out(data.ArrayLayout(report.members["output_saturated"], jobs)),
             }
         )
@@ -78,7 +87,7 @@ class RowCounts(wiring.Component):
             for name, counts, event in (
                 ("probs", self.probs, self.probs_done),
                 ("written", self.written, self.row_written),
-                ("recomputed", self.recomputed_rows, self.recomputed),
+                *([("recomputed", self.recomputed_rows, self.recomputed)] if self._recomputes else []),
             ):
                 counter = Signal.like(counts[n], name=f"{name}{n}", reset_less=True)
                 happens = event.valid & equals(event.slot, n)
@@ -87,7 +96,7 @@ class RowCounts(wiring.Component):
             elements = Signal.like(self.saturated_elements[n], name=f"saturated{n}", reset_less=True)
             m.d.sync += elements.eq(Mux(begins, 0, elements + Mux(equals(saturated_slot, n), saturated, 0)))
             m.d.comb += self.saturated_elements[n].eq(elements)
-        for n in range(self.config.contexts):
+        for n in range(self.config.contexts if self._has_heads else 0):
             begins = self.begins & equals(self.context, n)
             added = Signal.like(self.added[n], name=f"added{n}", reset_less=True)
             happens = self.heads_done.valid & equals(self.heads_done.slot, n)

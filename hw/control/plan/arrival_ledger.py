@@ -17,11 +17,12 @@ from spatten.hw.control.plan.plan_layouts import (
     sectors_shape,
 )
 from spatten.hw.lib.assertions import asserts
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.fifo import Fifo
 from spatten.hw.lib.logic import equals, product
 from spatten.hw.memory.address_generator import KEY, LINEAR, QUERY, VALUE
 from spatten.hw.memory.block_table import entry_shape
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 
 __all__ = ["ArrivalLedger"]
 
@@ -45,7 +46,7 @@ class ArrivalLedger(wiring.Component):
     o : stream of `fetched_group`, to the fetch unit
     completed : in, the fetch unit's count of completed row groups
     arrives : out, array of `block_event`, by ring: a row group of a block has arrived
-    refetch_arrives : out, a row group behind the key ring has arrived
+    refetch_arrives : out, a row group behind the key ring has arrived; only with progressive recompute
     chunk : out, `query_chunk`: the ids of a query block leave in this cycle
     sectors : out, array by `SectorClass`: the sectors that leave in this cycle
 
@@ -56,13 +57,14 @@ class ArrivalLedger(wiring.Component):
     def __init__(self, *, config: Config, sequence_bits: int) -> None:
         self.config = config
         self.sequence_bits = sequence_bits
+        self._recomputes = config.has(Feature.PROGRESSIVE)
         super().__init__(
             {
                 "i": In(stream.Signature(emitted_group(config))),
                 "o": Out(stream.Signature(fetched_group(config))),
                 "completed": In(sequence_bits),
                 "arrives": Out(block_event(config)).array(3),
-                "refetch_arrives": Out(1),
+                **optional(self._recomputes, refetch_arrives=Out(1)),
                 "chunk": Out(query_chunk(config)),
                 "sectors": Out(data.ArrayLayout(sectors_shape(config), len(SectorClass))),
             }
@@ -105,7 +107,8 @@ class ArrivalLedger(wiring.Component):
                 self.arrives[ring].valid.eq(tells & arrival.counts & equals(arrival.ring, ring)),
                 self.arrives[ring].entry.eq(arrival.entry),
             ]
-        m.d.comb += self.refetch_arrives.eq(tells & arrival.counts & equals(arrival.ring, LINEAR))
+        if self._recomputes:
+            m.d.comb += self.refetch_arrives.eq(tells & arrival.counts & equals(arrival.ring, LINEAR))
         if asserts(platform):
             m.d.sync += Assert(
                 ResetSignal() | ~self.i.valid | under_way.i.ready,

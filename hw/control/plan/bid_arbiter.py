@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Assert, Cat, Module, Mux, ResetSignal, Signal, Value
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.plan.plan_layouts import ORDER_BITS, ORDER_SPAN_MAX, group_bid, group_request
 from spatten.hw.lib.assertions import asserts
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.logic import one_of
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 
 __all__ = ["BidArbiter"]
 
@@ -33,7 +34,8 @@ class BidArbiter(wiring.Component):
     Ports
     -----
     bids : in, array of `group_bid`: of the query, key and value ring; `urgent` counts for values only
-    refetch_bid : in, `group_bid` for the keys of a flat row, which goes first; its `urgent` and `order` are ignored
+    refetch_bid : in, `group_bid` for the keys of a flat row, which goes first; its `urgent` and `order` are ignored;
+        like `refetch_wins` only with progressive recompute
     takes : in, the row group that wins would be taken in this cycle; without it no bid wins
     wins, refetch_wins : out, which bid wins, at most one; an array for the rings
     valid, request : out, whether there is one, and its `group_request`
@@ -42,13 +44,15 @@ class BidArbiter(wiring.Component):
     """
 
     def __init__(self, *, config: Config) -> None:
+        self._recomputes = config.has(Feature.PROGRESSIVE)
+        self._has_urgent = config.has(Feature.PRUNE_VALUES)
         super().__init__(
             {
                 "bids": In(group_bid(config)).array(len(_RINGS)),
-                "refetch_bid": In(group_bid(config)),
+                **optional(self._recomputes, refetch_bid=In(group_bid(config))),
                 "takes": In(1),
                 "wins": Out(1).array(len(_RINGS)),
-                "refetch_wins": Out(1),
+                **optional(self._recomputes, refetch_wins=Out(1)),
                 "valid": Out(1),
                 "request": Out(group_request(config)),
             }
@@ -56,22 +60,28 @@ class BidArbiter(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        bids, refetch = self.bids, self.refetch_bid
-        value_urgent = bids[VALUE].valid & bids[VALUE].urgent
-        m.d.comb += self.refetch_wins.eq(refetch.valid & self.takes)
+        bids = self.bids
+        if self._has_urgent:
+            value_urgent = bids[VALUE].valid & bids[VALUE].urgent
+        if self._recomputes:
+            refetch = self.refetch_bid
+            m.d.comb += self.refetch_wins.eq(refetch.valid & self.takes)
         for ring in _RINGS:
             others = [~bids[other].valid | self._is_before(ring, other) for other in _RINGS if other != ring]
             wins = bids[ring].valid & Cat(others).all()
-            wins = wins | value_urgent if ring == VALUE else wins & ~value_urgent
-            m.d.comb += self.wins[ring].eq(wins & self.takes & ~refetch.valid)
+            if self._has_urgent:
+                wins = wins | value_urgent if ring == VALUE else wins & ~value_urgent
+            wins = wins & self.takes
+            m.d.comb += self.wins[ring].eq(wins & ~refetch.valid if self._recomputes else wins)
         requests = [Value.cast(bids[ring].request) for ring in _RINGS]
         winning = one_of([self.wins[ring] for ring in _RINGS], requests)
-        m.d.comb += [
-            Value.cast(self.request).eq(Mux(refetch.valid, Value.cast(refetch.request), winning)),
-            self.valid.eq(Cat([*(self.wins[ring] for ring in _RINGS), self.refetch_wins]).any()),
-        ]
+        all_wins: list[Value] = [self.wins[ring] for ring in _RINGS]
+        if self._recomputes:
+            winning = Mux(refetch.valid, Value.cast(refetch.request), winning)
+            all_wins.append(self.refetch_wins)
+        m.d.comb += [Value.cast(self.request).eq(winning), self.valid.eq(Cat(all_wins).any())]
         if asserts(platform):
-            self._check_orders(m, value_urgent)
+            self._check_orders(m, value_urgent if self._has_urgent else Const(0, 1))
         return m
 
     def _check_orders(self, m: Module, value_urgent: Value) -> None:

@@ -10,12 +10,13 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import BLOCK, PLANE, block_table, plane_table
+from spatten.hw.control.job_layouts import flag_of
 from spatten.hw.control.job_slots import by_slot, head_shape, slot_layout, slot_shape
 from spatten.hw.control.plan.block_plan import even_head, head_bit, odd_head
 from spatten.hw.control.plan.plan_layouts import ORDER_BITS
 from spatten.hw.lib.logic import first_set, following, product
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.job import Flag, KeyFetch
 
 __all__ = ["BlockWalker"]
@@ -55,7 +56,7 @@ class BlockWalker(wiring.Component):
     has_partner : out, the second head of the pair that `head` is in is still to be walked
     serves_two : in, the block serves both heads of the pair, and the walk goes on behind them
 
-    Only for values:
+    Only for values, and only with local pruning:
 
     yields : in, a pruned row's block is asked for in this cycle, so this walk does not ask
     waits : out, `asks` was set in the cycle before, and was not accepted
@@ -89,7 +90,8 @@ class BlockWalker(wiring.Component):
             }
         else:
             ports |= {"has_partner": Out(1), "serves_two": In(1)}
-        if ring == VALUE:
+        self._prunes = ring == VALUE and config.has(Feature.PRUNE_VALUES)
+        if self._prunes:
             ports |= {"yields": In(1), "waits": Out(1), "pruned_left": In(range(config.heads_max + 1))}
         super().__init__(ports)
 
@@ -148,8 +150,8 @@ class BlockWalker(wiring.Component):
                     self._order.eq(job.order),
                 ]
                 m.next = "HEAD"
-                if self.ring == VALUE:
-                    with m.If(job.flags[Flag.PRUNE_VALUES]):
+                if self._prunes:
+                    with m.If(flag_of(self.config, job.flags, Flag.PRUNE_VALUES)):
                         m.next = "PRUNED"
             with m.State("HEAD"):
                 m.d.sync += self._head.eq(first_set(self._heads))
@@ -174,13 +176,13 @@ class BlockWalker(wiring.Component):
                         self._end_heads(m)
                 else:
                     self._end_heads(m)
-            if self.ring == VALUE:
+            if self._prunes:
                 with m.State("PRUNED"), m.If(~self.pruned_left.any()):
                     self._end_job(m)
 
     def _ask(self, m: Module) -> None:
         """In state ASK: asks until the request is taken."""
-        if self.ring == VALUE:
+        if self._prunes:
             m.d.comb += self.asks.eq(~self.yields)
             m.d.sync += self.waits.eq(~self.yields & ~self.accepts)
             with m.If(self.accepts & ~self.yields):

@@ -17,9 +17,10 @@ from spatten.hw.control.plan.plan_layouts import (
     live_read,
     live_write,
 )
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.fifo import SkidBuffer
-from spatten.hw.lib.ram import ReadWriteRam
-from spatten.spec.config import Config
+from spatten.hw.lib.ram import Ram, ReadWriteRam
+from spatten.spec.config import Config, Feature
 
 __all__ = ["GroupEmitter"]
 
@@ -40,7 +41,8 @@ class GroupEmitter(wiring.Component):
     -----
     live_write : in, `live_write`: a row of a job's live list, before that row is first asked for
     live_read : in, `live_read`: somebody else reads a row; not in a cycle in which one is written
-    live_ids : out, the ids of the row that was read last, from the next cycle on
+    live_ids : out, the ids of the row that was read last, from the next cycle on; like `live_read` and `kept` only with
+        local pruning
     valid, request : in, a `group_request` has come; only while `takes` is set
     kept : in, ids of local pruning, of the request that comes in this cycle
     takes : out, a request may come in this cycle
@@ -52,14 +54,16 @@ class GroupEmitter(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
+        self._has_kept = config.has(Feature.PRUNE_VALUES)
         super().__init__(
             {
                 "live_write": In(live_write(config)),
-                "live_read": In(live_read(config)),
-                "live_ids": Out(live_write(config)["ids"].shape),
+                **optional(
+                    self._has_kept, live_read=In(live_read(config)), live_ids=Out(live_write(config)["ids"].shape)
+                ),
                 "valid": In(1),
                 "request": In(group_request(config)),
-                "kept": In(kept_ids(config)["ids"].shape),
+                **optional(self._has_kept, kept=In(kept_ids(config)["ids"].shape)),
                 "takes": Out(1),
                 "o": Out(stream.Signature(emitted_group(config))),
             }
@@ -70,33 +74,36 @@ class GroupEmitter(wiring.Component):
         config = self.config
         m.submodules.leaving = leaving = SkidBuffer(shape=emitted_group(config))
         wiring.connect(m, leaving.o, wiring.flipped(self.o))
-        m.submodules.live = live = ReadWriteRam(
-            shape=config.topk_lanes * id_shape(config).width,
-            depth=config.jobs_in_flight << len(Value.cast(self.live_write.row)),
-        )
+        size = config.topk_lanes * id_shape(config).width
+        depth = config.jobs_in_flight << len(Value.cast(self.live_write.row))
+        live: Any = ReadWriteRam(shape=size, depth=depth) if self._has_kept else Ram(shape=size, depth=depth)
+        m.submodules.live = live
         # The request waits in a register while the live list's memory is read; then the row group goes through a buffer
         # that cuts the ready path.
         waits = Signal()
         request = Signal(group_request(config), reset_less=True)
-        kept = Signal(self.kept.shape(), reset_less=True)
+        written = self._live_address(self.live_write.slot, self.live_write.row)
+        m.d.comb += live.write_enable.eq(self.live_write.enable)
+        if self._has_kept:
+            kept = Signal(self.kept.shape(), reset_less=True)
+            read = self._live_address(self.live_read.slot, self.live_read.row)
+            m.d.comb += [
+                live.access_read_enable.eq(self.live_read.enable),
+                live.access_address.eq(Mux(self.live_write.enable, written, read)),
+                Value.cast(self.live_ids).eq(live.access_read_data),
+            ]
+        else:
+            m.d.comb += live.write_address.eq(written)
         m.d.comb += [
-            live.write_enable.eq(self.live_write.enable),
-            live.access_read_enable.eq(self.live_read.enable),
-            live.access_address.eq(
-                Mux(
-                    self.live_write.enable,
-                    self._live_address(self.live_write.slot, self.live_write.row),
-                    self._live_address(self.live_read.slot, self.live_read.row),
-                )
-            ),
-            Value.cast(self.live_ids).eq(live.access_read_data),
             live.write_data.eq(Value.cast(self.live_write.ids)),
             live.read_enable.eq(self.valid),
             live.read_address.eq(self._live_address(self.request.slot, self.request.row)),
             self.takes.eq(~waits | leaving.i.ready),
         ]
         with m.If(self.takes):
-            m.d.sync += [waits.eq(self.valid), request.eq(self.request), kept.eq(self.kept)]
+            m.d.sync += [waits.eq(self.valid), request.eq(self.request)]
+            if self._has_kept:
+                m.d.sync += kept.eq(self.kept)
         emitted = leaving.i.payload
         m.d.comb += [
             leaving.i.valid.eq(waits),
@@ -107,7 +114,9 @@ class GroupEmitter(wiring.Component):
         for name in ("count", "sector", "pitch", "sectors", "ring", "place", "stride"):
             m.d.comb += emitted.group[name].eq(request[name])
         for lane, list_id in enumerate(self._list_ids(request, live.read_data)):
-            m.d.comb += emitted.group.ids[lane].eq(Mux(request.kept, kept[lane], list_id))
+            m.d.comb += emitted.group.ids[lane].eq(
+                Mux(request.kept, kept[lane], list_id) if self._has_kept else list_id
+            )
         return m
 
     def _list_ids(self, request: Any, live_row: Value) -> list[Value]:

@@ -22,7 +22,7 @@ from spatten.hw.control.plan.plan_layouts import (
 from spatten.hw.lib.fifo import SkidBuffer
 from spatten.hw.lib.logic import choose, wrapped
 from spatten.hw.memory.address_generator import VALUE
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 
 __all__ = ["GroupIssuer"]
 
@@ -45,8 +45,9 @@ class GroupIssuer(wiring.Component):
     i : stream of `block_issue`, through a skid buffer
     bid : out, `group_bid`; it is urgent for a pruned row
     wins : in, the bid is taken; only while it is valid
-    kept_valid, kept_count : in, ids of a pruned row are there, and how many; only of the value ring
-    kept_taken : out, these ids have been asked for; only of the value ring
+    kept_valid, kept_count : in, ids of a pruned row are there, and how many; only of the value ring, and only with local
+        pruning
+    kept_taken : out, these ids have been asked for; like these
 
     Latency: 2 cycles from a block to its first bid. Throughput: a bid per cycle, also from one block to the next.
     Combinational from `kept_valid` and `kept_count` to `bid`, and from `wins` to `kept_taken`.
@@ -55,7 +56,7 @@ class GroupIssuer(wiring.Component):
     def __init__(self, *, config: Config, ring: int) -> None:
         self.config = config
         self.ring = ring
-        self.has_kept = ring == VALUE
+        self.has_kept = ring == VALUE and config.has(Feature.PRUNE_VALUES)
         ports: dict[str, Any] = {
             "i": In(stream.Signature(block_issue(config, ring))),
             "bid": Out(group_bid(config)),
@@ -105,7 +106,7 @@ class GroupIssuer(wiring.Component):
             request.skip.eq(block.skip),
             request.count.eq(count),
             request.dense.eq(block.dense),
-            request.kept.eq(block.kept),
+            *([request.kept.eq(block.kept)] if self.config.has(Feature.PRUNE_VALUES) else []),
             request.entry.eq(block.entry),
             request.ring.eq(self.ring),
             request.sector.eq(fetch.sector),

@@ -11,9 +11,10 @@ from amaranth.utils import ceil_log2
 from spatten.hw.control.format_tables import PASSES_MAX
 from spatten.hw.control.job_slots import head_shape, row_layout, slot_shape
 from spatten.hw.datapath.progressive import row_header
+from spatten.hw.lib.connections import optional
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE, row_group
 from spatten.hw.memory.block_table import block_request, entry_shape, granted_block
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.constants import STASH_SLOTS
 from spatten.spec.row_format import SECTORS_MAX, key_ring_sectors, lsb_sectors, query_ring_sectors, value_ring_sectors
 
@@ -242,7 +243,7 @@ def block_issue(config: Config, ring: int) -> data.StructLayout:
     first_row, skip : where its ids begin in the job's live list: the row, and how many ids before them in that row
     count : its rows
     dense : its ids are their ranks, 0, 1, 2, ... for first_row = 0
-    kept : its ids come from local pruning (`kept_ids`)
+    kept : its ids come from local pruning (`kept_ids`); only with local pruning
     fetch, passes : the fetches that fill it, and how many these are; only keys have `passes`, others have one fetch
     order : what its head counts among the heads of all rings, modulo 256: what has the lower order comes first
     """
@@ -257,7 +258,7 @@ def block_issue(config: Config, ring: int) -> data.StructLayout:
             "skip": unsigned(max(1, ceil_log2(config.topk_lanes))),
             "count": range(config.tokens_max + 1),
             "dense": 1,
-            "kept": 1,
+            **optional(config.has(Feature.PRUNE_VALUES), kept=1),
             **({"passes": range(most + 1)} if most > 1 else {}),
             "fetch": data.ArrayLayout(plane_fetch(config), most),
             "order": ORDER_BITS,
@@ -270,7 +271,7 @@ def group_request(config: Config) -> data.StructLayout:
 
     slot, row, skip : its job, the row of the live list that its ids are in, and how many ids before them in that row
     count : its ids
-    dense, kept : its ids are their ranks; they come from local pruning
+    dense, kept : its ids are their ranks; they come from local pruning (`kept`, only with local pruning)
     entry : its block's
     ring, sector, pitch, sectors, place, stride : as in `hw.memory.address_generator.row_group`
     sector_class : a `SectorClass`
@@ -283,7 +284,7 @@ def group_request(config: Config) -> data.StructLayout:
             "skip": unsigned(max(1, ceil_log2(config.topk_lanes))),
             "count": range(config.topk_lanes + 1),
             "dense": 1,
-            "kept": 1,
+            **optional(config.has(Feature.PRUNE_VALUES), kept=1),
             "entry": entry_shape(config.blocks),
             "ring": 2,
             "sector": unsigned(config.sector_bits),
@@ -301,11 +302,18 @@ def group_bid(config: Config) -> data.StructLayout:
     """A bid for the fetch unit.
 
     valid : `request` is wanted; a bid stands until it wins
-    urgent : it goes before what is not urgent
+    urgent : it goes before what is not urgent; only with local pruning
     order : of bids that are alike in this the one with the lower number wins, modulo 256
     request : a `group_request`
     """
-    return data.StructLayout({"valid": 1, "urgent": 1, "order": ORDER_BITS, "request": group_request(config)})
+    return data.StructLayout(
+        {
+            "valid": 1,
+            **optional(config.has(Feature.PRUNE_VALUES), urgent=1),
+            "order": ORDER_BITS,
+            "request": group_request(config),
+        }
+    )
 
 
 def emitted_group(config: Config) -> data.StructLayout:

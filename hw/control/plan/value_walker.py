@@ -13,9 +13,10 @@ from spatten.hw.control.plan.block_plan import BlockPlan
 from spatten.hw.control.plan.block_walker import BlockWalker
 from spatten.hw.control.plan.plan_layouts import block_issue, kept_ids, ring_grant, ring_request
 from spatten.hw.control.plan.pruned_walker import PrunedWalker
+from spatten.hw.lib.connections import optional
 from spatten.hw.memory.address_generator import VALUE
 from spatten.hw.memory.block_table import entry_shape
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 
 __all__ = ["ValueWalker"]
 
@@ -32,7 +33,8 @@ class ValueWalker(wiring.Component):
     Ports
     -----
     slots, started : in, as of `hw.control.planner.Planner`
-    kept_valid, kept, kept_taken : in, as of `hw.control.plan.pruned_walker.PrunedWalker`
+    kept_valid, kept, kept_taken : in, as of `hw.control.plan.pruned_walker.PrunedWalker`; like `o_pruned` only with
+        local pruning
     o_request, i_grant : streams of `ring_request` and `ring_grant`, to and from the value ring's block table
     o_value, o_pruned : streams of entries, each block once it has its space: of whole heads, and of pruned rows
     o : stream of `block_issue`, the same block for its issuer, offered and taken together with one of these
@@ -44,18 +46,17 @@ class ValueWalker(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
+        self._prunes = config.has(Feature.PRUNE_VALUES)
         jobs = config.jobs_in_flight
         super().__init__(
             {
                 "slots": In(data.ArrayLayout(slot_layout(config), jobs)),
                 "started": In(range(2 * jobs)),
-                "kept_valid": In(1),
-                "kept": In(kept_ids(config)),
-                "kept_taken": In(1),
+                **optional(self._prunes, kept_valid=In(1), kept=In(kept_ids(config)), kept_taken=In(1)),
                 "o_request": Out(stream.Signature(ring_request(config, VALUE))),
                 "i_grant": In(stream.Signature(ring_grant(config, VALUE))),
                 "o_value": Out(stream.Signature(entry_shape(config.blocks))),
-                "o_pruned": Out(stream.Signature(entry_shape(config.blocks))),
+                **optional(self._prunes, o_pruned=Out(stream.Signature(entry_shape(config.blocks)))),
                 "o": Out(stream.Signature(block_issue(config, VALUE))),
             }
         )
@@ -65,24 +66,34 @@ class ValueWalker(wiring.Component):
         config = self.config
         m.submodules.walker = walker = BlockWalker(config=config, ring=VALUE)
         m.submodules.plan = plan = BlockPlan(config=config, ring=VALUE)
-        m.submodules.pruned = pruned = PrunedWalker(config=config)
+        if self._prunes:
+            m.submodules.pruned = pruned = PrunedWalker(config=config)
         job, request, grant = walker.job, self.o_request, self.i_grant
         grants = grant.valid & grant.ready
         is_pruned = Signal()
-        with m.If(request.valid & request.ready):
-            m.d.sync += is_pruned.eq(pruned.asks)
+        if self._prunes:
+            with m.If(request.valid & request.ready):
+                m.d.sync += is_pruned.eq(pruned.asks)
         m.d.comb += [
             walker.slots.eq(self.slots),
             walker.started.eq(self.started),
             walker.serves_two.eq(walker.format.paired & ~walker.head[0] & walker.has_partner),
             walker.accepts.eq(request.ready),
-            walker.granted.eq(grants & ~is_pruned),
-            walker.yields.eq(pruned.asks),
-            walker.pruned_left.eq(pruned.rows_left),
+            walker.granted.eq(grants & ~is_pruned if self._prunes else grants),
+        ]
+        if self._prunes:
+            m.d.comb += [walker.yields.eq(pruned.asks), walker.pruned_left.eq(pruned.rows_left)]
+        m.d.comb += [
             plan.job.eq(job),
             plan.block.eq(walker.format),
             plan.head.eq(walker.head),
             plan.rows.eq(job.reach),
+        ]
+        head_uses = Mux(walker.serves_two, job.rows << 1, job.rows)
+        if not self._prunes:
+            self._pass_on(m, walker, plan, head_uses)
+            return m
+        m.d.comb += [
             pruned.slots.eq(self.slots),
             pruned.started.eq(self.started),
             pruned.kept_valid.eq(self.kept_valid),
@@ -93,7 +104,6 @@ class ValueWalker(wiring.Component):
             pruned.granted.eq(grants & is_pruned),
             pruned.walked_slot.eq(walker.slot),
         ]
-        head_uses = Mux(walker.serves_two, job.rows << 1, job.rows)
         out_ready = Mux(is_pruned, self.o_pruned.ready, self.o_value.ready)
         m.d.comb += [
             request.valid.eq(walker.asks | pruned.asks),
@@ -119,3 +129,24 @@ class ValueWalker(wiring.Component):
             Value.cast(issue.fetch).eq(Mux(is_pruned, Value.cast(pruned.fetches), Value.cast(plan.fetches))),
         ]
         return m
+
+    def _pass_on(self, m: Module, walker: BlockWalker, plan: BlockPlan, head_uses: Value) -> None:
+        """Without local pruning: all blocks are those of whole heads."""
+        job, request, grant, issue = walker.job, self.o_request, self.i_grant, self.o.payload
+        m.d.comb += [
+            request.valid.eq(walker.asks),
+            request.payload.uses.eq(head_uses),
+            request.payload.size.eq(plan.size),
+            self.o.valid.eq(grant.valid & self.o_value.ready),
+            grant.ready.eq(self.o.ready & self.o_value.ready),
+            self.o_value.valid.eq(grant.valid & self.o.ready),
+            self.o_value.payload.eq(grant.payload.entry),
+            issue.slot.eq(walker.slot),
+            issue.entry.eq(grant.payload.entry),
+            issue.place.eq(grant.payload.base),
+            issue.stride.eq(walker.format.stride),
+            issue.count.eq(job.reach),
+            issue.dense.eq(job.dense),
+            issue.order.eq((walker.order << 1) + 3),
+            Value.cast(issue.fetch).eq(Value.cast(plan.fetches)),
+        ]

@@ -10,15 +10,16 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.format_tables import block_table, by_bits, plane_table
-from spatten.hw.control.job_layouts import score_scale
+from spatten.hw.control.job_layouts import flag_of, score_scale
 from spatten.hw.control.job_slots import by_slot, head_place, row_layout, slot_layout
 from spatten.hw.control.row.row_layouts import row_chunk
 from spatten.hw.control.row.score_scales import excess_bits
 from spatten.hw.datapath.progressive import Kind
 from spatten.hw.lib.assertions import asserts
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.logic import equals, first_set, following
 from spatten.hw.lib.unstalled import unstalled
-from spatten.spec.config import LSB_BITS, Config
+from spatten.spec.config import LSB_BITS, Config, Feature
 from spatten.spec.job import Flag, KeyFetch, Mode
 
 __all__ = ["ChunkWalker"]
@@ -37,7 +38,7 @@ _JOB_FIELDS = (
     "first_rank",
     "rows",
 )
-"""What the walk needs of a job's record, besides two of its flags."""
+"""What the walk needs of a job's record, as far as the record has it, besides two of its flags."""
 
 
 class ChunkWalker(wiring.Component):
@@ -74,6 +75,8 @@ class ChunkWalker(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
+        self._recomputes = config.has(Feature.PROGRESSIVE)
+        self._prunes = config.has(Feature.PRUNE_VALUES)
         self.jobs = config.jobs_in_flight
         super().__init__(
             {
@@ -130,14 +133,12 @@ class ChunkWalker(wiring.Component):
 
     def _job_in(self, m: Module, slot: Value) -> Any:
         """Of the record of the job in `slot` what the walk needs, in a register."""
-        members = {name: slot_layout(self.config).members[name] for name in _JOB_FIELDS}
-        job = Signal(data.StructLayout({**members, "accumulate": 1, "prune_values": 1}), name="job", reset_less=True)
+        config, record = self.config, slot_layout(self.config).members
+        members = {name: record[name] for name in _JOB_FIELDS if name in record}
+        flags = {"accumulate": Flag.ACCUMULATE, **optional(self._prunes, prune_values=Flag.PRUNE_VALUES)}
+        job = Signal(data.StructLayout({**members, **dict.fromkeys(flags, 1)}), name="job", reset_less=True)
         records = [
-            Cat(
-                *(record[name] for name in _JOB_FIELDS),
-                record.flags[Flag.ACCUMULATE],
-                record.flags[Flag.PRUNE_VALUES],
-            )
+            Cat(*(record[name] for name in members), *(flag_of(config, record.flags, flag) for flag in flags.values()))
             for record in (self.slots[n] for n in range(self.jobs))
         ]
         m.d.sync += Value.cast(job).eq(by_slot(records, slot))
@@ -160,8 +161,8 @@ class ChunkWalker(wiring.Component):
             chunk.query_bits.eq(job.query_bits),
             chunk.offset.eq(job.query_offset),
             chunk.accumulate.eq(job.accumulate),
-            chunk.prune.eq(job.prune_values),
-            chunk.flat_limit.eq(job.flat_limit),
+            *([chunk.prune.eq(job.prune_values)] if self._prunes else []),
+            *([chunk.flat_limit.eq(job.flat_limit)] if self._recomputes else []),
         ]
         with m.If(self.o.ready):
             m.d.sync += [
@@ -180,12 +181,14 @@ class ChunkWalker(wiring.Component):
             chunk.causal.eq(is_causal),
             chunk.key_bits.eq(job.key_bits),
             chunk.joined.eq(self._joined),
-            chunk.stashes.eq(self._is_progressive),
-            chunk.kind.eq(
-                Mux(self._is_progressive, Mux(self._fits_operand, Kind.FIRST, Kind.FIRST_UNSTASHED), Kind.SINGLE)
-            ),
-            chunk.scale.eq(self._scale),
         ]
+        if self._recomputes:
+            first = Mux(self._fits_operand, Kind.FIRST, Kind.FIRST_UNSTASHED)
+            m.d.comb += [
+                chunk.stashes.eq(self._is_progressive),
+                chunk.kind.eq(Mux(self._is_progressive, first, Kind.SINGLE)),
+            ]
+        m.d.comb += chunk.scale.eq(self._scale)
 
     def _blocks(self, m: Module) -> None:
         """Says which blocks the chunk shares with others."""
@@ -223,11 +226,14 @@ class ChunkWalker(wiring.Component):
                     self._heads.eq(job.live_heads),
                     self._begins_keys.eq(1),
                     self._begins_values.eq(1),
-                    self._is_progressive.eq(equals(job.fetch, KeyFetch.PROGRESSIVE)),
-                    self._fits_operand.eq(
-                        by_bits(config, job.key_bits, lambda bits: int(bits + LSB_BITS <= config.operand_bits))
-                    ),
                 ]
+                if self._recomputes:
+                    m.d.sync += [
+                        self._is_progressive.eq(equals(job.fetch, KeyFetch.PROGRESSIVE)),
+                        self._fits_operand.eq(
+                            by_bits(config, job.key_bits, lambda bits: int(bits + LSB_BITS <= config.operand_bits))
+                        ),
+                    ]
                 m.next = "HEAD"
             with m.State("HEAD"):
                 m.d.comb += self.read.valid.eq(1)
@@ -239,9 +245,10 @@ class ChunkWalker(wiring.Component):
                 m.next = "SCALE"
             with m.State("SCALE"):
                 excess = Mux(self._joined, excess_bits(config, job.key_bits), 0)
+                less = Mux(self._is_progressive, LSB_BITS, excess) if self._recomputes else excess
                 m.d.sync += [
                     self._scale.mantissa.eq(self.scale.mantissa),
-                    self._scale.shift.eq(self.scale.shift - Mux(self._is_progressive, LSB_BITS, excess)),
+                    self._scale.shift.eq(self.scale.shift - less),
                 ]
                 m.next = "CHUNK"
             with m.State("CHUNK"):

@@ -13,9 +13,10 @@ from spatten.hw.control.row.row_layouts import key_window, placed_segment
 from spatten.hw.control.window_walker import WindowWalker
 from spatten.hw.datapath.progressive import Kind
 from spatten.hw.lib.assertions import asserts
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.logic import equals
 from spatten.hw.memory.block_table import entry_shape
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.constants import STASH_SLOTS
 from spatten.spec.row_format import key_ring_sectors, lsb_sectors
 
@@ -36,7 +37,8 @@ class KeyWindows(wiring.Component):
     i : stream of `placed_segment`, of at least a row and a key, which an assertion checks in simulation
     o : stream of `key_window`; `ready` may depend on `valid`
     begins, next_entry, next_linear : out, in this cycle the next window is made, which is offered from the next cycle
-        on; its block, or whether it lies behind the ring (as of `hw.control.window_walker.ArrivalGate`)
+        on; its block, or whether it lies behind the ring (as of `hw.control.window_walker.ArrivalGate`; `next_linear`
+        only with progressive recompute)
 
     Latency: 2 cycles from a segment to its first window. Throughput: a window per cycle, across rows and segments.
     Combinational from `o.ready` to `begins` and `i.ready`.
@@ -44,13 +46,14 @@ class KeyWindows(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
+        self._recomputes = config.has(Feature.PROGRESSIVE)
         super().__init__(
             {
                 "i": In(stream.Signature(placed_segment(config))),
                 "o": Out(stream.Signature(key_window(config))),
                 "begins": Out(1),
                 "next_entry": Out(entry_shape(config.blocks)),
-                "next_linear": Out(1),
+                **optional(self._recomputes, next_linear=Out(1)),
             }
         )
 
@@ -78,11 +81,12 @@ class KeyWindows(wiring.Component):
             sectors=key_ring_sectors(config),
             linear_sectors=lsb_sectors(config),
             left_shape=count,
+            restarts=True,
         )
         m.d.comb += [
             self.begins.eq(runs & (~self.o.valid | self.o.ready)),
             self.next_entry.eq(segment.entry),
-            self.next_linear.eq(segment.linear),
+            *([self.next_linear.eq(segment.linear)] if self._recomputes else []),
             self._done_after.eq(self._keys_done + self._placed.windows.window_keys),
             self._ends.eq(walker.last_beat & walker.last_window & (self._rows_left == 1)),
             self._takes.eq(~runs | (self.begins & self._ends)),
@@ -92,9 +96,9 @@ class KeyWindows(wiring.Component):
             walker.steps.eq(self.begins),
             walker.starts.eq(self._takes),
             walker.start.eq(self.i.payload.segment.base),
-            walker.linear.eq(segment.linear),
+            *([walker.linear.eq(segment.linear)] if self._recomputes else []),
             walker.base.eq(segment.base),
-            walker.limit.eq(segment.limit),
+            *([walker.limit.eq(segment.limit)] if self._recomputes else []),
         ]
         m.d.sync += self.o.valid.eq(runs | (self.o.valid & ~self.o.ready))
         with m.If(self._takes):
@@ -139,8 +143,11 @@ class KeyWindows(wiring.Component):
         window = Signal(key_window(config), reset_less=True)
         m.d.comb += self.o.payload.eq(window)
         ends_beat = self._beat_keys + windows.window_keys == config.softmax_lanes
-        ends_group = equals(self._done_after & (lanes - 1), 0) if lanes > 1 else Const(1)
-        frees = self._ends & segment.linear & equals(segment.kind, Kind.SINGLE)
+        ends_block = self._ends & segment.ends_block
+        if self._recomputes:
+            ends_group = equals(self._done_after & (lanes - 1), 0) if lanes > 1 else Const(1)
+            frees = self._ends & segment.linear & equals(segment.kind, Kind.SINGLE)
+            ends_block = ends_block & ~segment.linear
         request = window.request
         beat, scores = request.header, request.header.scores
         with m.If(self.begins):
@@ -153,18 +160,24 @@ class KeyWindows(wiring.Component):
                 beat.dim.eq(segment.dim),
                 beat.last.eq(last_window & last_beat),
                 scores.row.eq(segment.row),
-                scores.kind.eq(segment.kind),
-                scores.stash_slot.eq(segment.stash_slot),
-                scores.mantissa.eq(segment.mantissa),
-                scores.shift.eq(segment.shift),
-                scores.flat_limit.eq(segment.flat_limit),
-                window.entry.eq(segment.entry),
-                window.linear.eq(segment.linear),
+            ]
+            if self._recomputes:
+                m.d.sync += [scores.kind.eq(segment.kind), scores.stash_slot.eq(segment.stash_slot)]
+            m.d.sync += [scores.mantissa.eq(segment.mantissa), scores.shift.eq(segment.shift)]
+            if self._recomputes:
+                m.d.sync += scores.flat_limit.eq(segment.flat_limit)
+            m.d.sync += window.entry.eq(segment.entry)
+            if self._recomputes:
+                m.d.sync += window.linear.eq(segment.linear)
+            m.d.sync += [
                 window.group.eq(self._keys_done >> ceil_log2(lanes)),
                 window.fills.eq(last_beat & (last_window | ends_beat)),
                 window.ends_row.eq(last_beat & last_window),
-                window.ends_block.eq(self._ends & segment.ends_block & ~segment.linear),
-                window.again_read.eq(last_beat & segment.linear & (ends_group | last_window)),
-                window.again_done.eq(self._ends & segment.linear),
-                window.freed.eq(Mux(frees, Const(1, STASH_SLOTS) << segment.stash_slot, 0)),
+                window.ends_block.eq(ends_block),
             ]
+            if self._recomputes:
+                m.d.sync += [
+                    window.again_read.eq(last_beat & segment.linear & (ends_group | last_window)),
+                    window.again_done.eq(self._ends & segment.linear),
+                    window.freed.eq(Mux(frees, Const(1, STASH_SLOTS) << segment.stash_slot, 0)),
+                ]

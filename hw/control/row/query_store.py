@@ -13,11 +13,12 @@ from spatten.hw.control.segments import beats_max
 from spatten.hw.datapath.converter import operand_beat
 from spatten.hw.datapath.qk import query_row
 from spatten.hw.lib.assertions import asserts
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.logic import equals
 from spatten.hw.lib.pipeline import delayed_fields, delayed_valid
 from spatten.hw.lib.ram import Ram
 from spatten.hw.lib.unstalled import unstalled
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.constants import STASH_SLOTS
 
 __all__ = ["QueryStore"]
@@ -25,6 +26,8 @@ __all__ = ["QueryStore"]
 
 class QueryStore(wiring.Component):
     """Joins the beats of a query, and stores the query in its stash slot if it may be needed again.
+
+    Without progressive recompute no query is stored, and there is no `stashed`.
 
     Parameters
     ----------
@@ -47,12 +50,22 @@ class QueryStore(wiring.Component):
         self.config = config
         beat = operand_beat(1, config.slice_width, config.operand_bits, query_beat(config))
         query = query_row(operand_bits=config.operand_bits, head_dim_max=config.head_dim_max)
-        super().__init__({"i": In(unstalled(beat)), "stashed": In(stashed_query()), "o": Out(unstalled(query))})
+        self._recomputes = config.has(Feature.PROGRESSIVE)
+        super().__init__(
+            {
+                "i": In(unstalled(beat)),
+                **optional(self._recomputes, stashed=In(stashed_query())),
+                "o": Out(unstalled(query)),
+            }
+        )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         query = self._joined(m)
         header = self.i.payload.header
+        if not self._recomputes:
+            m.d.comb += [self.o.valid.eq(self.i.valid & header.last), Value.cast(self.o.payload).eq(query)]
+            return m
         ends = Signal()
         m.submodules.stash = store = Ram(shape=len(query), depth=max(2, STASH_SLOTS))
         # A stashed query is read in the last cycle before it leaves.

@@ -13,11 +13,12 @@ from spatten.hw.control.plan.plan_layouts import block_event
 from spatten.hw.control.row.row_layouts import asked_query, query_beat, stashed_query
 from spatten.hw.control.segments import beats_max, query_segment, window_parts
 from spatten.hw.lib.assertions import asserts, check_stream
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.logic import select, wrapped
 from spatten.hw.lib.unstalled import unstalled
 from spatten.hw.memory.block_table import entry_shape
 from spatten.hw.memory.ring_buffer import window_request
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.row_format import query_ring_sectors
 
 __all__ = ["QueryWindows"]
@@ -39,7 +40,7 @@ class QueryWindows(wiring.Component):
     arrived : in, for each query block whether it is there
     has_room : in, another query will find a place; without it nothing is asked for
     o_read : to the query ring, a `hw.memory.ring_buffer.window_request` whose header is a `query_beat`
-    stashed : out, `stashed_query`: which stashed query is wanted
+    stashed : out, `stashed_query`: which stashed query is wanted; only with progressive recompute
     looks_up, entry : out, the token ids of block `entry` are wanted from the next cycle on, for all of its queries; of
         no meaning before a stashed query
     asked : out, `asked_query`
@@ -52,6 +53,7 @@ class QueryWindows(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
+        self._recomputes = config.has(Feature.PROGRESSIVE)
         self.sectors = query_ring_sectors(config)
         super().__init__(
             {
@@ -59,7 +61,7 @@ class QueryWindows(wiring.Component):
                 "arrived": In(data.ArrayLayout(range(2), config.blocks)),
                 "has_room": In(1),
                 "o_read": Out(unstalled(window_request(self.sectors, BANKS, query_beat(config)))),
-                "stashed": Out(stashed_query()),
+                **optional(self._recomputes, stashed=Out(stashed_query())),
                 "looks_up": Out(1),
                 "entry": Out(entry_shape(config.blocks)),
                 "asked": Out(asked_query(config)),
@@ -82,28 +84,39 @@ class QueryWindows(wiring.Component):
         self._goes, self._last_beat, self._last_row = Signal(), Signal(), Signal()
         part = Signal(window_layout())
         ends_query = self._goes & self._last_beat
+        last_beat, reads, ends_block = beat + 1 == self._beats, self._goes, ends_query & self._last_row
+        if self._recomputes:
+            last_beat, reads, ends_block = (
+                last_beat | segment.again,
+                reads & ~segment.again,
+                ends_block & ~segment.again,
+            )
         request = self.o_read.payload
         m.d.comb += [
             Value.cast(part).eq(select([Value.cast(part_of_beat) for part_of_beat in self._parts], beat)),
-            self._last_beat.eq((beat + 1 == self._beats) | segment.again),
+            self._last_beat.eq(last_beat),
             self._last_row.eq(row + 1 == segment.rows),
-            self.o_read.valid.eq(self._goes & ~segment.again),
+            self.o_read.valid.eq(reads),
             request.sector.eq(wrapped(pointer + part.start, self.sectors)),
             request.sectors.eq(part.sectors),
             request.header.part.eq(part.part),
             request.header.beat.eq(beat),
             request.header.last.eq(self._last_beat),
-            request.header.stashes.eq(segment.stashes),
-            request.header.stash_slot.eq(segment.stash_slot),
-            self.stashed.valid.eq(self._goes & segment.again),
-            self.stashed.stash_slot.eq(segment.stash_slot),
+        ]
+        if self._recomputes:
+            m.d.comb += [
+                request.header.stashes.eq(segment.stashes),
+                request.header.stash_slot.eq(segment.stash_slot),
+                self.stashed.valid.eq(self._goes & segment.again),
+                self.stashed.stash_slot.eq(segment.stash_slot),
+            ]
+        m.d.comb += [
             self.entry.eq(segment.entry),
             self.asked.valid.eq(ends_query),
             self.asked.place.eq(row),
             self.asked.offset.eq(segment.offset),
-            self.asked.again.eq(segment.again),
-            self.asked.row.eq(segment.row),
-            self.used.valid.eq(ends_query & self._last_row & ~segment.again),
+            *([self.asked.again.eq(segment.again), self.asked.row.eq(segment.row)] if self._recomputes else []),
+            self.used.valid.eq(ends_block),
             self.used.entry.eq(segment.entry),
         ]
         with m.If(self._goes):
@@ -112,14 +125,13 @@ class QueryWindows(wiring.Component):
                 m.d.sync += [row.eq(row + 1), pointer.eq(wrapped(pointer + self._stride, self.sectors))]
         self._walk(m)
         if asserts(platform):
-            is_single = self.i.payload.rows == 1
-            m.d.sync += [
-                Assert(ResetSignal() | ~self.i.valid | self.i.payload.rows.any(), "a segment has no rows\n"),
-                Assert(
+            m.d.sync += Assert(ResetSignal() | ~self.i.valid | self.i.payload.rows.any(), "a segment has no rows\n")
+            if self._recomputes:
+                is_single = self.i.payload.rows == 1
+                m.d.sync += Assert(
                     ResetSignal() | ~self.i.valid | ~(self.i.payload.stashes | self.i.payload.again) | is_single,
                     "several queries have the same stash slot\n",
-                ),
-            ]
+                )
         return m
 
     def _walk(self, m: Module) -> None:
@@ -134,7 +146,8 @@ class QueryWindows(wiring.Component):
                     m.next = "ARRIVE"
             with m.State("ARRIVE"):
                 m.d.comb += self.looks_up.eq(1)
-                with m.If(select([self.arrived[n] for n in range(self.config.blocks)], segment.entry) | segment.again):
+                arrived = select([self.arrived[n] for n in range(self.config.blocks)], segment.entry)
+                with m.If(arrived | segment.again if self._recomputes else arrived):
                     m.next = "READ"
             with m.State("READ"):
                 m.d.comb += self._goes.eq(self.has_room)

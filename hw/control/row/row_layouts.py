@@ -12,10 +12,11 @@ from spatten.hw.control.job_slots import row_layout
 from spatten.hw.control.plan.plan_layouts import groups_max
 from spatten.hw.control.segments import beats_max, key_header, key_segment, query_segment, row_windows
 from spatten.hw.datapath.progressive import Kind
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.logic import index_shape
 from spatten.hw.memory.block_table import entry_shape
 from spatten.hw.memory.ring_buffer import window_request
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.constants import FLAT_LIMIT_BITS, STASH_SLOTS
 from spatten.spec.row_format import BANKS, key_ring_sectors, lsb_sectors, value_ring_sectors
 
@@ -46,7 +47,7 @@ def groups_shape(config: Config) -> Shape:
 def row_chunk(config: Config) -> data.StructLayout:
     """A chunk of a head's query rows: all that its segment says, but for its blocks and its stash slot.
 
-    slot, head, accumulate, prune : go with its rows (`hw.control.job_slots.row_layout`)
+    slot, head, accumulate, prune : go with its rows (`hw.control.job_slots.row_layout`, which may lack `prune`)
     rows : how many there are
     dim : code of the head dimension
     query_bits, query_odd_head, offset : as `bits`, `odd_head` and `offset` of a `query_segment`
@@ -55,26 +56,29 @@ def row_chunk(config: Config) -> data.StructLayout:
     stashes : its row (there is one) may have to be computed again, so a stash slot is needed
     begins_keys, begins_values : its head's keys or values are in a block that no chunk before had
     ends_keys : no later chunk has keys in this block
+
+    Without progressive recompute there are no `kind`, `flat_limit` and `stashes`.
     """
+    recomputes = config.has(Feature.PROGRESSIVE)
     row = row_layout(config).members
     query, key = query_segment(config).members, key_segment(config).members
     return data.StructLayout(
         {
-            **{name: row[name] for name in ("slot", "head", "accumulate", "prune")},
+            **{name: row[name] for name in ("slot", "head", "accumulate", "prune") if name in row},
             "rows": query["rows"],
             "dim": DIM_CODE,
             "query_bits": BITS_CODE,
             "query_odd_head": 1,
             "offset": query["offset"],
-            "kind": Shape.cast(Kind),
+            **optional(recomputes, kind=Shape.cast(Kind)),
             "scale": score_scale(),
-            "flat_limit": unsigned(FLAT_LIMIT_BITS),
+            **optional(recomputes, flat_limit=unsigned(FLAT_LIMIT_BITS)),
             "keys": key["keys"],
             "causal": 1,
             "key_bits": BITS_CODE,
             "joined": 1,
             "key_odd_head": 1,
-            "stashes": 1,
+            **optional(recomputes, stashes=1),
             "begins_keys": 1,
             "begins_values": 1,
             "ends_keys": 1,
@@ -95,15 +99,14 @@ def query_beat(config: Config) -> data.StructLayout:
 
     part : what the converter needs of the window
     beat, last : which beat of the query it is, from 0 on, and whether it is the last
-    stashes, stash_slot : the query is to be stashed in that slot as well
+    stashes, stash_slot : the query is to be stashed in that slot as well; only with progressive recompute
     """
     return data.StructLayout(
         {
             "part": window_layout().members["part"],
             "beat": range(max(2, beats_max(config))),
             "last": 1,
-            "stashes": 1,
-            "stash_slot": index_shape(STASH_SLOTS),
+            **optional(config.has(Feature.PROGRESSIVE), stashes=1, stash_slot=index_shape(STASH_SLOTS)),
         }
     )
 
@@ -118,7 +121,7 @@ def asked_query(config: Config) -> data.StructLayout:
 
     place : which row of its query block it is
     offset : what is to be subtracted of its token's id to get the number of its row
-    again, row : it is a stashed query, and the number of its row is this
+    again, row : it is a stashed query, and the number of its row is this; only with progressive recompute
     """
     members = query_segment(config).members
     return data.StructLayout(
@@ -126,8 +129,7 @@ def asked_query(config: Config) -> data.StructLayout:
             "valid": 1,
             "place": range(config.topk_lanes),
             "offset": members["offset"],
-            "again": 1,
-            "row": members["row"],
+            **({"again": 1, "row": members["row"]} if config.has(Feature.PROGRESSIVE) else {}),
         }
     )
 
@@ -174,20 +176,21 @@ def key_window(config: Config) -> data.StructLayout:
         is the row's last window
     freed : with `again_done` of kind SINGLE, the row's stash slot, a bit for each; that of kind SECOND is set free by
         `hw.datapath.progressive.Progressive`
+
+    Without progressive recompute there are no `linear`, `again_read`, `again_done` and `freed`.
     """
+    recomputes = config.has(Feature.PROGRESSIVE)
     request = window_request(key_ring_sectors(config) + lsb_sectors(config), BANKS, key_beat(config))
     return data.StructLayout(
         {
             "request": request,
             "entry": entry_shape(config.blocks),
-            "linear": 1,
+            **optional(recomputes, linear=1),
             "group": range(groups_max(config)),
             "fills": 1,
             "ends_row": 1,
             "ends_block": 1,
-            "again_read": 1,
-            "again_done": 1,
-            "freed": STASH_SLOTS,
+            **optional(recomputes, again_read=1, again_done=1, freed=STASH_SLOTS),
         }
     )
 
@@ -207,7 +210,7 @@ def prob_beat(config: Config, lanes: int) -> data.StructLayout:
 def value_row(config: Config) -> data.StructLayout:
     """A row whose probabilities come next.
 
-    is_pruned : only its largest probabilities come, and its values have a block of their own
+    is_pruned : only its largest probabilities come, and its values have a block of their own; only with local pruning
     row : goes with it
     entry, base : the block of its values, and the sector of the value ring where that begins
     dim : code of the head dimension
@@ -215,7 +218,7 @@ def value_row(config: Config) -> data.StructLayout:
     """
     return data.StructLayout(
         {
-            "is_pruned": 1,
+            **optional(config.has(Feature.PRUNE_VALUES), is_pruned=1),
             "row": row_layout(config),
             "entry": entry_shape(config.blocks),
             "base": range(value_ring_sectors(config)),

@@ -15,7 +15,7 @@ from spatten.hw.lib.fifo import Fifo
 from spatten.hw.lib.logic import select
 from spatten.hw.lib.ram import Ram
 from spatten.hw.memory.block_table import entry_shape
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 
 __all__ = ["RowNumbers"]
 
@@ -78,11 +78,13 @@ class RowNumbers(wiring.Component):
             rows.i.valid.eq(has_number_since),
             rows.i.payload.eq(number_before),
         ]
+        row_number = token_id - self.asked.offset
+        recomputes = config.has(Feature.PROGRESSIVE)
         # A number leaves the queue four cycles after its query was asked for at the earliest, when the query is about
         # to enter the queue in front of the array.
         m.d.sync += [
             has_number.eq(self.asked.valid),
-            number.eq(Mux(self.asked.again, self.asked.row, token_id - self.asked.offset)),
+            number.eq(Mux(self.asked.again, self.asked.row, row_number) if recomputes else row_number),
             has_number_since.eq(has_number),
             number_before.eq(number),
         ]

@@ -12,15 +12,18 @@ from spatten.hw.control.format_tables import by_bits
 from spatten.hw.control.job_layouts import score_scale
 from spatten.hw.control.job_slots import head_place, head_shape
 from spatten.hw.control.segments import scale_write
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.ram import Ram
 from spatten.hw.lib.unstalled import unstalled
-from spatten.spec.config import LSB_BITS, Config
+from spatten.spec.config import LSB_BITS, Config, Feature
 
 __all__ = ["ScoreScales", "excess_bits"]
 
 
 class ScoreScales(wiring.Component):
     """Keeps the score scale of every head of the jobs in flight, for two readers that share its read port.
+
+    Without progressive recompute there is one reader, and no `again`.
 
     Parameters
     ----------
@@ -40,11 +43,12 @@ class ScoreScales(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
+        self._recomputes = config.has(Feature.PROGRESSIVE)
         super().__init__(
             {
                 "scale": In(scale_write(config)),
                 "walk": In(unstalled(head_place(config))),
-                "again": In(stream.Signature(head_place(config))),
+                **optional(self._recomputes, again=In(stream.Signature(head_place(config)))),
                 "o": Out(score_scale()),
             }
         )
@@ -59,11 +63,17 @@ class ScoreScales(wiring.Component):
             memory.write_address.eq(self._address(scale)),
             memory.write_data.mantissa.eq(scale.mantissa),
             memory.write_data.shift.eq(scale.shift),
-            memory.read_enable.eq(self.walk.valid | self.again.valid),
-            memory.read_address.eq(
-                Mux(self.walk.valid, self._address(self.walk.payload), self._address(self.again.payload))
-            ),
-            self.again.ready.eq(~self.walk.valid),
+        ]
+        walked = self._address(self.walk.payload)
+        if self._recomputes:
+            m.d.comb += [
+                memory.read_enable.eq(self.walk.valid | self.again.valid),
+                memory.read_address.eq(Mux(self.walk.valid, walked, self._address(self.again.payload))),
+                self.again.ready.eq(~self.walk.valid),
+            ]
+        else:
+            m.d.comb += [memory.read_enable.eq(self.walk.valid), memory.read_address.eq(walked)]
+        m.d.comb += [
             self.o.eq(memory.read_data),
         ]
         return m

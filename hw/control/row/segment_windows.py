@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module
+from amaranth.hdl import Const, Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.control.row.row_layouts import placed_segment
 from spatten.hw.control.segments import key_segment, set_windows
 from spatten.hw.lib.fifo import SkidBuffer
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 
 __all__ = ["SegmentWindows"]
 
@@ -47,5 +47,6 @@ class SegmentWindows(wiring.Component):
             self.i.ready.eq(buffer.i.ready),
             placed.segment.eq(segment),
         ]
-        set_windows(m, self.config, placed.windows, segment=segment, joined=segment.joined, lsb=segment.lsb)
+        lsb = segment.lsb if self.config.has(Feature.PROGRESSIVE) else Const(0, 1)
+        set_windows(m, self.config, placed.windows, segment=segment, joined=segment.joined, lsb=lsb)
         return m

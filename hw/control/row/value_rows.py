@@ -13,10 +13,11 @@ from spatten.hw.control.job_slots import by_slot, row_layout, slot_layout
 from spatten.hw.control.row.row_layouts import value_row
 from spatten.hw.control.segments import set_windows
 from spatten.hw.lib.assertions import asserts
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.fifo import Fifo, SkidBuffer
 from spatten.hw.lib.logic import select
 from spatten.hw.memory.block_table import entry_shape
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.row_format import value_ring_sectors
 
 __all__ = ["ValueRows"]
@@ -26,7 +27,8 @@ class ValueRows(wiring.Component):
     """Takes rows with all of their probabilities and pruned rows in turns, and adds how their values are read.
 
     A pruned row waits until its block has its space; such blocks come in the order of these rows. If rows of both kinds
-    can go, then one of the kind that did not go last goes.
+    can go, then one of the kind that did not go last goes. Without local pruning there are no pruned rows, and no
+    `i_pruned` and `i_block`.
 
     Parameters
     ----------
@@ -45,13 +47,13 @@ class ValueRows(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
+        self._prunes = config.has(Feature.PRUNE_VALUES)
         row, entry = row_layout(config), entry_shape(config.blocks)
         super().__init__(
             {
                 "slots": In(data.ArrayLayout(slot_layout(config), config.jobs_in_flight)),
                 "i": In(stream.Signature(row)),
-                "i_pruned": In(stream.Signature(row)),
-                "i_block": In(stream.Signature(entry)),
+                **optional(self._prunes, i_pruned=In(stream.Signature(row)), i_block=In(stream.Signature(entry))),
                 "bases": In(data.ArrayLayout(range(value_ring_sectors(config)), config.blocks)),
                 "o": Out(stream.Signature(value_row(config))),
             }
@@ -60,25 +62,36 @@ class ValueRows(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        m.submodules.blocks = blocks = Fifo(shape=entry_shape(config.blocks), depth=config.blocks)
+        if self._prunes:
+            m.submodules.blocks = blocks = Fifo(shape=entry_shape(config.blocks), depth=config.blocks)
         m.submodules.ready = ready = SkidBuffer(shape=value_row(config))
-        wiring.connect(m, wiring.flipped(self.i_block), blocks.i)
+        if self._prunes:
+            wiring.connect(m, wiring.flipped(self.i_block), blocks.i)
         wiring.connect(m, ready.o, wiring.flipped(self.o))
 
         # First the row is chosen, and its job's record looked up.
         pruned_turn, moves, takes_whole, takes_pruned = Signal(), Signal(), Signal(), Signal()
-        m.d.comb += [
-            takes_pruned.eq(self.i_pruned.valid & blocks.o.valid & (pruned_turn | ~self.i.valid)),
-            takes_whole.eq(self.i.valid & ~takes_pruned),
-            self.i.ready.eq(takes_whole & moves),
-            self.i_pruned.ready.eq(takes_pruned & moves),
-            blocks.o.ready.eq(takes_pruned & moves),
-        ]
+        chosen_row: Value = Value.cast(self.i.payload)
+        entry: Value = self.i.payload.values
+        takes: Value = takes_whole
+        if self._prunes:
+            m.d.comb += [
+                takes_pruned.eq(self.i_pruned.valid & blocks.o.valid & (pruned_turn | ~self.i.valid)),
+                takes_whole.eq(self.i.valid & ~takes_pruned),
+                self.i.ready.eq(takes_whole & moves),
+                self.i_pruned.ready.eq(takes_pruned & moves),
+                blocks.o.ready.eq(takes_pruned & moves),
+            ]
+            chosen_row = Mux(takes_pruned, self.i_pruned.payload, self.i.payload)
+            entry = Mux(takes_pruned, blocks.o.payload, entry)
+            takes = takes_whole | takes_pruned
+        else:
+            m.d.comb += [takes_whole.eq(self.i.valid), self.i.ready.eq(takes_whole & moves)]
         fields = {name: slot_layout(config).members[name] for name in ("head_dim", "value_bits")}
         records = [Cat(self.slots[n][name] for name in fields) for n in range(config.jobs_in_flight)]
         row, job = Signal(row_layout(config)), Signal(data.StructLayout(fields))
         m.d.comb += [
-            row.eq(Mux(takes_pruned, self.i_pruned.payload, self.i.payload)),
+            row.eq(chosen_row),
             Value.cast(job).eq(by_slot(records, row.slot)),
         ]
         block = block_table(m, config, dim=job.head_dim, bits=job.value_bits, joined=Const(0, 1), name="job_format")
@@ -89,29 +102,30 @@ class ValueRows(wiring.Component):
         m.d.comb += moves.eq(~chosen_valid | ready.i.ready)
         with m.If(moves):
             m.d.sync += [
-                chosen_valid.eq(takes_whole | takes_pruned),
-                chosen_pruned.eq(takes_pruned),
+                chosen_valid.eq(takes),
+                *([chosen_pruned.eq(takes_pruned)] if self._prunes else []),
                 chosen.eq(row),
-                chosen_entry.eq(Mux(takes_pruned, blocks.o.payload, self.i.payload.values)),
+                chosen_entry.eq(entry),
                 chosen_format.dim.eq(job.head_dim),
                 chosen_format.bits.eq(job.value_bits),
                 chosen_format.odd_head.eq(block.paired & row.head[0]),
             ]
-            with m.If(takes_whole | takes_pruned):
-                m.d.sync += pruned_turn.eq(takes_whole)
+            if self._prunes:
+                with m.If(takes):
+                    m.d.sync += pruned_turn.eq(takes_whole)
 
         # Then, how its values lie.
         placed = ready.i.payload
         m.d.comb += [
             ready.i.valid.eq(chosen_valid),
-            placed.is_pruned.eq(chosen_pruned),
+            *([placed.is_pruned.eq(chosen_pruned)] if self._prunes else []),
             placed.row.eq(chosen),
             placed.entry.eq(chosen_entry),
             placed.base.eq(select([self.bases[n] for n in range(config.blocks)], chosen_entry)),
             placed.dim.eq(chosen_format.dim),
         ]
         set_windows(m, config, placed.windows, segment=chosen_format, joined=Const(0, 1), lsb=Const(0, 1))
-        if asserts(platform):
+        if asserts(platform) and self._prunes:
             self._check_turns(m, blocks.o.valid)
         return m
 

@@ -13,9 +13,10 @@ from spatten.hw.control.job_slots import row_layout
 from spatten.hw.control.row.row_layouts import prob_beat, value_row, value_window
 from spatten.hw.control.window_walker import WindowWalker
 from spatten.hw.datapath.pv import weight_beat
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.fifo import Fifo
 from spatten.hw.memory.block_table import entry_shape
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.row_format import value_ring_sectors
 
 __all__ = ["ValueWindows"]
@@ -39,7 +40,7 @@ class ValueWindows(wiring.Component):
     -----
     i : stream of `value_row`
     i_beat, i_pruned_beat : streams of `prob_beat` of `softmax_lanes`: of rows with all of their probabilities, and of
-        pruned rows
+        pruned rows (only with local pruning)
     o : stream of `value_window`; `ready` may depend on `valid`
     o_prob : stream of `hw.datapath.pv.weight_beat`, through a queue of 8
     begins, next_entry : out, in this cycle the next window is made, which is offered from the next cycle on; its block
@@ -51,13 +52,14 @@ class ValueWindows(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self.config = config
+        self._prunes = config.has(Feature.PRUNE_VALUES)
         self.prob = weight_beat(lanes=config.softmax_lanes, prob_bits=config.prob_bits, header=row_layout(config))
         beat = prob_beat(config, config.softmax_lanes)
         super().__init__(
             {
                 "i": In(stream.Signature(value_row(config))),
                 "i_beat": In(stream.Signature(beat)),
-                "i_pruned_beat": In(stream.Signature(beat)),
+                **optional(self._prunes, i_pruned_beat=In(stream.Signature(beat))),
                 "o": Out(stream.Signature(value_window(config))),
                 "o_prob": Out(stream.Signature(self.prob)),
                 "begins": Out(1),
@@ -84,11 +86,14 @@ class ValueWindows(wiring.Component):
         ends_beat = self.begins & walker.last_beat & walker.last_window
         begins_beat = ~beat_done.any() & walker.first_beat
         weights = probs.i.payload
+        next_beat: Value = Value.cast(self.i_beat.payload)
+        next_valid: Value = self.i_beat.valid
+        if self._prunes:
+            next_beat = Mux(row.is_pruned, Value.cast(self.i_pruned_beat.payload), next_beat)
+            next_valid = Mux(row.is_pruned, self.i_pruned_beat.valid, next_valid)
         m.d.comb += [
-            Value.cast(beat).eq(
-                Mux(row.is_pruned, Value.cast(self.i_pruned_beat.payload), Value.cast(self.i_beat.payload))
-            ),
-            beat_valid.eq(Mux(row.is_pruned, self.i_pruned_beat.valid, self.i_beat.valid)),
+            Value.cast(beat).eq(next_beat),
+            beat_valid.eq(next_valid),
             left.eq(beat.count - beat_done),
             walker.windows.eq(row.windows),
             walker.left.eq(left),
@@ -100,8 +105,15 @@ class ValueWindows(wiring.Component):
             self.next_entry.eq(row.entry),
             takes.eq(~runs | (self.begins & walker.last_beat & ends_row)),
             self.i.ready.eq(takes),
-            self.i_beat.ready.eq(ends_beat & ~row.is_pruned),
-            self.i_pruned_beat.ready.eq(ends_beat & row.is_pruned),
+        ]
+        if self._prunes:
+            m.d.comb += [
+                self.i_beat.ready.eq(ends_beat & ~row.is_pruned),
+                self.i_pruned_beat.ready.eq(ends_beat & row.is_pruned),
+            ]
+        else:
+            m.d.comb += self.i_beat.ready.eq(ends_beat)
+        m.d.comb += [
             probs.i.valid.eq(self.begins & begins_beat),
             weights.probs.eq(beat.probs),
             weights.count.eq(beat.count),

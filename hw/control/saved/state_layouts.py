@@ -9,7 +9,8 @@ from amaranth.hdl import Cat, Const, Value, unsigned
 from amaranth.lib import data
 
 from spatten.hw.datapath.tokens.token_layouts import Layouts
-from spatten.spec.config import Config
+from spatten.hw.lib.connections import optional
+from spatten.spec.config import Config, Feature
 from spatten.spec.row_format import SECTOR_BITS
 
 __all__ = [
@@ -73,10 +74,15 @@ def layouts(config: Config) -> Layouts:
 
 
 def head_state(config: Config) -> data.StructLayout:
-    """What is saved of the heads."""
+    """What is saved of the heads; without head pruning only which are kept, and the rest of their image is zero."""
     words = data.ArrayLayout(unsigned(config.head_importance_bits), config.heads_max)
+    has_heads = config.has(Feature.PRUNE_HEADS)
     return data.StructLayout(
-        {"importance": words, "kept": unsigned(config.heads_max), "saturated": unsigned(config.heads_max)}
+        {
+            **optional(has_heads, importance=words),
+            "kept": unsigned(config.heads_max),
+            **optional(has_heads, saturated=unsigned(config.heads_max)),
+        }
     )
 
 

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.datapath.tokens.context_memory import gather_port, host_port
 from spatten.hw.datapath.tokens.token_layouts import Layouts, unstalled
+from spatten.hw.lib.connections import optional
 from spatten.hw.lib.logic import one_hot, select
 
 __all__ = ["ContextReader"]
@@ -29,6 +30,8 @@ class ContextReader(wiring.Component):
     ----------
     layouts : Layouts
         Sizes and payloads of the unit.
+    has_access : bool
+        Whether there is a host: only then there are `i_access`, `o_access` and `host`.
 
     Ports
     -----
@@ -47,14 +50,18 @@ class ContextReader(wiring.Component):
     Latency: 1 cycle from a member line to `o`, 2 from a read of the host to its answer. Throughput: one line per cycle.
     """
 
-    def __init__(self, *, layouts: Layouts) -> None:
+    def __init__(self, *, layouts: Layouts, has_access: bool = True) -> None:
         self.layouts = layouts
+        self.has_access = has_access
         super().__init__(
             {
                 "i_gather": In(stream.Signature(layouts.gather)),
                 "i_members": In(stream.Signature(layouts.members)),
-                "i_access": In(stream.Signature(layouts.access)),
-                "o_access": Out(stream.Signature(layouts.state)),
+                **optional(
+                    has_access,
+                    i_access=In(stream.Signature(layouts.access)),
+                    o_access=Out(stream.Signature(layouts.state)),
+                ),
                 "taken_contexts": In(layouts.contexts),
                 "taken_slots": In(layouts.slots),
                 "has_room": In(1),
@@ -64,12 +71,15 @@ class ContextReader(wiring.Component):
                 "context": Out(layouts.context),
                 "o": Out(unstalled(layouts.id_line)),
                 "memory": Out(gather_port(layouts)),
-                "host": Out(host_port(layouts)),
+                **optional(has_access, host=Out(host_port(layouts))),
             }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        if not self.has_access:
+            self._gather_only(m)
+            return m
         layouts = self.layouts
         command, access = self.i_gather.payload, self.i_access.payload
         taken_contexts, taken_slots = list(self.taken_contexts), list(self.taken_slots)
@@ -125,7 +135,25 @@ class ContextReader(wiring.Component):
         self._walk(m, host_reads, context, kept_lines, line)
         return m
 
-    def _walk(self, m: Module, host_reads: Signal, context: Signal, kept_lines: Signal, line: Signal) -> None:
+    def _gather_only(self, m: Module) -> None:
+        """Without a host: takes the commands of the gather."""
+        layouts = self.layouts
+        command = self.i_gather.payload
+        context = Signal(layouts.context, reset_less=True)
+        kept_lines = Signal(layouts.line_count, reset_less=True)
+        line = Signal(layouts.line, reset_less=True)
+        is_free = ~select(list(self.taken_contexts), command.context) & ~select(list(self.taken_slots), command.slot)
+        m.d.comb += [
+            self.i_gather.ready.eq(~self.is_gathering & is_free),
+            self.begins.eq(self.i_gather.valid & self.i_gather.ready),
+            self.context.eq(context),
+            self.memory.asked_context.eq(command.context),
+        ]
+        with m.If(~self.is_gathering):
+            m.d.sync += [context.eq(command.context), kept_lines.eq(self.memory.kept_lines), line.eq(0)]
+        self._walk(m, Const(0, 1), context, kept_lines, line)
+
+    def _walk(self, m: Module, host_reads: Value, context: Signal, kept_lines: Signal, line: Signal) -> None:
         """Read the lines of a gather, while there is room; what goes with a line waits beside the memory's output."""
         layouts = self.layouts
         lanes = layouts.lanes
