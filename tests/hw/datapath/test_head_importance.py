@@ -76,7 +76,7 @@ def test_ports_have_the_declared_shapes() -> None:
 
 def test_latency_is_what_the_docstring_says() -> None:
     assert HeadImportance(**PAPER_SIZE).latency == 8 + 3
-    assert HeadImportance(**size_of(ULX3S)).latency == 7 + 3
+    assert HeadImportance(**size_of(ULX3S)).latency == 8 + 3
     assert HeadImportance(**{**PAPER_SIZE, "levels_per_stage": 1}).latency == 8 + 6
 
 
