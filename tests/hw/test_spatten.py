@@ -90,6 +90,20 @@ HEADS = TINY.replace(
     jobs_in_flight=4,
 )
 """More heads than cycles between two jobs' beginnings; and one slice, which reads several rows of a lane at once."""
+SCALED_DOWN = TINY.replace(
+    name="scaled-down",
+    operand_bits=8,
+    head_dim_max=64,
+    head_dim_min=32,
+    plane_widths=(4, 8),
+    blocks=4,
+    buffer_dim=32,
+    channels=1,
+    channel_bits=16,
+    contexts=1,
+    jobs_in_flight=1,
+)
+"""`ulx3s` in small: two widths of planes, two head dimensions, four blocks in a ring."""
 
 
 def verilog_of(config: Config, *, assertions: bool = True) -> str:
@@ -150,7 +164,7 @@ def test_memories(device: Device, memory: dict[str, Any], stall: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [ODD, NARROW, HEADS], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [ODD, NARROW, HEADS, SCALED_DOWN], ids=lambda config: config.name)
 def test_other_configurations(config: Config) -> None:
     with Device(SimulatedTransport(Machine(verilog_of(config), config))) as device:
         assert device.config == config.replace(name="device")
