@@ -14,7 +14,7 @@ from spatten.host.driver.contexts import Contexts
 from spatten.host.driver.encoding import Report
 from spatten.host.driver.errors import DeviceError, DeviceFailedError, DeviceTimeoutError, JobRejectedError, undrained
 from spatten.host.driver.transport import BusError, Transport
-from spatten.spec.config import SECTOR_BYTES, Config
+from spatten.spec.config import FEATURES, SECTOR_BYTES, Config, Feature
 from spatten.spec.constants import PAGE_BITS, PAGE_BYTES
 from spatten.spec.job import job_fields
 from spatten.spec.register_map import MAGIC, NO_WORD, Access, ErrorCode, RegisterMap, RejectReason, event_names
@@ -100,10 +100,15 @@ class Protocol:
         values: dict[str, int] = {
             register.name.lower(): read(register.name)
             for register in some.values()
-            if register.group == some["CHANNELS"].group
+            if register.group == some["CHANNELS"].group and register.name != "FEATURES"
         }
         try:
-            found = RegisterMap(Config(name="device", **values))
+            lacks = some["FEATURES"].unpack(read("FEATURES"))
+        except BusError:  # from before there was such a register: the machine lacks nothing
+            lacks = {}
+        features: tuple[Feature, ...] = tuple(one for one in FEATURES if not lacks.get(f"lacks_{one.value}"))
+        try:
+            found = RegisterMap(Config(name="device", features=features, **values))
         except ValueError as error:
             raise DeviceError(f"the accelerator says that it has a configuration that cannot be: {error}") from error
         channels = found.config.channels
@@ -132,8 +137,8 @@ class Protocol:
         return self.map["STATUS"].unpack(self._read("STATUS"))
 
     def counters(self) -> dict[str, int]:
-        """All performance counters, by the names of `spec.job.event_limits`."""
-        result = {}
+        """All performance counters, by the names of `spec.job.event_limits`; 0 for what this machine never counts."""
+        result = dict.fromkeys(event_names(self.config.replace(features=FEATURES)), 0)
         for name in event_names(self.config):
             low, high = self.map.counter(name)
             value = self._read(low.name)
@@ -407,7 +412,8 @@ class Protocol:
         return self._pop_report()
 
     def _pop_report(self) -> Report:
-        values: dict[str, Any] = {}
+        # A machine without progressive recompute or head pruning does not report these.
+        values: dict[str, Any] = {"recomputed": 0, "heads_saturated": 0}
         for register in self.map.reports:
             values |= register.unpack(self._read(register.name))
         self._write("REPORT_POP", 1)

@@ -3,7 +3,8 @@
 
 A sequence holds memory of the device for as long as it lives: for each layer its K and V planes and the bitmap of the
 tokens that they have, and once for all layers Q, the output, the pinned tokens and the cascade state. Every job saves
-the state there, which tells what was kept, and allows more live sequences than the device has contexts.
+the state there, which tells what was kept, and allows more live sequences than the device has contexts. A device that
+cannot save states computes without token pruning, and for as many sequences at a time as it has contexts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Self
 
 import numpy as np
 
+from spatten.golden import GoldenError
 from spatten.golden.convert import split
 from spatten.golden.memory import OutputRegion, Plane
 from spatten.golden.state import state_sectors
@@ -22,8 +24,15 @@ from spatten.golden.traffic import Traffic
 from spatten.host.driver.device import Device
 from spatten.host.driver.errors import DeviceError
 from spatten.host.engines.engine import ModelShape
-from spatten.host.engines.quantized_engine import Computed, LayerWork, QuantizedEngine, QuantizedSequence, Settings
-from spatten.spec.config import LSB_BITS, SECTOR_BYTES, Config
+from spatten.host.engines.quantized_engine import (
+    Computed,
+    LayerWork,
+    QuantizedEngine,
+    QuantizedSequence,
+    Settings,
+    layer_counts,
+)
+from spatten.spec.config import LSB_BITS, SECTOR_BYTES, Config, Feature
 from spatten.spec.job import Addresses, Job, KeyFetch
 
 __all__ = ["DeviceEngine", "DeviceSequence"]
@@ -51,8 +60,16 @@ class DeviceEngine(QuantizedEngine):
         self.room = device.config.tokens_max if room is None else room
 
     def start(self, shape: ModelShape, length: int) -> DeviceSequence:
-        """Raises `GoldenError` for a model or a length that the device cannot hold, `OutOfMemoryError` without room."""
+        """Raises `GoldenError` for a model or a length that the device cannot hold, or pruning that it cannot tell, and
+        `OutOfMemoryError` without room."""
         self.check(shape, length)
+        if not self.config.has(Feature.SAVED_STATES):
+            most = self.room if shape.causal else length
+            if any(count < most for count in layer_counts(self.settings.tokens, most, shape.layers)):
+                raise GoldenError(
+                    f"the configuration {self.config.name!r} takes tokens that are not pruned: it lacks saved_states, "
+                    "and only a saved state tells which tokens stay"
+                )
         if length > self.room:
             raise ValueError(f"length must be at most room = {self.room}, not {length!r}")
         return DeviceSequence(self.device, self.settings, shape, length, self.room if shape.causal else length)
@@ -123,7 +140,9 @@ class DeviceSequence(QuantizedSequence):
             self._output = OutputRegion(
                 channels=device.config.channels, base=regions.allocate(length * region.row_sectors), **sizes
             )
-            self._state = regions.allocate(state_sectors(device.config))
+            self._state: int | None = None
+            if device.config.has(Feature.SAVED_STATES):
+                self._state = regions.allocate(state_sectors(device.config))
         except BaseException:
             self._release()
             raise
@@ -140,6 +159,10 @@ class DeviceSequence(QuantizedSequence):
     ) -> None:
         self.close()
 
+    @property
+    def knows_importance(self) -> bool:
+        return self._state is not None
+
     def compute(self, work: LayerWork) -> Computed:
         if not self._release.alive:
             raise DeviceError("the sequence is closed")
@@ -149,6 +172,12 @@ class DeviceSequence(QuantizedSequence):
         at = self._bring(work)
         context, has_state = device.contexts.take(self._regions)
         load = None if has_state or job.clear else self._state
+        if self._state is None and not has_state and not job.clear:
+            device.contexts.give_back(self._regions)
+            raise DeviceError(
+                f"the sequence's state is lost: on a device without saved_states at most {self.config.contexts} "
+                "sequences can be under way, one in each context"
+            )
         before = device.counters()
         try:
             tag = device.submit(job, at, heads=work.bitmaps.heads, context=context, load=load, store=self._state)
@@ -158,7 +187,12 @@ class DeviceSequence(QuantizedSequence):
             raise
         after = device.counters()
         output = device.load_output(self._output, live.heads, live.rows - job.query_offset)
-        self.context = device.load_state(self._state)
+        if self._state is not None:
+            self.context = device.load_state(self._state)
+        else:
+            # Nothing else tells which tokens stay; but all do that are live.
+            self.context.kept_tokens = np.isin(np.arange(self.config.tokens_max), live.tokens)
+            self.context.kept_heads = np.isin(np.arange(self.config.heads_max), report.kept_heads)
         counters = {name: value - before[name] for name, value in after.items()}
         values = len(live.tokens) if job.keep_values is None else min(job.keep_values, len(live.tokens))
         return Computed(
@@ -212,5 +246,5 @@ class DeviceSequence(QuantizedSequence):
             key=size("key"),
             value=size("value"),
             lsb=size("lsb"),
-            output=size("output") - state_sectors(self.config) * SECTOR_BYTES,
+            output=size("output") - (0 if self._state is None else state_sectors(self.config) * SECTOR_BYTES),
         )

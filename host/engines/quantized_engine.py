@@ -25,7 +25,7 @@ from spatten.golden.schedule import HEAD_FRONT, NO_PRUNING, TOKEN_FRONT, Ratios,
 from spatten.golden.softmax import flat_limit
 from spatten.golden.traffic import Traffic
 from spatten.host.engines.engine import FloatArray, LayerResult, ModelShape
-from spatten.spec.config import LSB_BITS, PLANE_BITS, Config
+from spatten.spec.config import LSB_BITS, PLANE_BITS, Config, Feature
 from spatten.spec.job import Job, KeyFetch, Mode, ScoreScale
 from spatten.spec.row_format import CODE_BITS
 
@@ -87,6 +87,11 @@ def _counts(schedule: Ratios | tuple[int, ...], n: int, layers: int, front: Frac
     if isinstance(schedule, Ratios):
         return schedule.counts(n, layers, front)
     return [min(n, count) for count in explicit(schedule, max((n, *schedule)), layers)]
+
+
+def layer_counts(schedule: Ratios | tuple[int, ...], tokens: int, layers: int) -> list[int]:
+    """How many of so many tokens stay after each layer under a schedule."""
+    return _counts(schedule, tokens, layers, TOKEN_FRONT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +178,20 @@ class QuantizedEngine:
         ):
             if not 1 <= value <= limit:
                 raise GoldenError(f"the configuration {self.config.name!r} takes 1 to {limit} {what}, not {value}")
+        prunes_heads = any(
+            count < shape.heads for count in _counts(settings.heads, shape.heads, shape.layers, HEAD_FRONT)
+        )
+        for is_wanted, feature, what in (
+            (shape.causal and settings.lsb, Feature.PROGRESSIVE, "lsb = False to generate with"),
+            (
+                shape.causal and settings.value_keep is not None,
+                Feature.PRUNE_VALUES,
+                "value_keep = None to generate with",
+            ),
+            (prunes_heads, Feature.PRUNE_HEADS, "heads that are not pruned"),
+        ):
+            if is_wanted and not config.has(feature):
+                raise GoldenError(f"the configuration {config.name!r} takes {what}: it lacks {feature.value}")
         if shape.head_dim not in self.config.head_dims:
             raise GoldenError(
                 f"the configuration {self.config.name!r} takes a head dimension of {self.config.head_dims}, "
@@ -196,6 +215,11 @@ class QuantizedSequence(ABC):
         self._layers = [LayerCache(shape, config) for _ in range(shape.layers)]
         self._generating = False
         self._prompt_length = 0
+
+    @property
+    def knows_importance(self) -> bool:
+        """Whether `context` has the importance after the last job."""
+        return True
 
     @abstractmethod
     def compute(self, work: LayerWork) -> Computed:
@@ -297,7 +321,9 @@ class QuantizedSequence(ABC):
             scales[head] = ScoreScale.from_step(float(step))
         generation = mode is Mode.GENERATION
         keep_tokens = _counts(settings.tokens, length, shape.layers, TOKEN_FRONT)[layer]
-        keep_heads = None if generation else _counts(settings.heads, shape.heads, shape.layers, HEAD_FRONT)[layer]
+        keep_heads = None
+        if not generation and self.config.has(Feature.PRUNE_HEADS):
+            keep_heads = _counts(settings.heads, shape.heads, shape.layers, HEAD_FRONT)[layer]
         reference = self._layers[0].value_scale * IMPORTANCE_HEADROOM
         bitmaps = Bitmaps(has_kv=cache.has_kv[:length], pinned=self._pinned(length, mode), heads=cache.heads)
         keep_values = None
@@ -337,8 +363,14 @@ class QuantizedSequence(ABC):
             output=(computed.output * unit).transpose(1, 0, 2).astype(np.float32),
             kept_tokens=computed.kept_tokens,
             kept_heads=computed.kept_heads,
-            token_importance=self.context.token_importance[:length] / (1 << self.config.prob_bits),
-            head_importance=self.context.head_importance[: shape.heads].astype(np.float64),
+            token_importance=(
+                self.context.token_importance[:length] / (1 << self.config.prob_bits) if self.knows_importance else None
+            ),
+            head_importance=(
+                self.context.head_importance[: shape.heads].astype(np.float64)
+                if self.knows_importance and self.config.has(Feature.PRUNE_HEADS)
+                else None
+            ),
             traffic=computed.traffic,
             rows=len(live.heads) * len(live.rows),
             rows_recomputed=computed.recomputed,

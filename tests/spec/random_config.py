@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from typing import Any
 
-from spatten.spec.config import CHANNELS_MAX, HEAD_DIMS, TINY, Config, ConfigError
+from spatten.spec.config import CHANNELS_MAX, FEATURES, HEAD_DIMS, TINY, Config, ConfigError
 
 POWERS = tuple(1 << bit for bit in range(13))
 
@@ -20,16 +21,16 @@ def _power(source: random.Random, low: int, high: int) -> int:
     return source.choice([known[0], known[-1], *known])
 
 
-def draw(source: random.Random, *, tokens: int = 1024, channels: int = CHANNELS_MAX) -> dict[str, int]:
+def draw(source: random.Random, *, tokens: int = 1024, channels: int = CHANNELS_MAX) -> dict[str, Any]:
     """Values of all parameters but the name. Each can be had, and most of these combinations; in every third one, a
     parameter has a value that does not mind the others, and need not be one that it can have."""
     values = _draw(source, tokens, channels)
     if source.random() < 1 / 3:
-        values[source.choice(sorted(values))] = source.choice([*POWERS, source.randint(1, 40)])
+        values[source.choice(sorted(values.keys() - {"features"}))] = source.choice([*POWERS, source.randint(1, 40)])
     return values
 
 
-def _draw(source: random.Random, tokens: int, channels: int) -> dict[str, int]:
+def _draw(source: random.Random, tokens: int, channels: int) -> dict[str, Any]:
     tokens_max = _power(source, 2, tokens)
     softmax_lanes = _power(source, 1, min(32, tokens_max))
     head_dim_max, buffer_dim = source.choice(HEAD_DIMS), source.choice(HEAD_DIMS)
@@ -54,6 +55,7 @@ def _draw(source: random.Random, tokens: int, channels: int) -> dict[str, int]:
         "contexts": _ends(source, 1, 16),
         "jobs_in_flight": _power(source, 1, 8),
         "sector_bits": _ends(source, 12, 32),
+        "features": source.choice([FEATURES, tuple(source.sample(FEATURES, source.randint(0, len(FEATURES))))]),
     }
 
 
