@@ -30,8 +30,8 @@ def main(
     out: Annotated[Path, typer.Option("--out", help="folder for the folders of configurations")] = RESULTS,
 ) -> None:
     """Map units to standard cells and time them, into OUT/<configuration>/<unit>-<library>.json."""
-    require_units(units or [""])
     config = configuration.load(which, changes or ())
+    require_units(units or [""], config)
     if clock_ns is not None:
         check_clock(clock_ns)
     console = Console()

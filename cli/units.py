@@ -45,7 +45,7 @@ def main(
 ) -> None:
     """Measure every unit, into OUT and, once the usual file has all of them, the tables of a checkout's
     docs/units.md."""
-    require_units(only or ())
+    require_units(only or (), PAPER)
     require_jobs(jobs)
     figures = FIGURES if out is None else out
     writes_page = out is None and PAGE.is_file()

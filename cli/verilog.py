@@ -52,7 +52,7 @@ def verilog(
     spatten.core for FuseSoC, spatten.xml in IP-XACT.
     """
     config = configuration.load(which, changes or ())
-    require_units(units or ())
+    require_units(units or (), config)
     if prefix is not None and re.fullmatch(r"[A-Za-z]\w*", prefix, re.ASCII) is None:
         raise configuration.ConfigError(
             f"name must be letters, digits and '_', and begin with a letter, not {prefix!r}: it begins names of modules"
@@ -101,5 +101,5 @@ def show(which: Which = "paper", changes: Changes = None) -> None:
 
 def _plain(value: Any) -> str:
     if isinstance(value, tuple):
-        return ", ".join(str(item) for item in value)
+        return ", ".join(str(item) for item in value) or "none"
     return f"{value:,}" if isinstance(value, int) else str(value)

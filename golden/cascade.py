@@ -14,7 +14,7 @@ import numpy as np
 from spatten.golden import BoolArray, IntArray
 from spatten.golden.importance import accumulate
 from spatten.golden.topk import keep_mask
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 
 
 @dataclass
@@ -77,7 +77,9 @@ class Context:
         self.tokens_saturated += saturated
 
     def add_heads(self, heads: IntArray, sums: IntArray) -> None:
-        """Add a job's sums [h] to the importance of `heads` [h]."""
+        """Add a job's sums [h] to the importance of `heads` [h]; a machine without head pruning has none."""
+        if not self.config.has(Feature.PRUNE_HEADS):
+            return
         exact = self.head_importance[heads] + sums
         self.head_importance[heads], saturated = accumulate(
             self.head_importance[heads], sums, self.config.head_importance_bits

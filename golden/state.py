@@ -2,6 +2,7 @@
 
 In sectors: the importance of the tokens, 32 bits each; the set of kept tokens, a bit each; the importance of the heads,
 32 bits each; and one sector with the set of kept heads in its first 16 bits and the set of saturated heads in the next.
+Without head pruning the importance of heads and the set of saturated ones are zero, and are not read.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from spatten.golden import BoolArray
 from spatten.golden.cascade import Context
-from spatten.spec.config import SECTOR_BYTES, Config
+from spatten.spec.config import SECTOR_BYTES, Config, Feature
 
 _WORD_BYTES = 4
 
@@ -72,6 +73,7 @@ def restore(context: Context, image: NDArray[np.uint8]) -> None:
 
     context.token_importance = words(0, config.tokens_max)
     context.kept_tokens = members(tokens, config.tokens_max)
-    context.head_importance = words(tokens + kept, config.heads_max)
+    if config.has(Feature.PRUNE_HEADS):
+        context.head_importance = words(tokens + kept, config.heads_max)
     context.kept_heads = members(tokens + kept + heads, config.heads_max)
     context.heads_saturated = np.zeros(config.heads_max, np.bool_)

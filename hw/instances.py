@@ -1,8 +1,9 @@
 """The units as they stand in the accelerator: each made at the size that a configuration gives it.
 
-The only place where the sizes of units follow from a configuration. A unit that only a feature needs
-(`spec.config.Feature`) stands in the accelerator only with it; `hw.units` says so by a count of 0. `hw.core.Core` and `hw.spatten.Spatten` join these
-instances, and `hw.units` lists them for `make verilog`, `make synth`, `make units` and the benches that measure them.
+The only place where the sizes of units follow from a configuration. A unit that serves a feature
+(`spec.config.Feature`) stands in the accelerator only with it; `hw.units` counts none without. `hw.core.Core` and
+`hw.spatten.Spatten` join these instances, and `hw.units` lists them for `make verilog`, `make synth`, `make units` and
+the benches that measure them.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from amaranth.lib import wiring
 
 from spatten.hw import instances
-from spatten.spec.config import Config
+from spatten.spec.config import Config, Feature
 from spatten.spec.errors import SpattenError
 
 __all__ = ["UNITS", "Unit", "UnknownUnitError", "require_units"]
@@ -36,9 +36,14 @@ class Unit:
     make: Callable[[Config], wiring.Component]
     """The unit as it stands in the accelerator of a configuration."""
     count: Callable[[Config], int] = lambda config: 1
-    """How many such units the machine has."""
+    """How many such units the machine has; none if the unit serves a feature that the machine lacks."""
     simulated: bool = True
     """Whether a testbench measures the unit by itself; other units run in the testbench of the whole machine."""
+
+
+def _with(feature: Feature) -> Callable[[Config], int]:
+    """The count of a unit that stands in the machine only with a feature."""
+    return lambda config: int(config.has(feature))
 
 
 _UNITS = (
@@ -90,6 +95,7 @@ _UNITS = (
         rate="softmax_lanes scores per cycle",
         block="rest",
         make=instances.progressive,
+        count=_with(Feature.PROGRESSIVE),
     ),
     Unit(
         name="softmax",
@@ -112,6 +118,7 @@ _UNITS = (
         rate="softmax_lanes probabilities per cycle",
         block="top-k",
         make=instances.widen,
+        count=_with(Feature.PRUNE_VALUES),
         simulated=False,
     ),
     Unit(
@@ -120,6 +127,7 @@ _UNITS = (
         rate="topk_lanes probabilities per cycle; row after row, 128 cycles for 1,024 by 16 lanes",
         block="top-k",
         make=instances.value_topk,
+        count=_with(Feature.PRUNE_VALUES),
     ),
     Unit(
         name="local_values",
@@ -127,6 +135,7 @@ _UNITS = (
         rate="topk_lanes probabilities per cycle",
         block="top-k",
         make=instances.local_values,
+        count=_with(Feature.PRUNE_VALUES),
         simulated=False,
     ),
     Unit(
@@ -171,6 +180,7 @@ _UNITS = (
         rate="a sector per channel and cycle",
         block="rest",
         make=instances.write_merger,
+        count=_with(Feature.SAVED_STATES),
         simulated=False,
     ),
     Unit(
@@ -186,6 +196,7 @@ _UNITS = (
         rate="an output beat of slice_width elements per cycle",
         block="rest",
         make=instances.head_importance,
+        count=_with(Feature.PRUNE_HEADS),
     ),
     Unit(
         name="token_topk",
@@ -205,12 +216,14 @@ _UNITS = (
         what="moves the live lanes of a row to its front",
         rate="a row of topk_lanes elements per cycle",
         make=instances.zero_eliminator,
+        count=_with(Feature.PRUNE_VALUES),
     ),
     Unit(
         name="packer",
         what="joins rows with some live elements into full ones",
         rate="a row of topk_lanes elements per cycle",
         make=instances.packer,
+        count=_with(Feature.PRUNE_VALUES),
     ),
     Unit(
         name="expander",
@@ -303,6 +316,7 @@ _UNITS = (
         rate="those of its parts",
         block="rest",
         make=instances.saved_states,
+        count=_with(Feature.SAVED_STATES),
         simulated=False,
     ),
     Unit(
@@ -310,6 +324,7 @@ _UNITS = (
         what="of saved_states: writes a context's state",
         rate="about 4 cycles for each line of topk_lanes tokens and each sector",
         make=instances.state_store,
+        count=_with(Feature.SAVED_STATES),
         simulated=False,
     ),
     Unit(
@@ -317,6 +332,7 @@ _UNITS = (
         what="of saved_states: reads a context's state back",
         rate="about 2 cycles for each line of topk_lanes tokens",
         make=instances.state_load,
+        count=_with(Feature.SAVED_STATES),
         simulated=False,
     ),
 )
@@ -324,8 +340,13 @@ UNITS = {unit.name: unit for unit in _UNITS}
 """The units by name: the datapath in the order of the data's way, then control."""
 
 
-def require_units(names: Iterable[str]) -> None:
-    """Raise `UnknownUnitError` for a name that is not in `UNITS`."""
+def require_units(names: Iterable[str], config: Config) -> None:
+    """Raise `UnknownUnitError` for a name that is not in `UNITS`, or that of a unit which the machine lacks."""
     for name in names:
         if name not in UNITS:
             raise UnknownUnitError(f"unit must be one of {', '.join(UNITS)}, not {name!r}")
+        if not UNITS[name].count(config):
+            there = ", ".join(unit.name for unit in UNITS.values() if unit.count(config))
+            raise UnknownUnitError(
+                f"unit must be one that the configuration {config.name!r} has ({there}), not {name!r}"
+            )

@@ -385,7 +385,8 @@ MULTIPLIER_FRACTION = 15
 def _known_features(names: Any) -> tuple[Feature, ...]:
     """The features of these names, each once, in the order of `Feature`."""
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"features must be a list of names, not {names!r}")
+        what = repr(names) if isinstance(names, str) else type(names).__name__
+        raise TypeError(f"features must be a list of names, not {what}")
     known = ", ".join(FEATURES)
     for name in names:
         if name not in list(FEATURES):

@@ -39,8 +39,8 @@ __all__ = [
     "ScoreScale",
     "Submission",
     "event_limits",
-    "features_of",
     "flags_of",
+    "ignored_bits",
     "index_bits",
     "job_fields",
     "report_widths",
@@ -362,7 +362,28 @@ def _scale(head: int, part: int) -> Callable[[Submission], int]:
 
 
 def job_fields(config: Config) -> tuple[Field, ...]:
-    """The fields of the descriptor, in the order of the words; without those of features that the machine lacks."""
+    """The fields of the descriptor, in the order of the words, without those of features that the machine lacks."""
+    return tuple(
+        field
+        for field in _all_fields(config)
+        if field.name not in _FIELD_FEATURES or config.has(_FIELD_FEATURES[field.name])
+    )
+
+
+def ignored_bits(config: Config) -> dict[int, int]:
+    """By word the bits of the descriptor that would be fields if the machine lacked nothing: they are not kept, and may
+    be anything. Of a word that has no other fields these are all bits."""
+    known = {field.name for field in job_fields(config)}
+    masks: dict[int, int] = {}
+    for field in _all_fields(config):
+        if field.name not in known:
+            masks[field.word] = masks.get(field.word, 0) | (1 << field.width) - 1 << field.bit
+    kept = {field.word for field in job_fields(config)}
+    return {word: mask if word in kept else 0xFFFF_FFFF for word, mask in masks.items()}
+
+
+def _all_fields(config: Config) -> tuple[Field, ...]:
+    """The fields of a machine that lacks nothing."""
     count = config.tokens_max.bit_length()
     token = index_bits(config.tokens_max)
     heads = config.heads_max.bit_length()
@@ -470,9 +491,7 @@ def job_fields(config: Config) -> tuple[Field, ...]:
         fields.append(
             Field(f"shift{head}", 32 + head, 16, SCALE_SHIFT_BITS, f"and shift, {LSB_BITS} to 63", _scale(head, 1))
         )
-    return tuple(
-        field for field in fields if field.name not in _FIELD_FEATURES or config.has(_FIELD_FEATURES[field.name])
-    )
+    return tuple(fields)
 
 
 JOB_WORDS = 64

@@ -13,6 +13,7 @@ from spatten.spec.job import Flag, KeyFetch, Mode, job_fields
 from spatten.spec.register_map import (
     ADDRESS_BITS,
     GROUPS,
+    Access,
     ErrorCode,
     Explained,
     Register,
@@ -115,7 +116,8 @@ def markdown(config: Config) -> str:
         for run, last in _runs([register for register in registers.values() if register.group == group]):
             if not run.fields:
                 names = run.name if last is run else f"{run.name} to {last.name}"
-                lines.append(f"| `{run.offset:#05x}` | {names} | {run.access.value} | 0 | | | reserved, must be zero |")
+                what = "reserved, must be zero" if run.access is Access.RW else "reserved"
+                lines.append(f"| `{run.offset:#05x}` | {names} | {run.access.value} | 0 | | | {what} |")
             for field in run.fields:
                 start = f"`{run.offset:#05x}` | {run.name} | {run.access.value} | {_hex(run.reset)}"
                 lines.append(

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Self
 
-from spatten.spec.config import BLOCKS_MAX, HEAD_DIMS, PLANE_BITS, Config
+from spatten.spec.config import BLOCKS_MAX, FEATURES, HEAD_DIMS, PLANE_BITS, Config, Feature
 from spatten.spec.constants import PAGE_BITS
 from spatten.spec.job import JOB_WORDS, event_limits, job_fields, report_widths
 from spatten.spec.version import DESCRIPTOR_VERSION, MAP_VERSION
@@ -116,6 +116,7 @@ class RejectReason(Explained):
     ADDRESS = 27, "an address that the job uses is no multiple of the channels"
     MANTISSA = 28, "the top bit of a score scale's mantissa is zero, of a head below heads"
     SHIFT = 29, "the shift of a score scale is below 4, of a head below heads"
+    FEATURE = 30, "the job asks for what this machine lacks (FEATURES): progressive recompute, or a flag"
 
 
 class Access(Enum):
@@ -232,6 +233,7 @@ class RegisterMap(Mapping[str, Register]):
         Raises `ConfigError` where no configuration can be so.
         """
         fields = {name: self[name].unpack(word) for name, word in words.items()}
+        lacked = fields.pop("FEATURES")
         lacks = fields["OPERAND_BITS"]["lacks"]
         return Config(
             name="device",
@@ -239,6 +241,7 @@ class RegisterMap(Mapping[str, Register]):
             plane_widths=tuple(bits for n, bits in enumerate(PLANE_BITS) if not lacks >> n & 1),
             head_dim_min=HEAD_DIMS[fields["HEAD_DIM_MAX"]["smallest"]],
             blocks=BLOCKS_MAX >> fields["BUFFER_DIM"]["fewer"],
+            features=tuple(feature for feature in FEATURES if not lacked[f"lacks_{feature.value}"]),
         )
 
 
@@ -259,7 +262,7 @@ _DESCRIPTOR = "Job descriptor"
 GROUPS = {
     _CONTROL: "What the machine is and does.",
     _REPORTS: "Of the oldest report that waits; zero if none does. A report stays until REPORT_POP.",
-    _CONFIGURATION: "The sizes the machine was generated with.",
+    _CONFIGURATION: "The sizes the machine was generated with, and what it lacks of all that machines can have.",
     _COUNTERS: "64 bits each, since reset or CONTROL.clear_counters. A read of a low word keeps the high word of the "
     "same moment, which the next read of any high word gives.",
     _BASES: "Where each channel's memory begins. To be changed while the machine is idle.",
@@ -273,6 +276,7 @@ GROUPS = {
 _CONTROL_OFFSET = 0x000
 _REPORT_OFFSET = 0x040
 _CONFIGURATION_OFFSET = 0x080
+_FEATURES_OFFSET = 0x0FC
 _COUNTER_OFFSET = 0x100
 _BASE_OFFSET = 0x200
 _DESCRIPTOR_OFFSET = 0x400
@@ -359,15 +363,18 @@ def _control(config: Config) -> Iterator[tuple[str, Access, tuple[BitField, ...]
 
 
 def _report(config: Config) -> Iterator[tuple[str, Access, tuple[BitField, ...]]]:
-    """In words, in their order; a field does not cross a half-word unless it is wider."""
+    """In words, in their order; a field does not cross a half-word unless it is wider. Each has its place, whatever the
+    machine lacks."""
     words: list[list[BitField]] = []
     free = 0
-    for name, width in report_widths(config).items():
+    known = report_widths(config)
+    for name, width in report_widths(_complete(config)).items():
         halves = -(-width // 16)
         if halves > free:
             words.append([])
             free = 2
-        words[-1].append(BitField(name=name, bit=32 - 16 * free, width=width, what=_REPORT_FIELDS[name]))
+        if name in known:
+            words[-1].append(BitField(name=name, bit=32 - 16 * free, width=width, what=_REPORT_FIELDS[name]))
         free -= halves
     for number, fields in enumerate(words):
         yield f"REPORT{number}", Access.RO, tuple(fields)
@@ -429,6 +436,26 @@ def _limits(config: Config) -> dict[str, tuple[BitField, ...]]:
     }
 
 
+def _complete(config: Config) -> Config:
+    """The same machine, with all features."""
+    return config if config.features == FEATURES else config.replace(features=FEATURES)
+
+
+def _features(config: Config) -> tuple[BitField, ...]:
+    """A bit for each feature that the machine lacks, so that a machine of before there were features lacks none."""
+    docs = member_docs(Feature)
+    return tuple(
+        BitField(
+            name=f"lacks_{feature.value}",
+            bit=bit,
+            width=1,
+            what=f"1: the machine lacks this. {docs[feature.name]}",
+            reset=int(not config.has(feature)),
+        )
+        for bit, feature in enumerate(FEATURES)
+    )
+
+
 def _declare(config: Config) -> list[Register]:
     declared: list[Register] = []
 
@@ -447,7 +474,10 @@ def _declare(config: Config) -> list[Register]:
         fields = _limits(config).get(field.name, ())
         size = _whole(docs[field.name], width=16 if fields else 32, reset=getattr(config, field.name))
         add(_CONFIGURATION, _CONFIGURATION_OFFSET + 4 * number, field.name.upper(), Access.RO, (*size, *fields))
-    for number, name in enumerate(event_names(config)):
+    add(_CONFIGURATION, _FEATURES_OFFSET, "FEATURES", Access.RO, _features(config))
+    for number, name in enumerate(event_names(_complete(config))):
+        if name not in event_names(config):
+            continue
         for half, text in enumerate(("LOW", "HIGH")):
             what = f"{_EVENTS[name]}, bits {31 + 32 * half}:{32 * half}"
             add(_COUNTERS, _COUNTER_OFFSET + 8 * number + 4 * half, f"{name.upper()}_{text}", Access.RO, _whole(what))

@@ -79,9 +79,12 @@ def descriptor(
     memory, over all channels; None: as much as the accelerator can address.
 
     Raises `AddressRangeError`: the accelerator itself checks where a region begins, and not where it ends. Raises
-    `JobError` for a job that the configuration cannot run, and ValueError for arguments that do not fit the job.
+    `JobError` for a job that the configuration cannot run or states that it cannot load and store, and ValueError for
+    arguments that do not fit the job.
     """
-    job.check(config)
+    mask = sum(1 << int(head) for head in np.flatnonzero(heads))
+    submission = Submission(job=job, at=at, tag=tag, context=context, head_mask=mask, load=load, store=store)
+    submission.check(config)
     if np.shape(heads) != (job.heads,):
         raise ValueError(f"heads must be a flag for each of the {job.heads} heads, not of shape {np.shape(heads)}")
     if load is not None and store is not None and load != store:
@@ -91,8 +94,6 @@ def descriptor(
     limit, what = 1 << config.sector_bits, "the accelerator can address"
     if sectors is not None and sectors < limit:
         limit, what = sectors, "the driver may use"
-    mask = sum(1 << int(head) for head in np.flatnonzero(heads))
-    submission = Submission(job=job, at=at, tag=tag, context=context, head_mask=mask, load=load, store=store)
     for name, first, count in _regions(config, job, at, submission.state):
         if first + count > limit:
             raise AddressRangeError(name, first, first + count, limit, what)

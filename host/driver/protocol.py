@@ -17,7 +17,7 @@ from spatten.host.driver.errors import DeviceError, DeviceFailedError, DeviceTim
 from spatten.host.driver.operations import Answer, Operation, ReadRegister, WaitInterrupt, WriteRegister
 from spatten.host.driver.readings import Reading, Readings
 from spatten.host.driver.transport import BusError, Transport, TransportError
-from spatten.spec.config import SECTOR_BYTES, Config
+from spatten.spec.config import FEATURES, SECTOR_BYTES, Config
 from spatten.spec.constants import PAGE_BITS, PAGE_BYTES
 from spatten.spec.job import job_fields
 from spatten.spec.register_map import MAGIC, NO_WORD, Access, ErrorCode, RegisterMap, RejectReason, event_names
@@ -102,8 +102,16 @@ class Protocol:
         wanted = some["VERSION"].unpack(some["VERSION"].reset)
         if versions != wanted:
             raise DeviceError(f"the accelerator's registers have the versions {versions}; this driver knows {wanted}")
-        sizes = [register.name for register in some.values() if register.group == some["CHANNELS"].group]
+        sizes = [
+            register.name
+            for register in some.values()
+            if register.group == some["CHANNELS"].group and register.name != "FEATURES"
+        ]
         words = dict(zip(sizes, read(*sizes), strict=True))
+        try:
+            (words["FEATURES"],) = read("FEATURES")
+        except BusError:
+            words["FEATURES"] = 0  # from before there was such a register: the machine lacks nothing
         try:
             found = RegisterMap(some.configuration(words))
         except ValueError as error:
@@ -146,7 +154,7 @@ class Protocol:
         return self.map["STATUS"].unpack(self._read("STATUS"))
 
     def counters(self) -> dict[str, int]:
-        """All performance counters, by the names of `spec.job.event_limits`."""
+        """All performance counters, by the names of `spec.job.event_limits`; 0 for what this machine never counts."""
         return self.counters_reading().value
 
     def counters_reading(self) -> Reading[dict[str, int]]:
@@ -155,7 +163,8 @@ class Protocol:
         names = event_names(self.config)
 
         def decode(words: Sequence[int]) -> dict[str, int]:
-            return {name: words[2 * i] | words[2 * i + 1] << 32 for i, name in enumerate(names)}
+            counted = {name: words[2 * i] | words[2 * i + 1] << 32 for i, name in enumerate(names)}
+            return dict.fromkeys(event_names(self.config.replace(features=FEATURES)), 0) | counted
 
         registers = [register.name for name in names for register in self.map.counter(name)]
         return Reading(self._reads(registers), decode, self._execute)
@@ -588,7 +597,8 @@ class Protocol:
 
     def _report_of(self, words: Sequence[Any]) -> Report:
         """The report that the words of the REPORT registers are."""
-        values: dict[str, Any] = {}
+        # A machine without progressive recompute or head pruning does not report these.
+        values: dict[str, Any] = {"recomputed": 0, "heads_saturated": 0}
         for register, word in zip(self.map.reports, words, strict=True):
             values |= register.unpack(word)
         for name in ("live_heads", "kept_heads", "heads_saturated"):

@@ -3,7 +3,8 @@
 
 A sequence holds memory of the device for as long as it lives: for each layer its K and V planes and the bitmap of the
 tokens that they have, and once for all layers Q, the output, the pinned tokens and the cascade state. Every job saves
-the state there, which tells what was kept, and allows more live sequences than the device has contexts.
+the state there, which tells what was kept, and allows more live sequences than the device has contexts. A device that
+cannot save states computes without token pruning, and for as many sequences at a time as it has contexts.
 
 A job, with all that it takes and all that the next layer needs of it, is one batch of the device's transport. Only the
 new rows of K and V are written. Importance and counters are read when somebody asks for them (`Device.run`).
@@ -19,7 +20,7 @@ from typing import Self
 
 import numpy as np
 
-from spatten.golden import IntArray
+from spatten.golden import GoldenError, IntArray
 from spatten.golden.cascade import Context
 from spatten.golden.convert import split
 from spatten.golden.memory import OutputRegion, Plane
@@ -28,10 +29,18 @@ from spatten.golden.traffic import Traffic
 from spatten.host.driver.device import Device
 from spatten.host.driver.errors import DeviceError
 from spatten.host.driver.operations import Operation
-from spatten.host.engines.engine import Derived, ModelShape
-from spatten.host.engines.quantized_engine import Computed, LayerWork, QuantizedEngine, QuantizedSequence, Settings
+from spatten.host.driver.readings import Reading
+from spatten.host.engines.engine import Derived, Known, Lazy, ModelShape
+from spatten.host.engines.quantized_engine import (
+    Computed,
+    LayerWork,
+    QuantizedEngine,
+    QuantizedSequence,
+    Settings,
+    layer_counts,
+)
 from spatten.host.engines.saved_context import SavedContext
-from spatten.spec.config import LSB_BITS, SECTOR_BYTES, Config
+from spatten.spec.config import LSB_BITS, SECTOR_BYTES, Config, Feature
 from spatten.spec.job import Addresses, Job, KeyFetch
 
 __all__ = ["DeviceEngine", "DeviceSequence"]
@@ -59,8 +68,16 @@ class DeviceEngine(QuantizedEngine):
         self.room = device.config.tokens_max if room is None else room
 
     def start(self, shape: ModelShape, length: int) -> DeviceSequence:
-        """Raises `GoldenError` for a model or a length that the device cannot hold, `OutOfMemoryError` without room."""
+        """Raises `GoldenError` for a model or a length that the device cannot hold, or pruning that it cannot tell, and
+        `OutOfMemoryError` without room."""
         self.check(shape, length)
+        if not self.config.has(Feature.SAVED_STATES):
+            most = self.room if shape.causal else length
+            if any(count < most for count in layer_counts(self.settings.tokens, most, shape.layers)):
+                raise GoldenError(
+                    f"the configuration {self.config.name!r} takes tokens that are not pruned: it lacks saved_states, "
+                    "and only a saved state tells which tokens stay"
+                )
         if length > self.room:
             raise ValueError(f"length must be at most room = {self.room}, not {length!r}")
         return DeviceSequence(self.device, self.settings, shape, length, self.room if shape.causal else length)
@@ -131,7 +148,9 @@ class DeviceSequence(QuantizedSequence):
             self._output = OutputRegion(
                 channels=device.config.channels, base=regions.allocate(length * region.row_sectors), **sizes
             )
-            self._state = regions.allocate(state_sectors(device.config))
+            self._state: int | None = None
+            if device.config.has(Feature.SAVED_STATES):
+                self._state = regions.allocate(state_sectors(device.config))
         except BaseException:
             self._release()
             raise
@@ -148,6 +167,10 @@ class DeviceSequence(QuantizedSequence):
     ) -> None:
         self.close()
 
+    @property
+    def knows_importance(self) -> bool:
+        return self._state is not None
+
     def compute(self, work: LayerWork) -> Computed:
         if not self._release.alive:
             raise DeviceError("the sequence is closed")
@@ -157,10 +180,15 @@ class DeviceSequence(QuantizedSequence):
         at = self._addresses(work)
         context, has_state = device.contexts.take(self._regions)
         load = None if has_state or job.clear else self._state
+        if self._state is None and not has_state and not job.clear:
+            device.contexts.give_back(self._regions)
+            raise DeviceError(
+                f"the sequence's state is lost: on a device without saved_states at most {self.config.contexts} "
+                "sequences can be under way, one in each context"
+            )
         before, counters = self.context, device.counters_reading()
-        importance = device.importance_reading(self._state)
         output = device.output_reading(self._output, live.heads, live.rows - job.query_offset)
-        kept = device.kept_reading(self._state)
+        saved = None if self._state is None else self._state_readings(self._state)
         try:
             if isinstance(before, SavedContext):
                 before.let_go()
@@ -172,13 +200,20 @@ class DeviceSequence(QuantizedSequence):
                 load=load,
                 store=self._state,
                 writes=self._inputs(work),
-                readings=[output, kept],
-                later=[importance, counters],
+                readings=[output, *([] if saved is None else saved[:1])],
+                later=[*([] if saved is None else saved[1:]), counters],
             )
         except BaseException:
             device.contexts.give_back(self._regions)  # the state in memory is that of the job before
             raise
-        self.context = SavedContext.of(kept.value, importance)
+        importance: Lazy[tuple[IntArray, IntArray] | None] = Known(None)
+        if saved is not None:
+            self.context = SavedContext.of(saved[0].value, saved[1])
+            importance = Derived(saved[1], _importance_of)
+        else:
+            # Nothing else tells which tokens stay; but all do that are live.
+            self.context.kept_tokens = np.isin(np.arange(self.config.tokens_max), live.tokens)
+            self.context.kept_heads = np.isin(np.arange(self.config.heads_max), report.kept_heads)
         values = len(live.tokens) if job.keep_values is None else min(job.keep_values, len(live.tokens))
         return Computed(
             output=output.value,
@@ -187,10 +222,14 @@ class DeviceSequence(QuantizedSequence):
             recomputed=report.recomputed,
             values_fetched=len(live.heads) * values,
             saturated=report.output_saturated,
-            lazy_importance=Derived(importance, _importance_of),
-            lazy_traffic=Derived(counters, functools.partial(_traffic, self.config)),
+            lazy_importance=importance,
+            lazy_traffic=Derived(counters, functools.partial(_traffic, self.config, saved is not None)),
             lazy_counters=counters,
         )
+
+    def _state_readings(self, state: int) -> tuple[Reading[Context], Reading[Context]]:
+        """What is kept in a saved state, and the importance in it."""
+        return self._device.kept_reading(state), self._device.importance_reading(state)
 
     def _inputs(self, work: LayerWork) -> list[Operation]:
         """Writes of what a job reads, of K and V only the new tokens' rows."""
@@ -231,8 +270,8 @@ def _importance_of(context: Context) -> tuple[IntArray, IntArray]:
     return context.token_importance, context.head_importance
 
 
-def _traffic(config: Config, counters: dict[str, int]) -> Traffic:
-    """Bytes by class; the saved state, which was written too, does not count as output."""
+def _traffic(config: Config, saves: bool, counters: dict[str, int]) -> Traffic:
+    """Bytes by class; the saved state, which was written too if the job saves one, does not count as output."""
 
     def size(name: str) -> int:
         return counters[f"{name}_sectors"] * SECTOR_BYTES
@@ -242,5 +281,5 @@ def _traffic(config: Config, counters: dict[str, int]) -> Traffic:
         key=size("key"),
         value=size("value"),
         lsb=size("lsb"),
-        output=size("output") - state_sectors(config) * SECTOR_BYTES,
+        output=size("output") - (state_sectors(config) * SECTOR_BYTES if saves else 0),
     )

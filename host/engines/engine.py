@@ -61,8 +61,8 @@ class Importance:
 
     tokens: NDArray[np.float64]
     """[tokens seen] accumulated importance by token id, in units of one probability of 1.0."""
-    heads: NDArray[np.float64]
-    """[heads of the model] accumulated importance by head."""
+    heads: NDArray[np.float64] | None
+    """[heads of the model] accumulated importance by head; None without head pruning."""
 
 
 @dataclass(frozen=True, kw_only=True)

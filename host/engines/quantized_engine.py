@@ -25,7 +25,7 @@ from spatten.golden.schedule import HEAD_FRONT, NO_PRUNING, TOKEN_FRONT, Ratios,
 from spatten.golden.softmax import flat_limit
 from spatten.golden.traffic import Traffic
 from spatten.host.engines.engine import Derived, FloatArray, Importance, Known, LayerResult, Lazy, ModelShape
-from spatten.spec.config import LSB_BITS, PLANE_BITS, Config
+from spatten.spec.config import LSB_BITS, PLANE_BITS, Config, Feature
 from spatten.spec.job import Job, KeyFetch, Mode, ScoreScale
 from spatten.spec.row_format import CODE_BITS
 
@@ -94,6 +94,11 @@ def _counts(schedule: Ratios | tuple[int, ...], n: int, layers: int, front: Frac
     return [min(n, count) for count in explicit(schedule, max((n, *schedule)), layers)]
 
 
+def layer_counts(schedule: Ratios | tuple[int, ...], tokens: int, layers: int) -> list[int]:
+    """How many of so many tokens stay after each layer under a schedule."""
+    return _counts(schedule, tokens, layers, TOKEN_FRONT)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerWork:
     """A layer's job, with all that is needed to compute it. h = live heads, r = live query rows."""
@@ -132,7 +137,7 @@ class Computed:
     """V rows fetched, over all heads."""
     saturated: int
     """Output elements that saturated."""
-    lazy_importance: Lazy[tuple[IntArray, IntArray]]
+    lazy_importance: Lazy[tuple[IntArray, IntArray] | None]
     """The importance of tokens [tokens_max] and heads [heads_max] after the job."""
     lazy_traffic: Lazy[Traffic]
     """What `traffic` gives."""
@@ -191,6 +196,20 @@ class QuantizedEngine:
         ):
             if not 1 <= value <= limit:
                 raise GoldenError(f"the configuration {self.config.name!r} takes 1 to {limit} {what}, not {value}")
+        prunes_heads = any(
+            count < shape.heads for count in _counts(settings.heads, shape.heads, shape.layers, HEAD_FRONT)
+        )
+        for is_wanted, feature, what in (
+            (shape.causal and settings.lsb, Feature.PROGRESSIVE, "lsb = False to generate with"),
+            (
+                shape.causal and settings.value_keep is not None,
+                Feature.PRUNE_VALUES,
+                "value_keep = None to generate with",
+            ),
+            (prunes_heads, Feature.PRUNE_HEADS, "heads that are not pruned"),
+        ):
+            if is_wanted and not config.has(feature):
+                raise GoldenError(f"the configuration {config.name!r} takes {what}: it lacks {feature.value}")
         if shape.head_dim not in self.config.head_dims:
             raise GoldenError(
                 f"the configuration {self.config.name!r} takes a head dimension of {self.config.head_dims}, "
@@ -214,6 +233,11 @@ class QuantizedSequence(ABC):
         self._layers = [LayerCache(shape, config) for _ in range(shape.layers)]
         self._generating = False
         self._prompt_length = 0
+
+    @property
+    def knows_importance(self) -> bool:
+        """Whether `context` has the importance after the last job."""
+        return True
 
     @abstractmethod
     def compute(self, work: LayerWork) -> Computed:
@@ -316,7 +340,9 @@ class QuantizedSequence(ABC):
             scales[head] = ScoreScale.from_step(float(step))
         generation = mode is Mode.GENERATION
         keep_tokens = _counts(settings.tokens, length, shape.layers, TOKEN_FRONT)[layer]
-        keep_heads = None if generation else _counts(settings.heads, shape.heads, shape.layers, HEAD_FRONT)[layer]
+        keep_heads = None
+        if not generation and self.config.has(Feature.PRUNE_HEADS):
+            keep_heads = _counts(settings.heads, shape.heads, shape.layers, HEAD_FRONT)[layer]
         reference = self._layers[0].value_scale * IMPORTANCE_HEADROOM
         bitmaps = Bitmaps(has_kv=cache.has_kv[:length], pinned=self._pinned(length, mode), heads=cache.heads)
         keep_values = None
@@ -354,11 +380,16 @@ class QuantizedSequence(ABC):
         computed = self.compute(work)
         self.work, self.computed = work, computed
 
-        def in_probabilities(importance: tuple[IntArray, IntArray]) -> Importance:
+        def in_probabilities(importance: tuple[IntArray, IntArray] | None) -> Importance | None:
+            if importance is None:
+                return None
             tokens, heads = importance
-            return Importance(tokens=tokens[:length] / (1 << prob_bits), heads=heads[:model_heads].astype(np.float64))
+            return Importance(
+                tokens=tokens[:length] / (1 << prob_bits),
+                heads=heads[:model_heads].astype(np.float64) if sums_heads else None,
+            )
 
-        prob_bits, model_heads = self.config.prob_bits, shape.heads
+        prob_bits, model_heads, sums_heads = self.config.prob_bits, shape.heads, self.config.has(Feature.PRUNE_HEADS)
         unit = cache.value_scale / (1 << (self.config.operand_bits - settings.value_bits))
         return LayerResult(
             output=(computed.output * unit).transpose(1, 0, 2).astype(np.float32),

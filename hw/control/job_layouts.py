@@ -18,8 +18,8 @@ def score_scale() -> data.StructLayout:
 
 
 def job_layout(config: Config) -> data.StructLayout:
-    """A job as the queue holds it; `flags` has those that the machine has (`flag_of`), `scales` the score scale of every
-    head."""
+    """A job as the queue holds it; `flags` are those that the machine has (`flag_of`), and `scales` has the score scale
+    of every head."""
     members = {
         field.name: unsigned(field.width)
         for field in job_fields(config)

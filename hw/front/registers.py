@@ -9,14 +9,14 @@ from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.control.job_layouts import events_layout, job_layout, report_layout
+from spatten.hw.control.job_layouts import events_layout, flag_of, job_layout, report_layout
 from spatten.hw.front.axi_lite import AxiLite
 from spatten.hw.lib.assertions import check_stream
 from spatten.hw.lib.fifo import Fifo
 from spatten.hw.memory.axi import Response
-from spatten.spec.config import HEAD_DIMS, MULTIPLIER_FRACTION, SCALE_SHIFT_MIN, Config
+from spatten.spec.config import HEAD_DIMS, MULTIPLIER_FRACTION, SCALE_SHIFT_MIN, Config, Feature
 from spatten.spec.constants import PAGE_BITS
-from spatten.spec.job import JOB_WORDS, Flag, KeyFetch, Mode, index_bits, job_fields
+from spatten.spec.job import JOB_WORDS, Flag, KeyFetch, Mode, flags_of, ignored_bits, index_bits, job_fields
 from spatten.spec.register_map import (
     ADDRESS_BITS,
     CORE_ERROR_BITS,
@@ -60,8 +60,9 @@ class Registers(wiring.Component):
     """AXI4-Lite registers as `spec.register_map` declares them, and all that lies between them and the machine.
 
     A job is written into the descriptor's registers, which keep it, and the doorbell checks every field of it
-    (`RejectReason`) and either queues it or says why not. Reports come back through a queue, and hold the interrupt.
-    Counters add up the machine's events.
+    (`RejectReason`) and either queues it or says why not. Fields of features that the machine lacks are not kept, but
+    for the flags that ask for these. Reports come back through a queue, and hold the interrupt. Counters add up the
+    machine's events.
 
     A soft reset, an error of a channel, an error of the machine, or `busy` without `activity` for TIMEOUT cycles starts
     a drain: `core_reset` and `stop` are set, and jobs in the queue are dropped. Since an AXI transfer cannot be taken
@@ -238,8 +239,9 @@ class Registers(wiring.Component):
     ) -> Signal:
         """The descriptor's registers, the doorbell and the queue; returns how many jobs are in the queue."""
         job = Signal(job_layout(self.config), name="descriptor")
-        reserved = self._descriptor(m, write, values, job)
-        reason, word, fails = _first_failure(m, _checks(self.config, job, reserved))
+        lacking = Signal(len(Flag) - len(flags_of(self.config)), name="lacking_flags")
+        reserved = self._descriptor(m, write, values, job, lacking)
+        reason, word, fails = _first_failure(m, _checks(self.config, job, lacking, reserved))
 
         # One of the queue's places is its output register.
         m.submodules.jobs = jobs = Fifo(shape=job_layout(self.config), depth=QUEUED_JOBS - 1)
@@ -281,12 +283,15 @@ class Registers(wiring.Component):
         values["REJECT"] = self._packed("REJECT", reason=Value.cast(last_reason), word=last_word)
         return jobs.level
 
-    def _descriptor(self, m: Module, write: _Write, values: dict[str, Value], job: Any) -> list[Value]:
-        """Keeps the fields in `job`; returns for each word whether a bit of no field was written as one."""
+    def _descriptor(self, m: Module, write: _Write, values: dict[str, Value], job: Any, lacking: Signal) -> list[Value]:
+        """Keeps the fields in `job`, and in `lacking` the flags that ask for what the machine lacks; returns for each
+        word whether a bit of no field was written as one."""
         reserved: list[Value] = []
+        ignored = ignored_bits(self.config)
         for number in range(JOB_WORDS):
             register = self.map[f"JOB{number}"]
-            parts = [(field, _part(job, field.name)) for field in register.fields]
+            parts = [(field, _part(self.config, job, lacking, field.name)) for field in register.fields]
+            known = register.mask | ignored.get(number, 0)
             held: Value = Const(0, _WORD_BITS)
             for field, part in parts:
                 held = held | (part << field.bit)
@@ -296,7 +301,7 @@ class Registers(wiring.Component):
             with m.If(write.to(register)):
                 m.d.sync += [part.eq(merged[field.bit : field.bit + field.width]) for field, part in parts]
                 for byte in range(_WORD_BYTES):
-                    mask = ~register.mask >> _BYTE_BITS * byte & (1 << _BYTE_BITS) - 1
+                    mask = ~known >> _BYTE_BITS * byte & (1 << _BYTE_BITS) - 1
                     with m.If(write.strobes[byte] & bool(mask)):
                         m.d.sync += stray[byte].eq((write.data.word_select(byte, _BYTE_BITS) & mask).any())
             reserved.append(stray.any())
@@ -472,8 +477,12 @@ class _Write:
         return ((held & ~self._mask) | self.data)[: len(held)]
 
 
-def _part(job: Any, name: str) -> Value:
-    """A field of the descriptor in the layout of a job."""
+def _part(config: Config, job: Any, lacking: Signal, name: str) -> Value:
+    """A field of the descriptor in the layout of a job; flags of what the machine lacks are in `lacking`, in order."""
+    if name == "flags" and len(lacking):
+        known = flags_of(config)
+        others = iter(lacking)
+        return Cat(flag_of(config, job.flags, flag) if flag in known else next(others) for flag in Flag)
     for scale in ("mantissa", "shift"):
         if name.startswith(scale):
             return Value.cast(job.scales[int(name.removeprefix(scale))][scale])
@@ -483,11 +492,13 @@ def _part(job: Any, name: str) -> Value:
 # -- Checks of the descriptor -----------------------------------------------------------------------------------------
 
 
-def _checks(config: Config, job: Any, reserved: Sequence[Value]) -> list[tuple[RejectReason, int, Value]]:
+def _checks(
+    config: Config, job: Any, lacking: Signal, reserved: Sequence[Value]
+) -> list[tuple[RejectReason, int, Value]]:
     """`spec.job.Job.check` as a circuit: (reason, word, whether it applies) of every check; the first that applies is
     reported."""
     fields = {field.name: field for field in job_fields(config)}
-    flag = {which: job.flags[which] for which in Flag}
+    flag = {which: flag_of(config, job.flags, which) for which in Flag}
     generation = job.mode == Mode.GENERATION
     checks: list[tuple[RejectReason, int, Value]] = []
 
@@ -506,7 +517,9 @@ def _checks(config: Config, job: Any, reserved: Sequence[Value]) -> list[tuple[R
     def is_zero(value: Value) -> Value:
         return ~value.any()
 
-    addresses = ("query", "key", "key_lsb", "value", "output", "has_kv", "pinned", "state")
+    addresses = ["query", "key", "key_lsb", "value", "output", "has_kv", "pinned"]
+    if config.has(Feature.SAVED_STATES):
+        addresses.append("state")
     address_words = {fields[name].word for name in addresses}
     for word, stray in enumerate(reserved):
         if word not in address_words:
@@ -518,8 +531,10 @@ def _checks(config: Config, job: Any, reserved: Sequence[Value]) -> list[tuple[R
     progressive = job.fetch == KeyFetch.PROGRESSIVE
     refuse(RejectReason.FETCH, "fetch", unknown(job.fetch, tuple(KeyFetch)) | (progressive & ~generation))
     refuse(RejectReason.CONTEXT, "context", unknown(job.context, range(config.contexts)))
-    refuse(RejectReason.LOAD_AND_CLEAR, "flags", flag[Flag.LOAD_STATE] & flag[Flag.CLEAR])
-    refuse(RejectReason.PRUNE_VALUES, "flags", flag[Flag.PRUNE_VALUES] & ~generation)
+    if config.has(Feature.SAVED_STATES):
+        refuse(RejectReason.LOAD_AND_CLEAR, "flags", flag[Flag.LOAD_STATE] & flag[Flag.CLEAR])
+    if config.has(Feature.PRUNE_VALUES):
+        refuse(RejectReason.PRUNE_VALUES, "flags", flag[Flag.PRUNE_VALUES] & ~generation)
     refuse(RejectReason.HEAD_DIM, "head_dim", unknown(job.head_dim, [HEAD_DIMS.index(d) for d in config.head_dims]))
     for reason, name, widths in (
         (RejectReason.QUERY_BITS, "query_bits", config.query_bits),
@@ -540,9 +555,12 @@ def _checks(config: Config, job: Any, reserved: Sequence[Value]) -> list[tuple[R
         (RejectReason.KEEP_VALUES, "keep_values", Flag.PRUNE_VALUES, job.keys),
         (RejectReason.KEEP_HEADS, "keep_heads", Flag.PRUNE_HEADS, job.heads),
     ):
+        if name not in fields:
+            continue
         refuse(reason, name, flag[which] & (is_zero(job[name]) | (job[name] > most)))
-    unity = 1 << MULTIPLIER_FRACTION
-    refuse(RejectReason.MULTIPLIER, "multiplier", is_zero(job.multiplier) | above(job.multiplier, unity))
+    if config.has(Feature.PRUNE_HEADS):
+        unity = 1 << MULTIPLIER_FRACTION
+        refuse(RejectReason.MULTIPLIER, "multiplier", is_zero(job.multiplier) | above(job.multiplier, unity))
     used = {
         "key_lsb": job.fetch.any(),
         "has_kv": flag[Flag.HAS_KV],
@@ -559,6 +577,10 @@ def _checks(config: Config, job: Any, reserved: Sequence[Value]) -> list[tuple[R
     for head in range(config.heads_max):
         scale = job.scales[head]
         refuse(RejectReason.SHIFT, f"shift{head}", (job.heads > head) & (scale.shift < SCALE_SHIFT_MIN))
+    if not config.has(Feature.PROGRESSIVE):
+        refuse(RejectReason.FEATURE, "fetch", progressive)
+    if len(lacking):
+        refuse(RejectReason.FEATURE, "flags", lacking.any())
     return checks
 
 

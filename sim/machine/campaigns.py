@@ -10,14 +10,16 @@ from spatten.golden.attention import planes
 from spatten.golden.state import state_sectors
 from spatten.host.driver.device import Device
 from spatten.host.driver.encoding import Report
+from spatten.host.driver.errors import JobRejectedError
 from spatten.host.driver.protocol import ADDRESS_END
 from spatten.sim.machine.machine import Machine
-from spatten.sim.machine.random_jobs import Campaign, Task
+from spatten.sim.machine.random_jobs import Campaign, Task, lacking_asks
 from spatten.sim.machine.transport import SimulatedTransport
 from spatten.spec.config import SECTOR_BYTES
 from spatten.spec.constants import PAGE_BYTES
 from spatten.spec.errors import SpattenError
 from spatten.spec.job import Flag
+from spatten.spec.register_map import RejectReason
 
 __all__ = [
     "DifferenceError",
@@ -27,6 +29,7 @@ __all__ = [
     "fill",
     "machine_of",
     "move",
+    "require_refusal",
     "run_campaign",
     "submit",
     "written_regions",
@@ -79,9 +82,22 @@ def written_regions(device: Device, tasks: Iterable[Task]) -> list[tuple[int, in
 
 
 def submit(device: Device, tasks: Iterable[Task]) -> None:
-    """Queue all tasks."""
-    for task in tasks:
+    """Queue all tasks; one in four asks first for each thing that the machine lacks, which must be refused."""
+    for number, task in enumerate(tasks):
+        for fields in lacking_asks(device.config, task.fields) if number % 4 == 0 else ():
+            require_refusal(device, fields)
         device.submit_fields(task.fields)
+
+
+def require_refusal(device: Device, fields: dict[str, int]) -> None:
+    """Raise `DifferenceError` unless the machine refuses a job because it lacks what the job asks for."""
+    try:
+        device.submit_fields(fields)
+    except JobRejectedError as error:
+        if error.reason == RejectReason.FEATURE:
+            return
+        raise DifferenceError(f"a job that asks for what the machine lacks was refused otherwise: {error}") from error
+    raise DifferenceError(f"a job was taken that asks for what the machine lacks: {fields}")
 
 
 def compare(report: Report, task: Task) -> None:

@@ -1,4 +1,5 @@
-"""Random jobs with their memory, for tests and soaks of the whole machine: any mode, any format, any pruning.
+"""Random jobs with their memory, for tests and soaks of the whole machine: any mode, any format, any pruning, as far as
+the machine has it.
 
 A `Campaign` makes jobs one after the other, lays their planes out in a memory image, runs each through the golden
 model, and says what the machine must report and what memory must hold afterwards.
@@ -26,9 +27,9 @@ from spatten.host.driver.encoding import descriptor
 from spatten.hw.control.format_tables import rows_per_read
 from spatten.hw.control.job_control import topk_sizes
 from spatten.hw.datapath.quick_select import default_digit_bits
-from spatten.spec.config import LSB_BITS, MULTIPLIER_FRACTION, SECTOR_BYTES, Config
+from spatten.spec.config import LSB_BITS, MULTIPLIER_FRACTION, SECTOR_BYTES, Config, Feature
 from spatten.spec.errors import SpattenError
-from spatten.spec.job import Addresses, Job, KeyFetch, Mode, ScoreScale
+from spatten.spec.job import Addresses, Flag, Job, KeyFetch, Mode, ScoreScale, flags_of
 from spatten.spec.row_format import row_format
 
 
@@ -47,6 +48,14 @@ class Task:
     """What the job adds to the performance counters; those that count cycles are not among them."""
     fields: dict[str, int] = field(repr=False)
     """The descriptor, by the names of `spec.job.job_fields`."""
+
+
+def lacking_asks(config: Config, fields: dict[str, int]) -> list[dict[str, int]]:
+    """The descriptor of a job, changed so that it asks for one thing that the machine lacks: all ways to do so."""
+    asks = [{**fields, "flags": fields["flags"] | 1 << flag} for flag in Flag if flag not in flags_of(config)]
+    if not config.has(Feature.PROGRESSIVE) and fields["mode"] == Mode.GENERATION:
+        asks.append({**fields, "fetch": int(KeyFetch.PROGRESSIVE)})
+    return asks
 
 
 def report(result: Result, tag: int, lost_tokens: int, lost_heads: int) -> dict[str, int]:
@@ -181,12 +190,13 @@ class Campaign:
         # The address of a state to begin with, which the host has put into memory.
         load = None
         trial = copy.deepcopy(self.contexts[context_number])
-        if not job.clear and random.random() < 0.2:
+        saves = config.has(Feature.SAVED_STATES)
+        if saves and not job.clear and random.random() < 0.2:
             load = self._state()
             restore(trial, self.memory.read(load + np.arange(state_sectors(config))))
         loaded = copy.deepcopy(trial)
         store = None
-        if random.random() < 0.3:
+        if saves and random.random() < 0.3:
             store = self._allocate(state_sectors(config)) if load is None else load
         # Raise GoldenError unless something would be live.
         begin(job, trial)
@@ -259,7 +269,9 @@ class Campaign:
         offset = wanted.get("query_offset", int(random.integers(keys - queries + 1)))
         query_bits = wanted.get("query_bits", self._choose(*config.query_bits))
         value_bits = wanted.get("value_bits", self._choose(*config.plane_bits))
-        fetches = [KeyFetch.STATIC, KeyFetch.JOINED] + ([KeyFetch.PROGRESSIVE] * 2 if generation else [])
+        fetches = [KeyFetch.STATIC, KeyFetch.JOINED] + (
+            [KeyFetch.PROGRESSIVE] * 2 if generation and config.has(Feature.PROGRESSIVE) else []
+        )
         fetch = wanted.get("key_fetch", self._choose(*fetches))
         widths = config.plane_bits
         key_bits = self._choose(*widths) + (0 if fetch is KeyFetch.STATIC else LSB_BITS)
@@ -292,6 +304,9 @@ class Campaign:
             "age_shift": self._choose(0, 0, 1, int(random.integers(32))),
             "accumulate": bool(random.random() < 0.8),
         }
+        for name, feature in (("keep_heads", Feature.PRUNE_HEADS), ("keep_values", Feature.PRUNE_VALUES)):
+            if not config.has(feature):
+                fields[name] = None
         fields.update({name: value for name, value in wanted.items() if name in fields})
         return Job(**fields)
 

@@ -6,8 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
-from spatten.spec.config import Config
-from spatten.spec.job import JOB_WORDS, Flag, Job, JobError, KeyFetch, Mode, ScoreScale, index_bits, job_fields
+from spatten.spec.config import Config, Feature
+from spatten.spec.job import (
+    JOB_WORDS,
+    Flag,
+    Job,
+    JobError,
+    KeyFetch,
+    Mode,
+    ScoreScale,
+    flags_of,
+    ignored_bits,
+    index_bits,
+    job_fields,
+)
 from spatten.spec.register_map import RejectReason
 
 WIDTHS = (4, 6, 8, 10, 12, 16)
@@ -28,6 +40,12 @@ def possible_reasons(config: Config) -> set[RejectReason]:
         RejectReason.ADDRESS_RANGE: config.sector_bits == 32,
         RejectReason.CONTEXT: config.contexts == 1 << index_bits(config.contexts),
         RejectReason.HEAD_DIM: config.head_dim_max == 128,
+        RejectReason.LOAD_AND_CLEAR: not config.has(Feature.SAVED_STATES),
+        RejectReason.PRUNE_VALUES: not config.has(Feature.PRUNE_VALUES),
+        RejectReason.KEEP_VALUES: not config.has(Feature.PRUNE_VALUES),
+        RejectReason.KEEP_HEADS: not config.has(Feature.PRUNE_HEADS),
+        RejectReason.MULTIPLIER: not config.has(Feature.PRUNE_HEADS),
+        RejectReason.FEATURE: all(config.has(feature) for feature in Feature),
     }
     return {reason for reason in set(RejectReason) - BESIDE_THE_DESCRIPTOR if not absent.get(reason, False)}
 
@@ -44,6 +62,7 @@ def pack(config: Config, values: Mapping[str, int]) -> list[int]:
 def payload(config: Config, values: Mapping[str, int]) -> dict[str, Any]:
     """The fields of a descriptor as `o_job` has them."""
     job: dict[str, Any] = {name: value for name, value in values.items() if not name.startswith(("mantissa", "shift"))}
+    job["flags"] = sum((values["flags"] >> flag & 1) << place for place, flag in enumerate(flags_of(config)))
     job["scales"] = [
         {"mantissa": values[f"mantissa{head}"], "shift": values[f"shift{head}"]} for head in range(config.heads_max)
     ]
@@ -57,7 +76,7 @@ def random_job(config: Config, source: Random) -> Fields:
     heads = source.randint(1, config.heads_max)
     keys = source.choice([1, config.tokens_max, source.randint(1, config.tokens_max)])
     queries = 1 if mode == 2 else source.choice([1, keys, source.randint(1, keys)])
-    flags = values["flags"]
+    flags = values["flags"] & sum(1 << flag for flag in flags_of(config))
     if mode != 2:
         flags &= ~(1 << Flag.PRUNE_VALUES)
     if flags >> Flag.CLEAR & 1:
@@ -65,7 +84,7 @@ def random_job(config: Config, source: Random) -> Fields:
     planes = [WIDTHS.index(bits) for bits in config.plane_bits]
     values |= {
         "mode": mode,
-        "fetch": source.randrange(3 if mode == 2 else 2),
+        "fetch": source.randrange(3 if mode == 2 and config.has(Feature.PROGRESSIVE) else 2),
         "context": source.randrange(config.contexts),
         "flags": flags,
         "head_dim": DIMS.index(source.choice(config.head_dims)),
@@ -79,7 +98,11 @@ def random_job(config: Config, source: Random) -> Fields:
         "valid_length": source.choice([1, keys, source.randint(1, keys)]),
         "queries": queries,
         "query_offset": source.choice([0, keys - queries, source.randint(0, keys - queries)]),
-        "multiplier": source.choice([1, 1 << 15, source.randint(1, 1 << 15)]),
+        **(
+            {"multiplier": source.choice([1, 1 << 15, source.randint(1, 1 << 15)])}
+            if config.has(Feature.PRUNE_HEADS)
+            else {}
+        ),
     }
     for name, flag, most in (
         ("keep_tokens", Flag.PRUNE_TOKENS, keys),
@@ -89,7 +112,8 @@ def random_job(config: Config, source: Random) -> Fields:
         if flags >> flag & 1:
             values[name] = source.choice([1, most, source.randint(1, most)])
     for name in ADDRESSES:
-        values[name] &= -config.channels
+        if name in values:
+            values[name] &= -config.channels
     for head in range(heads):
         values[f"mantissa{head}"] |= 1 << 15
         values[f"shift{head}"] = source.choice([4, 63, source.randint(4, 63)])
@@ -111,9 +135,13 @@ def refusal(config: Config, words: list[int]) -> tuple[RejectReason, int] | None
         if when:
             found.append((reason, fields[name].word))
 
-    address_words = {fields[name].word for name in ADDRESSES}
+    has_values, has_heads, saves = (
+        config.has(feature) for feature in (Feature.PRUNE_VALUES, Feature.PRUNE_HEADS, Feature.SAVED_STATES)
+    )
+    address_words = {fields[name].word for name in ADDRESSES if name in fields}
     for word in range(JOB_WORDS):
         known = sum(((1 << f.width) - 1) << f.bit for f in fields.values() if f.word == word)
+        known |= ignored_bits(config).get(word, 0)
         if words[word] & ~known:
             found.append((RejectReason.ADDRESS_RANGE if word in address_words else RejectReason.RESERVED, word))
     generation = v["mode"] == 2
@@ -125,8 +153,8 @@ def refusal(config: Config, words: list[int]) -> tuple[RejectReason, int] | None
     refuse(RejectReason.MODE, "mode", v["mode"] == 3)
     refuse(RejectReason.FETCH, "fetch", v["fetch"] == 3 or (v["fetch"] == 2 and not generation))
     refuse(RejectReason.CONTEXT, "context", v["context"] >= config.contexts)
-    refuse(RejectReason.LOAD_AND_CLEAR, "flags", uses(v, Flag.LOAD_STATE) and uses(v, Flag.CLEAR))
-    refuse(RejectReason.PRUNE_VALUES, "flags", uses(v, Flag.PRUNE_VALUES) and not generation)
+    refuse(RejectReason.LOAD_AND_CLEAR, "flags", saves and uses(v, Flag.LOAD_STATE) and uses(v, Flag.CLEAR))
+    refuse(RejectReason.PRUNE_VALUES, "flags", has_values and uses(v, Flag.PRUNE_VALUES) and not generation)
     refuse(RejectReason.HEAD_DIM, "head_dim", DIMS[v["head_dim"]] not in config.head_dims)
     refuse(RejectReason.QUERY_BITS, "query_bits", width("query_bits") not in config.query_bits)
     refuse(RejectReason.KEY_BITS, "key_bits", width("key_bits") not in config.plane_bits)
@@ -143,8 +171,8 @@ def refusal(config: Config, words: list[int]) -> tuple[RejectReason, int] | None
         (RejectReason.KEEP_VALUES, "keep_values", Flag.PRUNE_VALUES, v["keys"]),
         (RejectReason.KEEP_HEADS, "keep_heads", Flag.PRUNE_HEADS, heads),
     ):
-        refuse(reason, name, uses(v, flag) and not 1 <= v[name] <= most)
-    refuse(RejectReason.MULTIPLIER, "multiplier", not 1 <= v["multiplier"] <= 1 << 15)
+        refuse(reason, name, name in v and uses(v, flag) and not 1 <= v[name] <= most)
+    refuse(RejectReason.MULTIPLIER, "multiplier", has_heads and not 1 <= v["multiplier"] <= 1 << 15)
     used = {
         "key_lsb": v["fetch"] != 0,
         "has_kv": uses(v, Flag.HAS_KV),
@@ -152,10 +180,13 @@ def refusal(config: Config, words: list[int]) -> tuple[RejectReason, int] | None
         "state": uses(v, Flag.LOAD_STATE) or uses(v, Flag.STORE_STATE),
     }
     for name in ADDRESSES:
-        refuse(RejectReason.ADDRESS, name, used.get(name, True) and v[name] % config.channels != 0)
+        refuse(RejectReason.ADDRESS, name, name in v and used.get(name, True) and v[name] % config.channels != 0)
     for head in range(min(heads, config.heads_max)):
         refuse(RejectReason.MANTISSA, f"mantissa{head}", v[f"mantissa{head}"] < 1 << 15)
         refuse(RejectReason.SHIFT, f"shift{head}", v[f"shift{head}"] < 4)
+    lacks_progressive = not config.has(Feature.PROGRESSIVE)
+    refuse(RejectReason.FEATURE, "fetch", lacks_progressive and v["fetch"] == KeyFetch.PROGRESSIVE)
+    refuse(RejectReason.FEATURE, "flags", any(uses(v, flag) for flag in set(Flag) - set(flags_of(config))))
     return min(found, default=None)
 
 
@@ -165,6 +196,8 @@ def golden_accepts(config: Config, values: Mapping[str, int]) -> bool:
     All numbers of the descriptor must have a meaning.
     """
     split = values["fetch"] != 0
+    if not config.has(Feature.SAVED_STATES) and (uses(values, Flag.LOAD_STATE) or uses(values, Flag.STORE_STATE)):
+        return False  # a job knows nothing of states
     try:
         Job(
             mode=[Mode.SUMMARIZATION, Mode.CAUSAL, Mode.GENERATION][values["mode"]],
@@ -181,12 +214,12 @@ def golden_accepts(config: Config, values: Mapping[str, int]) -> bool:
                 ScoreScale(mantissa=values[f"mantissa{head}"], shift=values[f"shift{head}"])
                 for head in range(min(values["heads"], config.heads_max))
             ),
-            importance_multiplier=values["multiplier"],
-            flat_limit=values["flat_limit"],
+            importance_multiplier=values.get("multiplier", 1),
+            flat_limit=values.get("flat_limit", 0),
             valid_length=values["valid_length"],
             keep_tokens=values["keep_tokens"] if uses(values, Flag.PRUNE_TOKENS) else None,
-            keep_heads=values["keep_heads"] if uses(values, Flag.PRUNE_HEADS) else None,
-            keep_values=values["keep_values"] if uses(values, Flag.PRUNE_VALUES) else None,
+            keep_heads=values.get("keep_heads", 1) if uses(values, Flag.PRUNE_HEADS) else None,
+            keep_values=values.get("keep_values", 1) if uses(values, Flag.PRUNE_VALUES) else None,
             age_shift=values["age_shift"],
         ).check(config)
     except JobError:
@@ -265,8 +298,13 @@ def spoilt(config: Config, source: Random) -> Iterator[tuple[RejectReason, int, 
         (RejectReason.MANTISSA, f"mantissa{top}", {**everything, f"mantissa{top}": 0}),
         (RejectReason.SHIFT, "shift0", {"shift0": 3}),
         (RejectReason.SHIFT, f"shift{top}", {**everything, f"shift{top}": 0}),
+        *((RejectReason.FEATURE, "flags", with_flag(flag)) for flag in Flag if flag not in flags_of(config)),
+        (RejectReason.FEATURE, "fetch", {"fetch": 2, **generation}),
     ]
+    possible = possible_reasons(config)
     for reason, name, changes in candidates:
+        if reason not in possible or name not in fields:
+            continue
         if changes.get(name, 0) >= 1 << fields[name].width:
             continue
         # Try random jobs until the change causes this refusal and no other.
@@ -280,6 +318,7 @@ def spoilt(config: Config, source: Random) -> Iterator[tuple[RejectReason, int, 
                 break
     for word in range(JOB_WORDS):
         known = sum(((1 << f.width) - 1) << f.bit for f in fields.values() if f.word == word)
+        known |= ignored_bits(config).get(word, 0)
         reason = RejectReason.ADDRESS_RANGE if 10 <= word <= 17 else RejectReason.RESERVED
         for bit in range(32):
             # Take the lowest and the highest reserved bit of every byte that has some.

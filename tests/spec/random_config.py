@@ -9,6 +9,7 @@ from typing import Any
 from spatten.spec.config import (
     BLOCKS_MAX,
     CHANNELS_MAX,
+    FEATURES,
     HEAD_DIMS,
     LSB_BITS,
     PLANE_BITS,
@@ -35,9 +36,8 @@ def draw(source: random.Random, *, tokens: int = 1024, channels: int = CHANNELS_
     parameter has a value that does not mind the others, and need not be one that it can have."""
     values = _draw(source, tokens, channels)
     if source.random() < 1 / 3:
-        values[source.choice(sorted(name for name in values if name != "plane_widths"))] = source.choice(
-            [*POWERS, source.randint(1, 40)]
-        )
+        single = sorted(values.keys() - {"plane_widths", "features"})
+        values[source.choice(single)] = source.choice([*POWERS, source.randint(1, 40)])
     return values
 
 
@@ -69,6 +69,7 @@ def _draw(source: random.Random, tokens: int, channels: int) -> dict[str, Any]:
         "plane_widths": tuple(bits for bits in PLANE_BITS if bits == LSB_BITS or source.random() < 0.7),
         "head_dim_min": source.choice([dim for dim in HEAD_DIMS if dim <= head_dim_max]),
         "blocks": _power(source, 4, BLOCKS_MAX),
+        "features": source.choice([FEATURES, tuple(source.sample(FEATURES, source.randint(0, len(FEATURES))))]),
     }
 
 

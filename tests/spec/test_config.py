@@ -13,6 +13,7 @@ import pytest
 from spatten.spec import config as module
 from spatten.spec.config import (
     EIGHTH,
+    FEATURES,
     HEAD_DIMS,
     MULTIPLIER_FRACTION,
     NAMED,
@@ -22,6 +23,7 @@ from spatten.spec.config import (
     ULX3S,
     Config,
     ConfigError,
+    Feature,
     from_toml,
     load,
 )
@@ -171,6 +173,15 @@ def test_design_figures() -> None:
             "value_buffer_rows must hold one head of tokens_max = 1024 tokens at head_dim_max = 128, that is 2048 rows "
             "of 64 operands, not 2047",
         ),
+        (
+            {"features": ["progressive", "fast"]},
+            "features must be among progressive, prune_values, prune_heads, saved_states, not 'fast'",
+        ),
+        (
+            {"features": ("saved_states", "progressive", "saved_states")},
+            "features must be among progressive, prune_values, prune_heads, saved_states, each once, "
+            "not 'saved_states' twice or more",
+        ),
         ({"channels": 64}, "channels must be at most 32, not 64: each has its registers"),
         ({"key_buffer_rows": 16385}, "key_buffer_rows must be at most 16384, not 16385"),
         ({"value_buffer_rows": 1 << 20}, "value_buffer_rows must be at most 16384, not 1048576"),
@@ -223,6 +234,9 @@ def test_refused(changes: dict[str, Any], text: str) -> None:
         ({"channels": "4"}, "channels must be an integer, not '4'"),
         ({"contexts": True}, "contexts must be an integer, not True"),
         ({"name": 5}, "name must be a string, not 5"),
+        ({"features": "progressive"}, "features must be a list of names, not 'progressive'"),
+        ({"features": [4]}, "features must be a list of names, not [4]"),
+        ({"features": None}, "features must be a list of names, not None"),
     ],
 )
 def test_wrong_kinds(changes: dict[str, Any], text: str) -> None:
@@ -241,6 +255,56 @@ def test_unknown_parameters() -> None:
 def test_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         PAPER.channels = 4  # type: ignore[misc]
+
+
+# -- Features ---------------------------------------------------------------------------------------------------------
+
+
+def test_features_are_all_there_unless_left_out() -> None:
+    assert all(config.features == FEATURES == tuple(Feature) for config in NAMED.values())
+    assert all(PAPER.has(feature) for feature in Feature)
+    some = PAPER.replace(features=["saved_states", "progressive"])
+    assert some.features == (Feature.PROGRESSIVE, Feature.SAVED_STATES), "in the order of the declaration"
+    assert [some.has(feature) for feature in Feature] == [True, False, False, True]
+    assert PAPER.replace(features=()).features == ()
+    assert hash(some) == hash(PAPER.replace(features=("progressive", "saved_states")))
+    assert Config(**json.loads(json.dumps(some.as_dict()))) == some, "the JSON sidecar has them as a list of names"
+
+
+@pytest.mark.parametrize(
+    ("text", "features", "name"),
+    [
+        ("progressive", ("progressive",), "tiny-features-progressive"),
+        ("saved_states,progressive", ("progressive", "saved_states"), "tiny-features-progressive-saved_states"),
+        ("", (), "tiny-features-none"),
+        ("none", (), "tiny-features-none"),
+    ],
+)
+def test_features_on_the_command_line(text: str, features: tuple[str, ...], name: str) -> None:
+    found = load("tiny", [f"features={text}"])
+    assert found == TINY.replace(name=name, features=features)
+
+
+@pytest.mark.parametrize("text", ["all", "progressive,", "none,progressive", "progressive progressive"])
+def test_unknown_features_on_the_command_line(text: str) -> None:
+    with pytest.raises(
+        ConfigError, match="^features must be among progressive, prune_values, prune_heads, saved_states"
+    ):
+        load("tiny", [f"features={text}"])
+
+
+def test_features_in_toml(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "tiny"\nfeatures = ["prune_heads"]\n', encoding="utf-8")
+    assert from_toml(path) == TINY.replace(name="mine", features=("prune_heads",))
+    path.write_text('base = "tiny"\nfeatures = []\n', encoding="utf-8")
+    assert from_toml(path) == TINY.replace(name="mine", features=())
+    path.write_text('features = ["fast"]\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match="mine.toml: features must be among progressive, .* not 'fast'$"):
+        from_toml(path)
+    path.write_text('features = "progressive"\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match="mine.toml: features must be a list of names, not 'progressive'$"):
+        from_toml(path)
 
 
 # -- Reading ----------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import pytest
 
 from spatten.hw.control.job_layouts import events_layout, report_layout
 from spatten.hw.front.axi_lite import AxiLite
-from spatten.spec.config import EIGHTH, HEAD_DIMS, NAMED, PAPER, TINY, Config
-from spatten.spec.job import JOB_WORDS, Flag, KeyFetch, Mode, job_fields
+from spatten.spec.config import EIGHTH, FEATURES, HEAD_DIMS, NAMED, PAPER, TINY, Config, Feature
+from spatten.spec.job import JOB_WORDS, Flag, KeyFetch, Mode, flags_of, ignored_bits, job_fields
 from spatten.spec.register_documents import c_header, markdown, python_constants
 from spatten.spec.register_map import (
     ADDRESS_BITS,
@@ -29,7 +29,11 @@ from spatten.spec.row_format import CODE_BITS
 from spatten.spec.version import DESCRIPTOR_VERSION, MAP_VERSION
 from tests.checkout import ROOT
 
-CONFIGS = [*NAMED.values(), TINY.replace(name="wide", channels=32, heads_max=16, sector_bits=32)]
+LACKING = [
+    *(TINY.replace(name=f"no-{one}", features=[other for other in FEATURES if other != one]) for one in FEATURES),
+    TINY.replace(name="plain", features=()),
+]
+CONFIGS = [*NAMED.values(), TINY.replace(name="wide", channels=32, heads_max=16, sector_bits=32), *LACKING]
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -73,6 +77,7 @@ def test_offsets_are_those_of_version_1() -> None:
         "REPORT_POP": 0x07C,
         "QK_MULTIPLIERS": 0x080,
         "SECTOR_BITS": 0x0C4,
+        "FEATURES": 0x0FC,
         "CYCLES_LOW": 0x100,
         "OUTPUT_SATURATED_HIGH": 0x17C,
         "BASE0": 0x200,
@@ -102,6 +107,43 @@ def test_everything_there_is_has_its_register(config: Config) -> None:
         fields = {(f.name, f.bit, f.width) for f in registers[f"JOB{word}"].fields}
         assert fields == {(f.name, f.bit, f.width) for f in job_fields(config) if f.word == word}
     assert registers["CHANNELS_STUCK"].mask == (1 << config.channels) - 1
+    lacks = {f"lacks_{feature.value}": int(feature not in config.features) for feature in FEATURES}
+    assert registers["FEATURES"].unpack(registers["FEATURES"].reset) == lacks
+
+
+@pytest.mark.parametrize("config", LACKING, ids=lambda config: config.name)
+def test_what_a_machine_lacks_moves_nothing(config: Config) -> None:
+    """A machine without some features has registers and fields where the complete one has them, or not at all."""
+    complete, registers = RegisterMap(TINY), RegisterMap(config)
+    assert registers.keys() <= complete.keys()
+    for name, register in registers.items():
+        assert register.offset == complete[name].offset
+        places = {field.name: (field.bit, field.width) for field in complete[name].fields}
+        assert {field.name: (field.bit, field.width) for field in register.fields}.items() <= places.items()
+    gone = {field.name for field in job_fields(TINY)} - {field.name for field in job_fields(config)}
+    counters = {name for name in event_names(TINY) if f"{name.upper()}_LOW" not in registers}
+    reports = {field.name for word in complete.reports for field in word.fields}
+    reports -= {field.name for word in registers.reports for field in word.fields}
+    known = {
+        Feature.PROGRESSIVE: ({"flat_limit"}, {"recomputed"}, {"recomputed"}, set()),
+        Feature.PRUNE_VALUES: ({"keep_values"}, {"stalled_topk"}, set(), {Flag.PRUNE_VALUES}),
+        Feature.PRUNE_HEADS: ({"keep_heads", "multiplier"}, set(), {"heads_saturated"}, {Flag.PRUNE_HEADS}),
+        Feature.SAVED_STATES: ({"state"}, set(), set(), {Flag.LOAD_STATE, Flag.STORE_STATE}),
+    }
+    lacks = [known[feature] for feature in FEATURES if not config.has(feature)]
+    assert (gone, counters, reports, set(Flag) - set(flags_of(config))) == tuple(
+        set().union(*(one[kind] for one in lacks)) for kind in range(4)
+    )
+
+
+def test_what_belongs_to_a_feature_is_ignored_without_it() -> None:
+    assert ignored_bits(TINY) == {}
+    assert ignored_bits(TINY.replace(features=())) == {
+        7: 0x001F_0000,  # keep_values
+        8: 0xFFFF_FFFF,  # keep_heads, multiplier
+        9: 0xFFFF_FFFF,  # flat_limit
+        17: 0xFFFF_FFFF,  # state
+    }
 
 
 def test_codes_fit_their_fields_and_have_a_text() -> None:

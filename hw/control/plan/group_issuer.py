@@ -45,8 +45,7 @@ class GroupIssuer(wiring.Component):
     i : stream of `block_issue`, through a skid buffer
     bid : out, `group_bid`; it is urgent for a pruned row
     wins : in, the bid is taken; only while it is valid
-    kept_valid, kept_count : in, ids of a pruned row are there, and how many; only of the value ring, and only with local
-        pruning
+    kept_valid, kept_count : in, ids of a pruned row are there, and how many; only of the value ring with local pruning
     kept_taken : out, these ids have been asked for; like these
 
     Latency: 2 cycles from a block to its first bid. Throughput: a bid per cycle, also from one block to the next.

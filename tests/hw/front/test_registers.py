@@ -32,7 +32,9 @@ ODD = TINY.replace(
 )
 """What `tiny` is not: contexts and heads that are no power of two, 16-bit operands, addresses without spare bits."""
 WAVES = {name: levels(line) for name, line in drawings()[0].items()}
-CONFIGS = {"tiny": TINY, "odd": ODD}
+PLAIN = TINY.replace(name="plain", features=())
+"""It lacks all that a machine can lack."""
+CONFIGS = {"tiny": TINY, "odd": ODD, "plain": PLAIN}
 TESTS = 45
 
 
