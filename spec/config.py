@@ -163,7 +163,7 @@ class Config:
         """Refuse what is no rising sequence of plane widths with that of LSB planes; keep a list as a tuple."""
         widths = self.plane_widths
         if not isinstance(widths, tuple | list) or not all(type(width) is int for width in widths):
-            raise TypeError(f"plane_widths must be integers, such as [4, 8], not {widths!r}")
+            raise TypeError("plane_widths must be a list of integers, such as [4, 8]")
         if list(widths) != [bits for bits in PLANE_BITS if bits in widths] or LSB_BITS not in widths:
             raise ConfigError(
                 f"plane_widths must be some of {PLANE_BITS}, rising, with {LSB_BITS}, the width of LSB planes"
