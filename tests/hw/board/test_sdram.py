@@ -162,7 +162,7 @@ def test_a_part_is_validated(changes: dict[str, Any], error: type[Exception], te
         (
             lambda: SdramTiming.of(AS4C16M16, clock_mhz=80, batch=16),
             ValueError,
-            "batch must be smaller: a row may be open for 100000 ns, and with 16 it would be for 131375 ns",
+            "batch must be smaller: a row may be open for 100000 ns, and with 16 it would be for 131388 ns",
         ),
         (
             lambda: SdramTiming.of(dataclasses.replace(AS4C16M16, refresh_window=4e6), clock_mhz=80),
