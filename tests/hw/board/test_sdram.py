@@ -17,7 +17,7 @@ from spatten.sim.measure.synth import ecp5
 from spatten.sim.verify.build import lint
 from spatten.sim.verify.cosim import cosimulate
 from spatten.sim.verify.records import read
-from spatten.sim.verify.runs.sdram import BREACHES, model_run, part_run, run_arguments
+from spatten.sim.verify.runs.sdram import BREACHES, cutter_run, model_run, part_run, run_arguments
 from spatten.sim.verify.sdram_part import MODEL, RULES
 
 TIMING = SdramTiming.of(AS4C16M16, clock_mhz=80)
@@ -95,6 +95,10 @@ def test_the_models_rules_have_their_names() -> None:
 @pytest.mark.parametrize(("bench", "cycles"), [("sdram_bank", 2_000), ("sdram_upkeep", 20_000)])
 def test_a_part_agrees_with_its_twin(bench: str, cycles: int, timing: str) -> None:
     assert cosimulate(**part_run(bench, timing, cycles), simulator="icarus") == ["it_agrees_with_its_twin/seed=1"]
+
+
+def test_bursts_are_cut_where_rows_end() -> None:
+    assert len(cosimulate(**cutter_run(), simulator="icarus", strip_initial=True)) == 4
 
 
 @pytest.mark.slow
