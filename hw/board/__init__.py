@@ -1,0 +1,1 @@
+"""What a board adds to the accelerator: the controller of its memory."""
