@@ -4,10 +4,10 @@ A *frame* is one sync byte, the payload's length (2 bytes), a sequence number, t
 numbers are little-endian, and the CRC, that of Ethernet and zlib, covers everything between sync byte and CRC.
 The host sends *requests*, whose payload is a batch of commands; the board executes them in order and sends one *reply*.
 
-A command is an opcode, then, according to its bits 4 and 5, nothing, a number of 16 bits, or a number of 32 bits and one
-of 16, and for `WRITE_MEMORY` the data. A reply has for each command a status and, if that is `OKAY`, the command's data.
-A batch ends with the first command whose status is not `OKAY`; the commands behind it are not executed, and their
-statuses are missing.
+A command is an opcode, then, according to its bits 4 and 5, nothing, a number of 16 bits, or a number of 32 bits and
+one of 16, and for `WRITE_MEMORY` the data. A reply has for each command a status and, if that is `OKAY`, the command's
+data. A batch ends with the first command whose status is not `OKAY`; the commands behind it are not executed, and
+their statuses are missing.
 
 Sequence number 0 begins a session: such a frame is executed whenever it comes, and may hold nothing but `IDENTITY`.
 The frames of a session have the numbers 1, 2, ..., 255, 1, ... A frame with the number of the frame before is that

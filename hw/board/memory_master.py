@@ -106,7 +106,7 @@ class MemoryMaster(wiring.Component):
         offset = address[:block_bits]
         lane = address[:lane_bits]
         response = Signal(2, reset_less=True)
-        data = Signal(self.data_bits, reset_less=True)
+        data = Signal(self.data_bits)
         strobes = Signal(beat_bytes, reset_less=True)
         moves = Signal()
         """A byte is transferred."""
