@@ -1,1 +1,1 @@
-"""What a board adds to the accelerator: the controller of its memory."""
+"""Boards: what stands between an accelerator and the pins of an FPGA: the link to a host, and the memory."""
