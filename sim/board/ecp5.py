@@ -7,8 +7,8 @@
 
 The flow is Yosys's `synth_ecp5` with two changes:
 
-* No multiplexers of the slices (`-nowidelut`): LUTs of more than four inputs take two or more LUT4 and the multiplexers
-  between them. Without, a circuit takes a sixth fewer LUTs, and wide selects are deeper.
+* No multiplexers of the slices (`-nowidelut`): with them, a function of more than four inputs takes two LUT4 and more.
+  Without, a circuit takes about a sixth fewer LUT4, and wide selects are deeper.
 * Flip-flops that share an enable or a synchronous reset with fewer than 12 others get it as logic. Each distinct
   combination of clock, enable and reset is a control set, of which a slice has room for few; Yosys also gives every
   flip-flop with an active-low reset an inverter of its own, which makes a control set of one bit each. Equal inverters
@@ -19,10 +19,11 @@ LUTs are mapped by ABC, not by ABC9, in every version of Yosys, so that versions
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -146,7 +147,11 @@ def count_cells(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "circuit.v").write_text(convert(component, name=name), encoding="utf-8")
-        script = ["read_verilog circuit.v", *mapping(name, flow or Flow(), luts=luts), "tee -q -o cells.json stat -json"]
+        script = [
+            "read_verilog circuit.v",
+            *mapping(name, flow or Flow(), luts=luts),
+            "tee -q -o cells.json stat -json",
+        ]
         yosys.run_script(script, folder, name)
         total = _total(_cells(folder), name)
     return {kind: total[cell] for kind, cell in CELLS.items()}
@@ -197,7 +202,7 @@ def mapping(top: str, flow: Flow, *, luts: bool = True) -> list[str]:
     options = f"-top {top}{'' if flow.wide_luts else ' -nowidelut'}{_abc_option(flow.abc9)}"
     lines = [f"hierarchy -check -top {top}"]
     lines += [f"setattr -mod -set keep_hierarchy 1 {_escaped(module)}" for module in flow.keep]
-    for begin, end in zip(_BEFORE, _BEFORE[1:], strict=False):
+    for begin, end in itertools.pairwise(_BEFORE):
         lines += [yosys.step(begin), f"synth_ecp5 {options} -run {begin}:{end}"]
     legal = " ".join(f"-cell {cell}" for cell in _LEGAL)
     lines += [
@@ -207,7 +212,7 @@ def mapping(top: str, flow: Flow, *, luts: bool = True) -> list[str]:
         "opt_clean",
         f"synth_ecp5 {options} -run map_ffs:map_luts",
     ]
-    for begin, end in zip(_AFTER, _AFTER[1:], strict=False) if luts else ():
+    for begin, end in itertools.pairwise(_AFTER) if luts else ():
         lines += [yosys.step(begin), f"synth_ecp5 {options} -run {begin}:{end}"]
     return lines
 
@@ -230,7 +235,9 @@ def _cells(folder: Path) -> dict[str, Counter[str]]:
     statistics = (folder / "cells.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(statistics[statistics.index("{") :])
     return {
-        name.removeprefix("\\"): Counter({cell.removeprefix("\\"): int(n) for cell, n in facts["num_cells_by_type"].items()})
+        name.removeprefix("\\"): Counter(
+            {cell.removeprefix("\\"): int(n) for cell, n in facts["num_cells_by_type"].items()}
+        )
         for name, facts in found["modules"].items()
     }
 

@@ -498,7 +498,9 @@ def check_clock(clock_ns: float) -> None:
 
 def _words(folder: Path, name: str) -> Facts:
     """Flatten unit.v to words and memories, into words.il; the same as Yosys's JSON."""
-    yosys.run_script(["read_verilog unit.v", *_to_words(name), "write_json words.json", "write_rtlil words.il"], folder, name)
+    yosys.run_script(
+        ["read_verilog unit.v", *_to_words(name), "write_json words.json", "write_rtlil words.il"], folder, name
+    )
     netlist: Facts = json.loads((folder / "words.json").read_text(encoding="utf-8"))
     return netlist
 
