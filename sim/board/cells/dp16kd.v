@@ -8,7 +8,7 @@
 //
 // A port does something at a rising edge with CE and CS = 0. A read is at the outputs until the next. A port that
 // writes shows what it showed before (NORMAL), the word that it writes (WRITETHROUGH), or the one that it overwrites
-// (READBEFOREWRITE). RST clears the outputs, with or without CE, and keeps its port from writing.
+// (READBEFOREWRITE). RST, which would clear the outputs, must be 0.
 //
 // What one port reads while the other one writes it, and what both write at once, is not defined by the vendor: it is X
 // in a simulator with four states and inverted in one with two.
@@ -119,8 +119,6 @@ module DP16KD (
             DP16KD_DATA_WIDTH_B_is_not_modelled refused();
         if (REGMODE_A != "NOREG" || REGMODE_B != "NOREG")
             DP16KD_output_registers_are_not_modelled refused();
-        if (RESETMODE != "SYNC" || ASYNC_RESET_RELEASE != "SYNC")
-            DP16KD_asynchronous_reset_is_not_modelled refused();
         if (CSDECODE_A != "0b000" || CSDECODE_B != "0b000")
             DP16KD_CSDECODE_is_not_modelled refused();
         if (WRITEMODE_A != "NORMAL" && WRITEMODE_A != "WRITETHROUGH" && WRITEMODE_A != "READBEFOREWRITE")
@@ -156,7 +154,7 @@ module DP16KD (
     wire [10:0] first_a = DATA_WIDTH_A == 36 ? {address_a[13:5], 2'b00}
         : DATA_WIDTH_A == 18 ? {address_a[13:4], 1'b0} : address_a[13:3];
     wire active_a = CEA & ~CSA0 & ~CSA1 & ~CSA2;
-    wire [3:0] writes_a = !(active_a && WEA && !RSTA) ? 4'b0
+    wire [3:0] writes_a = !(active_a && WEA) ? 4'b0
         : DATA_WIDTH_A == 36 ? address_a[3:0] : DATA_WIDTH_A == 18 ? {2'b0, address_a[1:0]} : 4'b1;
     wire [2:0] place_a = DATA_WIDTH_A == 4 ? {address_a[2], 2'b0}
         : DATA_WIDTH_A == 2 ? {address_a[2:1], 1'b0} : DATA_WIDTH_A == 1 ? address_a[2:0] : 3'b0;
@@ -167,7 +165,7 @@ module DP16KD (
     wire [10:0] first_b = DATA_WIDTH_B == 36 ? {address_b[13:5], 2'b00}
         : DATA_WIDTH_B == 18 ? {address_b[13:4], 1'b0} : address_b[13:3];
     wire active_b = CEB & ~CSB0 & ~CSB1 & ~CSB2;
-    wire [3:0] writes_b = !(active_b && WEB && !RSTB) ? 4'b0
+    wire [3:0] writes_b = !(active_b && WEB) ? 4'b0
         : DATA_WIDTH_B == 36 ? address_b[3:0] : DATA_WIDTH_B == 18 ? {2'b0, address_b[1:0]} : 4'b1;
     wire [2:0] place_b = DATA_WIDTH_B == 4 ? {address_b[2], 2'b0}
         : DATA_WIDTH_B == 2 ? {address_b[2:1], 1'b0} : DATA_WIDTH_B == 1 ? address_b[2:0] : 3'b0;
@@ -215,6 +213,8 @@ module DP16KD (
     reg [35:0] old_a, new_a;
     integer n_a;
     always @(posedge CLKA) begin
+        if (RSTA === 1'b1)
+            $fatal(1, "%m: RSTA must be 0: the reset is not modelled");
         if (active_a && active_b && CLKB === 1'b0)
             $fatal(1, "%m: two clocks are not modelled");
         if (DATA_WIDTH_A == 36 && active_a && WEA !== 1'b1)
@@ -229,9 +229,7 @@ module DP16KD (
                 new_a[9 * n_a +: 9] = undefined(new_a[9 * n_a +: 9]);
             end
         end
-        if (RSTA)
-            shown_a <= 36'b0;
-        else if (active_a && !WEA)
+        if (active_a && !WEA)
             shown_a <= old_a;
         else if (active_a && WRITEMODE_A == "WRITETHROUGH")
             shown_a <= new_a;
@@ -253,6 +251,8 @@ module DP16KD (
     reg [35:0] old_b, new_b;
     integer n_b;
     always @(posedge CLKB) begin
+        if (RSTB === 1'b1)
+            $fatal(1, "%m: RSTB must be 0: the reset is not modelled");
         if (active_b && active_a && CLKA === 1'b0)
             $fatal(1, "%m: two clocks are not modelled");
         if (DATA_WIDTH_A == 36 && active_b && WEB !== 1'b0)
@@ -267,9 +267,7 @@ module DP16KD (
                 new_b[9 * n_b +: 9] = undefined(new_b[9 * n_b +: 9]);
             end
         end
-        if (RSTB)
-            shown_b <= 36'b0;
-        else if (active_b && !WEB)
+        if (active_b && !WEB)
             shown_b <= old_b;
         else if (active_b && WRITEMODE_B == "WRITETHROUGH")
             shown_b <= new_b;

@@ -172,8 +172,8 @@ def _cleared_reader(m: Module, zoo: Any, o: Value) -> None:
     m.d.comb += o.eq(Mux(cleared, 0, read.data))
 
 
-def memories() -> Zoo:
-    """Block and LUT memories."""
+def memories(*names: str) -> Zoo:
+    """Block and LUT memories: those of these names, or all."""
     exhibits: dict[str, tuple[int, Callable[[Module, Any, Value], None]]] = {}
     for width in BLOCK_DEPTHS:
         exhibits[f"ram{width}"] = width, _block_ram(width, writable=True)
@@ -182,9 +182,9 @@ def memories() -> Zoo:
         "lanes36": (36, _lanes(36, 9)),
         "lanes18": (18, _lanes(18, 9)),
         "lanes32": (32, _lanes(32, 8)),
-        "held": (18, _one_address("held")),
-        "old": (18, _one_address("old")),
-        "new": (18, _one_address("new")),
+        "write_holds": (18, _one_address("held")),
+        "write_shows_old": (18, _one_address("old")),
+        "write_shows_new": (18, _one_address("new")),
         "collisions_old": (18, _collisions(new=False)),
         "collisions_new": (18, _collisions(new=True)),
         "wide": (80, _project_ram(80, 512)),
@@ -194,7 +194,7 @@ def memories() -> Zoo:
         "unclocked": (6, _unclocked_reader),
         "cleared": (18, _cleared_reader),
     }
-    return Zoo(exhibits)
+    return Zoo({name: exhibits[name] for name in names or exhibits})
 
 
 FACTORS = (
@@ -244,10 +244,10 @@ def _selection(m: Module, zoo: Any, o: Value) -> None:
     m.d.comb += o.eq(Cat(zoo.a.bit_select(zoo.data[:5], 1), shifted, zoo.a.word_select(zoo.lanes[:2], 9)))
 
 
-def logic() -> Zoo:
-    """Multipliers, flip-flops, carries and LUTs."""
+def logic(*names: str) -> Zoo:
+    """Multipliers, flip-flops, carries and LUTs: those of these names, or all."""
     exhibits: dict[str, tuple[int, Callable[[Module, Any, Value], None]]] = {}
     for number, (a_shape, b_shape) in enumerate(FACTORS):
         exhibits[f"product{number}"] = a_shape.width + b_shape.width, _product(a_shape, b_shape)
     exhibits |= {"registers": (47, _registers), "arithmetic": (89, _arithmetic), "selection": (46, _selection)}
-    return Zoo(exhibits)
+    return Zoo({name: exhibits[name] for name in names or exhibits})
