@@ -14,7 +14,13 @@
 // `power_off` is not a pin: an edge with it set makes the part one whose supply has just come, but for its contents.
 //
 // `memory` has the word of row, bank and column at {row, bank, column}: the linear order of a controller whose banks lie
-// below the rows. A simulation may read and write it at any time.
+// below the rows. A simulation may read and write it at any time; a C++ program finds it in Verilator's root as
+// <path of the instance>__DOT__memory.
+
+// verilator lint_off WIDTHEXPAND
+// verilator lint_off WIDTHTRUNC
+// verilator lint_off INITIALDLY
+// Loop variables and lengths are integers, whose widths Verilator compares; and `initial` shares its task with `power_off`.
 
 module sdram_model #(
     parameter ROW_BITS = 13,
@@ -349,3 +355,7 @@ module sdram_model #(
     end
   endtask
 endmodule
+
+// verilator lint_on WIDTHEXPAND
+// verilator lint_on WIDTHTRUNC
+// verilator lint_on INITIALDLY
