@@ -1,8 +1,8 @@
 // A single data rate SDRAM with 16 data pins and four banks, by the rules of its data sheet: what a controller is held to.
 //
 // Everything happens at the rising edge of `clk`, the clock at the part's pin. The data pins are two ports a side: `dq_i` with
-// `dq_i_driven` is what the controller drives, `dq_o` with `dq_o_driven` what the part drives; `dq_o` is noise (X where
-// there is X) while nothing is driven.
+// `dq_i_driven` is what the controller drives, `dq_o` with `dq_o_driven` what the part drives; `dq_o` is noise while
+// nothing is driven, and for bytes that were never written.
 //
 // Times are in ps, and compared with how many periods of CLOCK_PS have passed. The first rule that is broken is kept in
 // `breach`, by its number below, with the edge that it was broken at in `breach_edge`; from then on the contents mean
