@@ -30,9 +30,8 @@ LONG = 16
 
 
 class LinkUnderTest(wiring.Component):
-    """The link with 4 cycles a bit and little patience; `stirs` is set while it wants something of anybody but the host.
-
-    A testbench that looks at all ports only while `stirs` is set is several times as fast.
+    """The link with 4 cycles a bit and little patience; `stirs` is set while it wants something of the memory or the
+    accelerator, so that a testbench need not look at all ports in every cycle.
     """
 
     def __init__(self) -> None:
