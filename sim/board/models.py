@@ -26,6 +26,9 @@ SHIPPED = ("LUT4", "LUT2", "PFUMX", "L6MUX21", "CCU2C", "TRELLIS_FF", "TRELLIS_D
 
 _CELLS = Path(__file__).resolve().with_name("cells")
 _MODULE = re.compile(r"^module +(\w+) ?\(.*?^endmodule$", re.MULTILINE | re.DOTALL)
+_PARAMETER = re.compile(r"^\s*parameter (?:\[[^]]*\] )?(\w+)", re.MULTILINE)
+_CELL = re.compile(r"^ *(\w+) #\((.*?)\n *\) ", re.MULTILINE | re.DOTALL)
+_GIVEN = re.compile(r"^ *\.(\w+)\(", re.MULTILINE)
 _TIMING = re.compile(r"^\s*specify$.*?^\s*endspecify$\n?", re.MULTILINE | re.DOTALL)
 
 
@@ -46,7 +49,14 @@ def models() -> Mapping[str, str]:
 
 
 def simulated(netlist: str, *, cells: Mapping[str, str] | None = None) -> str:
-    """A netlist in Verilog together with the models of its cells; `cells` replaces the models."""
+    """A netlist in Verilog together with the models of its cells; `cells` replaces the models.
+
+    Raises `SynthesisError` for a parameter of a cell that its model does not have: Icarus would only mention it.
+    """
+    known = {cell: set(_PARAMETER.findall(text)) for cell, text in models().items()}
+    for cell, given in _CELL.findall(netlist):
+        if cell in known and (strange := set(_GIVEN.findall(given)) - known[cell]):
+            raise SynthesisError(f"the model of {cell} knows no {', '.join(sorted(strange))}")
     return "\n".join([netlist, *(models() if cells is None else cells).values()])
 
 

@@ -23,9 +23,10 @@ from spatten.hw.emit.hierarchy import parameters_of
 from spatten.hw.emit.verilog import convert
 from spatten.hw.units import UNITS
 from spatten.sim.board.ecp5 import Flow, count_cells, mapping
-from spatten.sim.measure.synth import Facts, SynthesisError, read_library, structure, synthesise
+from spatten.sim.measure.synth import Facts, read_library, structure, synthesise
 from spatten.sim.verify import records
 from spatten.sim.verify.cosim import cosimulate
+from spatten.sim.verify.yosys import SynthesisError
 from spatten.spec.config import NAMED, PAPER, ULX3S, Config
 
 FIGURES = Path("build/units.json")

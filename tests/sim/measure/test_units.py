@@ -122,7 +122,9 @@ def test_what_was_measured_is_measured_again_when_it_has_changed(monkeypatch: py
     assert units.is_current(row, PAPER, None)
     assert not units.is_current(row, PAPER, library), "its area is missing"
     assert units.is_current({**row, "asic": ASIC}, PAPER, library)
-    assert units.is_current({**row, "circuit": units.circuit("expander", ULX3S)}, ULX3S, library)
+    board = {**row, "circuit": units.circuit("expander", ULX3S)}
+    assert not units.is_current(board, ULX3S, library), "another flow counted its cells"
+    assert units.is_current({**board, "ecp5_flow": units.ecp5_flow()}, ULX3S, library)
     assert not units.is_current(None, PAPER, None)
     assert not units.is_current({"unit": "expander"}, PAPER, None), "nobody knows what was measured"
     changed = dataclasses.replace(UNITS["expander"], make=UNITS["packer"].make)
