@@ -31,7 +31,7 @@ from spatten.sim.measure.units import (
     write_page,
 )
 from spatten.sim.verify.build import MissingSimulatorError
-from spatten.spec.config import NAMED
+from spatten.spec.config import NAMED, PAPER
 
 
 def main(

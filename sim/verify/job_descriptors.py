@@ -139,9 +139,10 @@ def refusal(config: Config, words: list[int]) -> tuple[RejectReason, int] | None
         config.has(feature) for feature in (Feature.PRUNE_VALUES, Feature.PRUNE_HEADS, Feature.SAVED_STATES)
     )
     address_words = {fields[name].word for name in ADDRESSES if name in fields}
+    ignored = ignored_bits(config)
     for word in range(JOB_WORDS):
         known = sum(((1 << f.width) - 1) << f.bit for f in fields.values() if f.word == word)
-        known |= ignored_bits(config).get(word, 0)
+        known |= ignored.get(word, 0)
         if words[word] & ~known:
             found.append((RejectReason.ADDRESS_RANGE if word in address_words else RejectReason.RESERVED, word))
     generation = v["mode"] == 2

@@ -9,12 +9,17 @@ from spatten.hw.spatten import Spatten
 from spatten.hw.units import UNITS
 from spatten.spec.config import TINY, ULX3S, Config
 
+PLAIN = TINY.replace(name="plain", features=())
 
-@pytest.mark.parametrize("config", [TINY, ULX3S], ids=["tiny", "ulx3s"])
+
+@pytest.mark.parametrize("config", [TINY, ULX3S, PLAIN], ids=["tiny", "ulx3s", "plain"])
 def test_units_are_the_instances_of_the_accelerator(config: Config) -> None:
     found = dict(components(Spatten(config=config)))
     places: dict[str, list[str]] = {}
     for unit in UNITS.values():
+        if not unit.count(config):
+            places[unit.name] = []
+            continue
         made = unit.make(config)
         wanted = parameters_of(made)
         alike = [path for path, component in found.items() if type(component) is type(made)]

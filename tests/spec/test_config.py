@@ -288,7 +288,7 @@ def test_features_on_the_command_line(text: str, features: tuple[str, ...], name
 @pytest.mark.parametrize("text", ["all", "progressive,", "none,progressive", "progressive progressive"])
 def test_unknown_features_on_the_command_line(text: str) -> None:
     with pytest.raises(
-        ConfigError, match="^features must be among progressive, prune_values, prune_heads, saved_states"
+        ConfigError, match=r"^features must be among progressive, prune_values, prune_heads, saved_states"
     ):
         load("tiny", [f"features={text}"])
 
@@ -300,10 +300,10 @@ def test_features_in_toml(tmp_path: Path) -> None:
     path.write_text('base = "tiny"\nfeatures = []\n', encoding="utf-8")
     assert from_toml(path) == TINY.replace(name="mine", features=())
     path.write_text('features = ["fast"]\n', encoding="utf-8")
-    with pytest.raises(ConfigError, match="mine.toml: features must be among progressive, .* not 'fast'$"):
+    with pytest.raises(ConfigError, match=r"mine\.toml: features must be among progressive, .* not 'fast'$"):
         from_toml(path)
     path.write_text('features = "progressive"\n', encoding="utf-8")
-    with pytest.raises(ConfigError, match="mine.toml: features must be a list of names, not 'progressive'$"):
+    with pytest.raises(ConfigError, match=r"mine\.toml: features must be a list of names, not 'progressive'$"):
         from_toml(path)
 
 

@@ -29,8 +29,8 @@ from spatten.host.driver.errors import (
 from spatten.host.driver.protocol import DRAIN_CYCLES, Protocol
 from spatten.host.driver.transport import BusError, Transport, TransportTimeoutError
 from spatten.spec.config import PAPER, SECTOR_BYTES, TINY, Config
-from spatten.spec.job import Addresses, Flag, Job, KeyFetch, Mode, ScoreScale
-from spatten.spec.register_map import NO_WORD, TIMEOUT_RESET, ErrorCode, RegisterMap, RejectReason
+from spatten.spec.job import Addresses, Flag, Job, JobError, KeyFetch, Mode, ScoreScale
+from spatten.spec.register_map import NO_WORD, TIMEOUT_RESET, ErrorCode, RegisterMap, RejectReason, event_names
 from spatten.spec.version import DESCRIPTOR_VERSION
 
 
@@ -176,6 +176,60 @@ def every_field(device: Device) -> dict[str, int]:
 def test_the_accelerator_says_what_it_is(config: Config) -> None:
     assert Device(Fake(config)).config == config.replace(name="device")
     assert Device(Fake(config)).sectors == 1 << config.sector_bits
+
+
+@pytest.mark.parametrize("features", [(), ("prune_heads",), ("progressive", "saved_states")])
+def test_the_accelerator_says_what_it_lacks(features: tuple[str, ...]) -> None:
+    config = TINY.replace(features=features)
+    device = Device(Fake(config))
+    assert device.config == config.replace(name="device")
+    report = device.wait(submit(device))
+    assert (report.recomputed, len(report.heads_saturated)) == (0, 0)
+    assert set(device.counters()) == set(event_names(TINY)), "0 for those that are not there"
+
+
+def test_an_accelerator_of_before_there_were_features_lacks_none(fake: Fake) -> None:
+    missing = fake.map["FEATURES"].offset
+    read = fake.read_register
+
+    def answer(address: int) -> int:
+        if address == missing:
+            raise BusError("SLVERR")
+        return read(address)
+
+    fake.read_register = answer  # type: ignore[method-assign]
+    assert Device(fake).config == TINY.replace(name="device")
+
+
+GENERATION = replace(JOB, mode=Mode.GENERATION, queries=1)
+
+
+@pytest.mark.parametrize(
+    ("job", "states", "message"),
+    [
+        (
+            replace(GENERATION, key_fetch=KeyFetch.PROGRESSIVE),
+            {},
+            "key_fetch must be static or joined on a machine without progressive, not <KeyFetch.PROGRESSIVE: 2>",
+        ),
+        (
+            replace(GENERATION, keep_values=2),
+            {},
+            "keep_values must be None on a machine without prune_values, not 2",
+        ),
+        (replace(JOB, keep_heads=1), {}, "keep_heads must be None on a machine without prune_heads, not 1"),
+        (JOB, {"load": 80}, "load must be None on a machine without saved_states, not 80"),
+        (JOB, {"store": 80}, "store must be None on a machine without saved_states, not 80"),
+    ],
+)
+def test_what_the_accelerator_lacks_is_not_submitted(job: Job, states: dict[str, int], message: str) -> None:
+    at = replace(AT, key_lsb=30)
+    device = Device(Fake(TINY.replace(features=())))
+    with pytest.raises(JobError) as caught:
+        device.submit(replace(job, key_bits=8), at, heads=BOTH, context=0, **states)
+    assert str(caught.value) == message
+    complete = Device(Fake())
+    assert complete.submit(replace(job, key_bits=8), at, heads=BOTH, context=0, **states) == 0
 
 
 def test_something_else_answers(fake: Fake) -> None:

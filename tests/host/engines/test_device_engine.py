@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spatten.golden import IntArray
+from spatten.golden import GoldenError, IntArray
 from spatten.golden.memory import OutputRegion, Plane
 from spatten.golden.schedule import Ratios
 from spatten.host.driver.device import Device
@@ -38,6 +38,8 @@ GPT2_SETTINGS = Settings(
     query_bits=12, key_bits=6, lsb=True, value_bits=10, threshold=0.22, tokens=Ratios(0.2, 0.5),
     heads=Ratios(0.3, 0.34), value_keep=0.6, pin_first=1, pin_recent=3,
 )  # fmt: skip
+PLAIN = TINY.replace(name="plain", features=())
+"""It lacks all that a machine can lack."""
 SECTORS = 60_000
 
 pytestmark = pytest.mark.slow
@@ -328,3 +330,44 @@ def _results(
 def test_both_engines_must_have_the_same_settings(device: Device) -> None:
     with pytest.raises(ValueError, match="both engines must have the same settings"):
         CheckedEngine(DeviceEngine(device, GPT2_SETTINGS), GoldenEngine(BERT_SETTINGS, TINY))
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[Device]:
+    with Device(SimulatedTransport(Machine(accelerator_verilog(PLAIN, assertions=True), PLAIN))) as device:
+        yield device
+
+
+def test_without_any_feature(plain: Device) -> None:
+    """Nothing can be pruned, and no state is saved: prompts and steps are still golden's, in as many contexts."""
+    settings = Settings(query_bits=8, key_bits=8, value_bits=8)
+    runs = [Run(plain, GPT2, settings, length=7, seed=seed) for seed in (1, 2)]
+    for layer in range(GPT2.layers):
+        for run in runs:
+            run.prompt(layer)
+    for token in (7, 8):
+        for layer in range(GPT2.layers):
+            for run in runs:
+                run.step(layer, token)
+    for run in runs:
+        assert {len(result.kept_tokens) for result in run.results} == {7, 8, 9}
+        assert {result.token_importance for result in run.results} == {None}
+        assert run.results[-1].traffic.output == run.seen[-1][1].counters["output_sectors"] * 32
+    third = Run(plain, GPT2, settings, length=7, seed=3)
+    third.prompt(0)  # it takes the context of the first, which ran before the second
+    with pytest.raises(DeviceError, match="on a device without saved_states at most 2 sequences can be under way"):
+        runs[0].step(0, 9)
+    third.prompt(1)
+
+
+def test_what_a_device_without_features_cannot_do_is_said(plain: Device) -> None:
+    lsb = dataclasses.replace(BERT_SETTINGS, lsb=True, tokens=Ratios(0, 0), heads=Ratios(0, 0))
+    run = Run(plain, BERT, dataclasses.replace(lsb, key_bits=6), length=9, seed=4)
+    for layer in range(3):
+        run.prompt(layer)
+    with pytest.raises(GoldenError, match="takes tokens that are not pruned: it lacks saved_states, and only a saved"):
+        DeviceEngine(plain, dataclasses.replace(lsb, tokens=Ratios(0.2, 0.6))).start(BERT, 9)
+    with pytest.raises(GoldenError, match="takes heads that are not pruned: it lacks prune_heads"):
+        DeviceEngine(plain, dataclasses.replace(lsb, heads=(3, 2, 2))).start(BERT, 9)
+    with pytest.raises(GoldenError, match="takes lsb = False to generate with: it lacks progressive"):
+        DeviceEngine(plain, lsb).start(GPT2, 9)

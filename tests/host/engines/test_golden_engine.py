@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from spatten.golden import GoldenError
 from spatten.golden.schedule import HEAD_FRONT, TOKEN_FRONT, Ratios
 from spatten.host.engines.engine import FloatArray, LayerResult, ModelShape, ReferenceEngine
 from spatten.host.engines.golden_engine import GoldenEngine, GoldenSequence, Settings
-from spatten.spec.config import PAPER, TINY
+from spatten.spec.config import FEATURES, PAPER, TINY
 
 SHAPE = ModelShape(layers=2, heads=3, head_dim=64, causal=True)
 EXACT = Settings(query_bits=12, key_bits=12, value_bits=12, pin_recent=0)
@@ -350,6 +351,27 @@ def test_widths_that_the_configuration_lacks() -> None:
         bits = getattr(settings, name)
         with pytest.raises(GoldenError, match=rf"^the configuration 'paper' takes {name} of \(4, 6, 8\), not {bits}$"):
             started(settings, operand_bits=8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "feature", "text"),
+    [
+        (Settings(key_bits=6, lsb=True), "progressive", "lsb = False to generate with"),
+        (Settings(value_keep=0.5), "prune_values", "value_keep = None to generate with"),
+        (Settings(heads=(3, 2, 2)), "prune_heads", "heads that are not pruned"),
+    ],
+    ids=["progressive", "prune_values", "prune_heads"],
+)
+def test_features_that_the_configuration_lacks(settings: Settings, feature: str, text: str) -> None:
+    shape = ModelShape(layers=3, heads=3, head_dim=64, causal=True)
+    others = [other for other in FEATURES if other != feature]
+    GoldenEngine(settings, PAPER.replace(features=[feature])).start(shape, 10)
+    with pytest.raises(GoldenError) as caught:
+        GoldenEngine(settings, PAPER.replace(features=others)).start(shape, 10)
+    assert str(caught.value) == f"the configuration 'paper' takes {text}: it lacks {feature}"
+    if feature != "prune_heads":
+        prompt_only = replace(shape, causal=False)
+        GoldenEngine(settings, PAPER.replace(features=others)).start(prompt_only, 10)
 
 
 @pytest.mark.parametrize("bits", [0, -4, 5, 14, 1 << 100, 8.5])
