@@ -34,10 +34,13 @@ def _provide(engine: EngineName, port: str | None) -> None:
         import_module("spatten.sim.machine.device")
 
 
+_KEEP_HEADS_HELP = "Fraction of the heads left after the last layer; default 0.75, all where heads are not pruned."
+
+
 def demo(
     sentence: Annotated[str, typer.Argument(help="The sentence to look at.")] = DEFAULT_SENTENCE,
     keep: Annotated[float, typer.Option(help="Fraction of the tokens left after the last layer.")] = 0.25,
-    keep_heads: Annotated[float, typer.Option(help="Fraction of the heads left after the last layer.")] = 0.75,
+    keep_heads: Annotated[float | None, typer.Option(help=_KEEP_HEADS_HELP)] = None,
     bits: Annotated[int, typer.Option(help="Bits of Q, K and V: 4, 6, 8, 10 or 12.")] = 8,
     config: Annotated[str | None, typer.Option(help=_CONFIG_HELP)] = None,
     model: Annotated[Path | None, typer.Option(help="A BERT checkpoint folder; default all-MiniLM-L6-v2.")] = None,
@@ -68,6 +71,9 @@ def demo(
         typer.echo(f"wrote {html}")
 
 
+_KEEP_VALUES_HELP = "Fraction of the V rows that each head fetches; default 0.75, all where V rows are not pruned."
+
+
 def generate(
     text: Annotated[str, typer.Argument(help="The text to continue.")],
     tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 32,
@@ -75,7 +81,7 @@ def generate(
     port: Annotated[str | None, typer.Option(help=_PORT_HELP)] = None,
     keep: Annotated[float, typer.Option(help="Fraction of the tokens left after the last layer.")] = 0.5,
     keep_heads: Annotated[float, typer.Option(help="Fraction of the heads left after the last layer.")] = 1.0,
-    keep_values: Annotated[float, typer.Option(help="Fraction of the V rows that each head fetches.")] = 0.75,
+    keep_values: Annotated[float | None, typer.Option(help=_KEEP_VALUES_HELP)] = None,
     threshold: Annotated[float, typer.Option(help="A row with no probability above this takes K's LSBs.")] = 0.1,
     temperature: Annotated[float, typer.Option(help="0: always the most likely token.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the choice above temperature 0.")] = 0,
@@ -83,7 +89,8 @@ def generate(
     config: Annotated[str | None, typer.Option(help=_CONFIG_HELP)] = None,
     model: Annotated[Path | None, typer.Option(help="A GPT-2 checkpoint folder; default the one that is here.")] = None,
 ) -> None:
-    """Continue a text with GPT-2: Q at 12 bits, K at 6 + 4 progressive, V at 8, tokens and V rows pruned."""
+    """Continue a text with GPT-2: Q at 12 bits, K at 6 + 4 progressive, V at 8, tokens and V rows pruned, as far as the
+    configuration has these widths and prunes V rows."""
     from dataclasses import replace
 
     from spatten.golden.schedule import Ratios, pruned_fraction
@@ -98,8 +105,11 @@ def generate(
     check_text(text)
     check_sampling(tokens, temperature, seed)
     cut, cut_heads = pruned_fraction("keep", keep), pruned_fraction("keep-heads", keep_heads)
-    settings = Settings(key_bits=6, lsb=True, threshold=threshold, value_keep=keep_values)
     configuration = hw_config.load(_configuration(config, engine))
+    if keep_values is None and configuration.has(hw_config.Feature.PRUNE_VALUES):
+        keep_values = 0.75
+    key_bits = max(bits for bits in configuration.plane_bits if bits <= 6)
+    settings = Settings(key_bits=key_bits, lsb=True, threshold=threshold, value_keep=keep_values)
     check_port(engine, port)
     gpt2 = Gpt2(load(zoo.pydoc_gpt2() if model is None else model))
     layers = gpt2.shape.layers

@@ -385,7 +385,10 @@ MULTIPLIER_FRACTION = 15
 def _known_features(names: Any) -> tuple[Feature, ...]:
     """The features of these names, each once, in the order of `Feature`."""
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        what = repr(names) if isinstance(names, str) else type(names).__name__
+        try:
+            what = repr(names)
+        except ValueError:  # an integer of more than some thousand digits is in it
+            what = type(names).__name__
         raise TypeError(f"features must be a list of names, not {what}")
     known = ", ".join(FEATURES)
     for name in names:

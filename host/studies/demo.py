@@ -88,7 +88,7 @@ def analyse(
     sentence: str,
     *,
     keep: float,
-    keep_heads: float,
+    keep_heads: float | None,
     bits: int,
     config: str = "paper",
     folder: Path | None = None,
@@ -97,15 +97,18 @@ def analyse(
 ) -> Analysis:
     """Run a sentence through BERT, once in float and once on `engine`, which prunes it unless it is the float engine.
 
-    `port` is that of the engine `board`.
+    Without `keep_heads` it is 0.75, or 1 where the configuration does not prune heads. `port` is that of the engine
+    `board`.
 
     Raises `CheckpointError`, `TextError`, `ConfigError` or `GoldenError` with what is wrong with the input.
     """
     # Check everything that can be wrong before the model is read, which takes longer.
     check_text(sentence)
+    configuration = hw_config.load(config)
+    if keep_heads is None:
+        keep_heads = 0.75 if configuration.has(hw_config.Feature.PRUNE_HEADS) else 1.0
     cut, cut_heads = pruned_fraction("keep", keep), pruned_fraction("keep-heads", keep_heads)
     settings = Settings(query_bits=bits, key_bits=bits, value_bits=bits)
-    configuration = hw_config.load(config)
     bert = Bert(load(zoo.minilm() if folder is None else folder))
     layers = bert.shape.layers
     settings = replace(settings, tokens=Ratios(cut / layers, cut), heads=Ratios(cut_heads / layers, cut_heads))
