@@ -149,9 +149,10 @@ class JobFinish(wiring.Component):
             readers = [self._reader]
         m.submodules.kept = kept = self._kept = KeptChoice(config=config)
         m.submodules.outcomes = outcomes = self._outcomes = JobOutcomes(config=config)
-        for unit in (*readers, kept, outcomes):
+        units: list[Any] = [*readers, kept, outcomes]
+        for unit in units:
             m.d.comb += unit.step.eq(self._step)
-        for unit in (*readers, kept, outcomes) if self._has_heads else ():
+        for unit in units if self._has_heads else ():
             m.d.comb += unit.live_heads.eq(job.live_heads)
         for unit in (kept, outcomes):
             m.d.comb += unit.keep_tokens.eq(self._keep_tokens)

@@ -105,9 +105,8 @@ class JobReport(wiring.Component):
         m = Module()
         self._slot = Signal(slot_shape(self.config))
         record = slot_layout(self.config).members
-        fields = ("tag", "context", "flags", "state", "live", "live_heads")
-        if not self._saves:
-            fields = ("tag", "live", "live_heads")
+        stored = ("context", "flags", "state") if self._saves else ()
+        fields = ("tag", *stored, "live", "live_heads")
         self._job = Signal(data.StructLayout({name: record[name] for name in fields}), reset_less=True)
         """What is needed of the record of `slot`, a cycle behind it."""
         for name in fields:

@@ -21,7 +21,7 @@ def unit_of(config: Config) -> dict[str, Any]:
 def run_arguments(size: dict[str, Any], *, rows: int, count: int) -> dict[str, Any]:
     """Arguments of `cosimulate` for one size: so many rows in a test, and so many seeds."""
     component = Softmax(**size)
-    derived = ("delay", "decision_delay", "decision_places", "output_places", "capacity")
+    derived = ("delay", "decision_delay", "decision_places", "output_places", "capacity", "decides")
     return {
         "component": component,
         "test_module": "spatten.sim.verify.benches.softmax",

@@ -357,6 +357,15 @@ def test_circuit_matches_golden_in_icarus_without_initial_values(size: str) -> N
 
 
 @pytest.mark.slow
+def test_circuit_without_decisions_matches_golden() -> None:
+    """No row is progressive, and there is nothing that decides."""
+    run = run_arguments({**SMALL, "decides": False}, rows=60, count=1)
+    assert "o_decision" not in run["component"].signature.members
+    lint(convert(run["component"]))
+    assert len(cosimulate(**run, simulator="icarus", strip_initial=True)) >= 15
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["one lane", "16-bit operands"])
 def test_circuit_matches_golden_at_other_sizes(size: str) -> None:
     passed = cosimulate(**run_arguments(SIZES[size], rows=100, count=1))

@@ -10,7 +10,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import data, stream
 from amaranth.sim import Simulator
 
-from spatten.hw.lib.connections import by_member, pass_on
+from spatten.hw.lib.connections import by_member, optional, pass_on
 
 PAIR = data.StructLayout({"a": 4, "b": data.ArrayLayout(2, 2)})
 WIDE = data.StructLayout({"b": data.ArrayLayout(2, 2), "c": 3, "a": 8})
@@ -76,3 +76,8 @@ def test_what_does_not_fit_is_refused(source: Any, others: dict[str, Any], error
 def test_only_structs_and_interfaces_have_members() -> None:
     with pytest.raises(TypeError, match=r"^must be a struct or an interface, not .*$"):
         by_member(Signal(4), Signal(PAIR))
+
+
+def test_members_that_a_machine_lacks_are_left_out() -> None:
+    assert data.StructLayout({"a": 4, **optional(True, b=2, c=1)}) == data.StructLayout({"a": 4, "b": 2, "c": 1})
+    assert data.StructLayout({"a": 4, **optional(False, b=2, c=1)}) == data.StructLayout({"a": 4})
