@@ -63,8 +63,8 @@ class Spatten(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        # There is one clock. The core has a reset of its own, since a failure resets it. Both domains are local, so that
-        # a design in Amaranth can have the accelerator as a submodule beside domains of its own.
+        # There is one clock. The core has a reset of its own, since a failure resets it. Both domains are local, so
+        # that a design in Amaranth can have the accelerator as a submodule beside domains of its own.
         frame_domain = ClockDomain("frame", local=True)
         core_domain = ClockDomain("core", local=True)
         frame_domain.clk, frame_domain.rst = self.clk, self.rst

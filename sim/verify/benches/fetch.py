@@ -103,8 +103,8 @@ class Banks:
     """All write ports, cycle by cycle, and `completed`.
 
     A sector that was taken waits for its port, `CROSSING` cycles at least, behind those of its channel for the same
-    bank. A port writes whenever a sector waits for it, that of the first channel behind the one it served last. A group is
-    completed no earlier than the latency after its last write.
+    bank. A port writes whenever a sector waits for it, that of the first channel behind the one it served last. A group
+    is completed no earlier than the latency after its last write.
     """
 
     def __init__(self, bench: Bench, channels: Channels) -> None:
