@@ -1,1 +1,1 @@
-"""What a board puts around the accelerator: the link to a host, and what protects the memory from a reset."""
+"""Boards: what stands between an accelerator and the pins of an FPGA: the link to a host, and the memory."""

@@ -28,6 +28,8 @@ class AxiMemory:
         Gives the response (0, 2 or 3) of a beat from "r" or "b", and the beat's number since the last reset.
     confuse : bool
         Answer with ids and RLAST at random.
+    masks : bool
+        Take beats whose bytes do not all have a strobe; without, such a beat is an error.
 
     `data` is what is stored, by beat address; a word that was never written is `content(address)`. `frozen` channels
     pause until they are taken out of that set.
@@ -47,6 +49,7 @@ class AxiMemory:
         order: str = "any",
         respond: Callable[[str, int], int] | None = None,
         confuse: bool = False,
+        masks: bool = False,
     ) -> None:
         if order not in ("any", "aw first", "w first"):
             raise ValueError(f"order must be 'any', 'aw first' or 'w first', not {order!r}")
@@ -55,6 +58,7 @@ class AxiMemory:
         self._bench = bench
         self._random = bench.random(f"memory {prefix}")
         self._confuse = confuse
+        self._masks = masks
         self._respond = respond or (lambda _channel, _number: 0)
         self.latency = latency
         self.order = order
@@ -94,7 +98,7 @@ class AxiMemory:
         self._cycle = 0
         self._beats: deque[tuple[int, int, int]] = deque()  # of R: when, address, last
         self._addresses: deque[list[int]] = deque()  # of AW: address, beats, bytes a beat
-        self._words: deque[tuple[int, int]] = deque()  # of W: data, last
+        self._words: deque[tuple[int, int, int]] = deque()  # of W: data, last, bits that are written
         self._answers: deque[int] = deque()  # of B: when
         self._shown: dict[str, bool] = {"r": False, "b": False}
         self._count = {"r": 0, "b": 0}
@@ -107,7 +111,7 @@ class AxiMemory:
             self._signals[name].value = self._driven[name] = value
 
     def drive(self) -> None:
-        complete = sum(last for _, last in self._words)
+        complete = sum(last for _, last, _ in self._words)
         for channel in self._gates:
             if channel in ("r", "b"):
                 continue
@@ -169,11 +173,15 @@ class AxiMemory:
             self._addresses.append([self._value("awaddr"), self._value("awlen") + 1, 1 << self._value("awsize")])
         if self._takes("w"):
             strobes = self._value("wstrb")
-            assert strobes == (1 << self.data_bits // 8) - 1, f"strobes {strobes:#x}, cycle {cycle}"
-            self._words.append((self._value("wdata"), self._value("wlast")))
+            all_bytes = range(self.data_bits // 8)
+            assert self._masks or strobes == (1 << len(all_bytes)) - 1, f"strobes {strobes:#x}, cycle {cycle}"
+            mask = sum(0xFF << 8 * byte for byte in all_bytes if strobes >> byte & 1)
+            self._words.append((self._value("wdata"), self._value("wlast"), mask))
         while self._addresses and len(self._words) >= self._addresses[0][1]:
             address, beats, size = self._addresses.popleft()
             for beat in range(beats):
-                self.data[address + beat * size] = self._words.popleft()[0]
+                word, _, mask = self._words.popleft()
+                place = address + beat * size
+                self.data[place] = (self.read(place) & ~mask) | (word & mask) if self._masks else word
             self._answers.append(self._cycle + self.latency)
         self._cycle += 1

@@ -1,0 +1,65 @@
+"""How the testbenches of the SDRAM controller are run: sim/verify/benches/sdram.py and, of the model, sdram_model.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from spatten.hw.board.sdram_timing import AS4C16M16, SdramTiming
+from spatten.sim.verify.cosim import seeds
+from spatten.sim.verify.sdram_part import SdramBoard, SdramModel, verilog
+
+CLOCK_MHZ = 80
+POWER_UP_NS = 2_500
+"""In the place of 200 us: what comes after it is the same."""
+PART = dataclasses.replace(AS4C16M16, power_up=POWER_UP_NS)
+SETTINGS = {"CLOCK_PS": 1_000_000 // CLOCK_MHZ, "POWER_UP_NS": POWER_UP_NS}
+"""Of the model: all timings are the module's own."""
+
+
+def run_arguments(
+    *,
+    tests: str,
+    operations: int = 300,
+    settings: Mapping[str, int] | None = None,
+    strip_initial: bool = False,
+    row_bits: int = 13,
+    **parameters: Any,
+) -> dict[str, Any]:
+    """One of the testbench's groups of `tests`: "traffic", "rates" or "breach". A part of fewer `row_bits` is refreshed
+    as often as the whole one."""
+    part = dataclasses.replace(
+        PART, row_bits=row_bits, refresh_window=PART.refresh_window / (1 << PART.row_bits - row_bits)
+    )
+    timing = SdramTiming.of(part, clock_mhz=CLOCK_MHZ)
+    smaller = {"ROW_BITS": row_bits, "WINDOW_NS": int(part.refresh_window)}
+    board = SdramBoard(timing=timing, settings={**SETTINGS, **smaller, **(settings or {})})
+    return {
+        "component": board,
+        "test_module": "spatten.sim.verify.benches.sdram",
+        "parameters": {
+            "tests": tests,
+            "row_bits": row_bits,
+            "operations": operations,
+            "seeds": seeds(1),
+            **parameters,
+        },
+        "verilog": verilog(board, strip_initial=strip_initial),
+        "timeout_seconds": 300,
+    }
+
+
+def model_run(cas_latency: int = 3) -> dict[str, Any]:
+    """The rules of the model by themselves."""
+    settings = {
+        **{"CLOCK_PS": 10_000, "POWER_UP_NS": 200, "ROW_BITS": 4, "CAS_LATENCY": cas_latency},
+        **{"WINDOW_NS": 3_000, "T_RC_PS": 95_000, "T_RAS_MOST_PS": 2_000_000},
+    }
+    model = SdramModel(settings)
+    return {
+        "component": model,
+        "test_module": "spatten.sim.verify.benches.sdram_model",
+        "parameters": {"settings": settings},
+        "verilog": verilog(model, strip_initial=False),
+    }
