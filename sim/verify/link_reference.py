@@ -1,7 +1,7 @@
 """The link between host and board as a reference in plain Python: what a board would answer to the bytes that come.
 
-    link = LinkReference(identity, registers=EchoRegisters(), memory=bytearray(1 << 16))
-    reply = link.receive(encode_frame(SYNC_REQUEST, 0, Command(opcode=Opcode.IDENTITY).encode()))
+link = LinkReference(identity, registers=EchoRegisters(), memory=bytearray(1 << 16))
+reply = link.receive(encode_frame(SYNC_REQUEST, 0, Command(opcode=Opcode.IDENTITY).encode()))
 """
 
 from __future__ import annotations

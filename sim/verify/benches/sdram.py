@@ -237,9 +237,7 @@ class Rules:
 
 def write(source: random.Random, address: int, beats: int, *, whole: float = 1.0, id: int = 0) -> Operation:
     """A write of random words; a share `whole` of them with all strobes."""
-    data = [
-        (source.getrandbits(16), 3 if source.random() < whole else source.getrandbits(2)) for _ in range(beats)
-    ]
+    data = [(source.getrandbits(16), 3 if source.random() < whole else source.getrandbits(2)) for _ in range(beats)]
     return Operation(address=address, beats=beats, id=id, data=data)
 
 
@@ -361,7 +359,9 @@ async def it_keeps_its_contents_over_a_reset(dut: HierarchyObject, seed: int) ->
         await around.bench.step(200 + 37 * number)
         around.checker.clear()
         await around.start()
-        around.master.give(Operation(address=PAGE * page + 512 * part, beats=256) for page in pages for part in range(8))
+        around.master.give(
+            Operation(address=PAGE * page + 512 * part, beats=256) for page in pages for part in range(8)
+        )
         await around.master.finish()
 
 

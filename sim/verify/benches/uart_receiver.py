@@ -38,9 +38,7 @@ class Events:
 
 @cocotb.test()
 @cocotb.parametrize(divisor=[4, 5, 27], skew=[-0.04, 0.0, 0.04], idle=[0.0, 0.5], seed=PARAMETERS["seeds"])
-async def bytes_come_as_they_were_sent(
-    dut: HierarchyObject, divisor: int, skew: float, idle: float, seed: int
-) -> None:
+async def bytes_come_as_they_were_sent(dut: HierarchyObject, divisor: int, skew: float, idle: float, seed: int) -> None:
     """A line of 4 or 5 cycles a bit has no cycle to spare, so that its sender must have the same clock."""
     bench = Bench(dut, seed=seed)
     source = bench.random("bytes")
