@@ -10,14 +10,26 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from spatten.host.engines.registry import EngineName
+from spatten.host.engines.registry import EngineName, check_port
 from spatten.host.models.zoo import DEFAULT_SENTENCE
 
-_ENGINE_HELP = "What computes the attention; rtl simulates the Verilog, which takes minutes to build."
+_ENGINE_HELP = (
+    "What computes the attention; rtl simulates the Verilog, which takes minutes to build; board is a board at --port."
+)
+_PORT_HELP = "Of the engine board: a serial device, such as /dev/ttyUSB0."
+_CONFIG_HELP = "Configuration: a name or a TOML file; default paper, with --engine board ulx3s."
 
 
-def _provide(engine: EngineName) -> None:
-    """Import what registers the engine: only a simulated accelerator needs the simulator."""
+def _configuration(config: str | None, engine: EngineName) -> str:
+    """The configuration that was named, or else the default of the engine."""
+    if config is not None:
+        return config
+    return "ulx3s" if engine is EngineName.BOARD else "paper"
+
+
+def _provide(engine: EngineName, port: str | None) -> None:
+    """Import what registers the engine: only a simulated accelerator needs the simulator. Check that a port fits."""
+    check_port(engine, port)
     if engine is EngineName.RTL:
         import_module("spatten.sim.machine.device")
 
@@ -27,9 +39,10 @@ def demo(
     keep: Annotated[float, typer.Option(help="Fraction of the tokens left after the last layer.")] = 0.25,
     keep_heads: Annotated[float, typer.Option(help="Fraction of the heads left after the last layer.")] = 0.75,
     bits: Annotated[int, typer.Option(help="Bits of Q, K and V: 4, 6, 8, 10 or 12.")] = 8,
-    config: Annotated[str, typer.Option(help="Configuration: a name or a TOML file.")] = "paper",
+    config: Annotated[str | None, typer.Option(help=_CONFIG_HELP)] = None,
     model: Annotated[Path | None, typer.Option(help="A BERT checkpoint folder; default all-MiniLM-L6-v2.")] = None,
     engine: Annotated[EngineName, typer.Option(help=_ENGINE_HELP)] = EngineName.GOLDEN,
+    port: Annotated[str | None, typer.Option(help=_PORT_HELP)] = None,
     html: Annotated[Path | None, typer.Option(help="Also write the same as one self-contained page.")] = None,
 ) -> None:
     """Show, layer by layer, which tokens and heads of a sentence survive cascade pruning."""
@@ -38,9 +51,16 @@ def demo(
 
     if html is not None:
         files.require_writable(html)
-    _provide(engine)
+    _provide(engine, port)
     found = module.analyse(
-        sentence, keep=keep, keep_heads=keep_heads, bits=bits, config=config, folder=model, engine=engine
+        sentence,
+        keep=keep,
+        keep_heads=keep_heads,
+        bits=bits,
+        config=_configuration(config, engine),
+        folder=model,
+        engine=engine,
+        port=port,
     )
     module.show(found, Console())
     if html is not None:
@@ -52,6 +72,7 @@ def generate(
     text: Annotated[str, typer.Argument(help="The text to continue.")],
     tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 32,
     engine: Annotated[EngineName, typer.Option(help=_ENGINE_HELP)] = EngineName.GOLDEN,
+    port: Annotated[str | None, typer.Option(help=_PORT_HELP)] = None,
     keep: Annotated[float, typer.Option(help="Fraction of the tokens left after the last layer.")] = 0.5,
     keep_heads: Annotated[float, typer.Option(help="Fraction of the heads left after the last layer.")] = 1.0,
     keep_values: Annotated[float, typer.Option(help="Fraction of the V rows that each head fetches.")] = 0.75,
@@ -59,7 +80,7 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0: always the most likely token.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the choice above temperature 0.")] = 0,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end-of-text token.")] = False,
-    config: Annotated[str, typer.Option(help="Configuration: a name or a TOML file.")] = "paper",
+    config: Annotated[str | None, typer.Option(help=_CONFIG_HELP)] = None,
     model: Annotated[Path | None, typer.Option(help="A GPT-2 checkpoint folder; default the one that is here.")] = None,
 ) -> None:
     """Continue a text with GPT-2: Q at 12 bits, K at 6 + 4 progressive, V at 8, tokens and V rows pruned."""
@@ -78,7 +99,8 @@ def generate(
     check_sampling(tokens, temperature, seed)
     cut, cut_heads = pruned_fraction("keep", keep), pruned_fraction("keep-heads", keep_heads)
     settings = Settings(key_bits=6, lsb=True, threshold=threshold, value_keep=keep_values)
-    configuration = hw_config.load(config)
+    configuration = hw_config.load(_configuration(config, engine))
+    check_port(engine, port)
     gpt2 = Gpt2(load(zoo.pydoc_gpt2() if model is None else model))
     layers = gpt2.shape.layers
     settings = replace(settings, tokens=Ratios(cut / layers, cut), heads=Ratios(cut_heads / layers, cut_heads))
@@ -86,8 +108,8 @@ def generate(
     # The last token that is generated is not attended to.
     length = len(prompt) + tokens - 1
     gpt2.check_length(length)
-    _provide(engine)
-    with make_engine(engine, settings, configuration, gpt2.shape, length) as chosen:
+    _provide(engine, port)
+    with make_engine(engine, settings, configuration, gpt2.shape, length, port=port) as chosen:
         ids = gpt2.generate(prompt, chosen, tokens, temperature=temperature, seed=seed, ignore_eos=ignore_eos)
     if not ignore_eos and ids[-1] in gpt2.ends:
         ids = ids[:-1]

@@ -30,6 +30,17 @@ def state_sectors(config: Config) -> int:
     return sum(_sizes(config)) + 1
 
 
+def kept_sectors(config: Config) -> NDArray[np.int64]:
+    """Which sectors of a saved state have the sets of kept tokens and heads, from 0 on."""
+    tokens, kept, heads = _sizes(config)
+    return np.array([*range(tokens, tokens + kept), tokens + kept + heads], np.int64)
+
+
+def importance_sectors(config: Config) -> NDArray[np.int64]:
+    """Which sectors of a saved state have the importance of tokens and heads, from 0 on."""
+    return np.setdiff1d(np.arange(state_sectors(config)), kept_sectors(config))
+
+
 def save(context: Context) -> NDArray[np.uint8]:
     """The image of a context, [sectors, 32]."""
     tokens, kept, heads = _sizes(context.config)

@@ -14,8 +14,9 @@ docs/integration.md what the driver does with each of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +25,20 @@ from spatten.golden import BoolArray, IntArray
 from spatten.golden.cascade import Context
 from spatten.golden.convert import pack, unpack
 from spatten.golden.memory import OUTPUT_BITS, OutputRegion, Plane
-from spatten.golden.state import restore, save, state_sectors
+from spatten.golden.state import importance_sectors, kept_sectors, restore, save, state_sectors
 from spatten.host.driver.allocator import Allocator
-from spatten.host.driver.encoding import check_codes, checked_numbers, descriptor
+from spatten.host.driver.encoding import Report, check_codes, checked_numbers, descriptor
 from spatten.host.driver.errors import OutOfMemoryError
+from spatten.host.driver.operations import Operation, ReadMemory, WriteMemory
 from spatten.host.driver.protocol import JOB_CYCLES, Protocol
+from spatten.host.driver.readings import Reading
 from spatten.host.driver.transport import Transport
 from spatten.spec.config import SECTOR_BYTES
 from spatten.spec.job import Addresses, Job
 
 __all__ = ["Device"]
+
+T = TypeVar("T")
 
 
 class Device(Protocol):
@@ -110,6 +115,13 @@ class Device(Protocol):
         Raises ValueError for codes of another shape or more bits than the plane's, for rows and heads that the plane
         does not have, and for a plane whose memory is not allocated.
         """
+        self._store(self.store_operations(plane, codes, rows, heads))
+
+    def store_operations(
+        self, plane: Plane, codes: IntArray, rows: IntArray | None = None, heads: IntArray | None = None
+    ) -> list[Operation]:
+        """What `store` does, to be done with a job; raises the same."""
+        self._open_transport()
         self._check_channels(plane)
         if codes.ndim != 3:
             raise ValueError(f"codes must be of three dimensions (heads, rows, head_dim), not of shape {codes.shape}")
@@ -118,7 +130,7 @@ class Device(Protocol):
         which = checked_numbers("heads", np.arange(plane.heads) if heads is None else heads, plane.heads)
         check_codes(codes, (len(which), len(at), plane.head_dim), plane.bits)
         if not codes.size:
-            return
+            return []
         everything = np.zeros((plane.groups * plane.heads_per_row, count, plane.head_dim), np.int64)
         everything[which] = codes
         share = plane.heads_per_row
@@ -129,41 +141,70 @@ class Device(Protocol):
         groups = plane.groups_of(which)
         first = plane.row_address(groups[:, None], at[None, :])
         sectors = first[..., None] + np.arange(plane.row_sectors)
-        self._write_sectors(sectors.ravel(), image[groups].reshape(-1, SECTOR_BYTES))
+        return self._write_operations(sectors.ravel(), image[groups].reshape(-1, SECTOR_BYTES))
 
     def store_bitmap(self, base: int, members: BoolArray) -> None:
         """Write a set of tokens at sector `base` of memory that is allocated."""
+        self._store(self.bitmap_operations(base, members))
+
+    def bitmap_operations(self, base: int, members: BoolArray) -> list[Operation]:
+        """What `store_bitmap` does, to be done with a job; raises the same."""
         packed = np.packbits(members, bitorder="little")
         image = np.zeros(-(-len(packed) // SECTOR_BYTES) * SECTOR_BYTES, np.uint8)
         image[: len(packed)] = packed
         sectors = base + np.arange(len(image) // SECTOR_BYTES)
-        self._write_sectors(sectors, image.reshape(-1, SECTOR_BYTES))
+        return self._write_operations(sectors, image.reshape(-1, SECTOR_BYTES))
 
     def load_output(self, region: OutputRegion, heads: IntArray, rows: IntArray) -> IntArray:
         """Output [h, r, d] of heads and rows of a region. Only what the job computed is new, the rest is older.
 
         Raises ValueError for heads and rows that the region does not have, and for memory that is not allocated.
         """
+        return self.output_reading(region, heads, rows).value
+
+    def output_reading(self, region: OutputRegion, heads: IntArray, rows: IntArray) -> Reading[IntArray]:
+        """What `load_output` gives, to be read when it is asked for, or with a job; raises the same."""
         self._check_channels(region)
         which, at = checked_numbers("heads", heads, region.heads), checked_numbers("rows", rows, None)
         first = region.base + at[None, :] * region.row_sectors + which[:, None] * region.head_sectors
         sectors = first[..., None] + np.arange(region.head_sectors)
-        image = self._read_sectors(sectors.ravel()).reshape(*first.shape, region.head_sectors * SECTOR_BYTES)
-        return unpack(image, OUTPUT_BITS, region.head_dim, signed=True)
+
+        def decode(data: NDArray[np.uint8]) -> IntArray:
+            image = data.reshape(*first.shape, region.head_sectors * SECTOR_BYTES)
+            return unpack(image, OUTPUT_BITS, region.head_dim, signed=True)
+
+        return self._sector_reading(sectors.ravel(), decode)
 
     def load_state(self, base: int) -> Context:
         """The state of a context that a job saved at sector `base` of memory that is allocated."""
-        sectors = base + np.arange(state_sectors(self.config))
-        context = Context(self.config)
-        restore(context, self._read_sectors(sectors))
-        return context
+        return self._state_reading(base, np.arange(state_sectors(self.config))).value
+
+    def kept_reading(self, base: int) -> Reading[Context]:
+        """A state of which only `kept_tokens` and `kept_heads` are read, when asked for, or with a job."""
+        return self._state_reading(base, kept_sectors(self.config))
+
+    def importance_reading(self, base: int) -> Reading[Context]:
+        """A state of which only the importance of tokens and heads is read, when asked for, or with a job."""
+        return self._state_reading(base, importance_sectors(self.config))
+
+    def _state_reading(self, base: int, places: IntArray) -> Reading[Context]:
+        """The state at sector `base`, of which only the sectors `places`, from 0 on, are read."""
+
+        def decode(data: NDArray[np.uint8]) -> Context:
+            image = np.zeros((state_sectors(self.config), SECTOR_BYTES), np.uint8)
+            image[places] = data
+            context = Context(self.config)
+            restore(context, image)
+            return context
+
+        return self._sector_reading(base + places, decode)
 
     def store_state(self, base: int, context: Context) -> None:
         """Write a state at sector `base` of memory that is allocated, for a job to load."""
         sizes = [(one.tokens_max, one.heads_max) for one in (context.config, self.config)]
         if sizes[0] != sizes[1]:
             raise ValueError("context must be of {} tokens and {} heads, not {} and {}".format(*sizes[1], *sizes[0]))
-        self._write_sectors(base + np.arange(state_sectors(self.config)), save(context))
+        self._store(self._write_operations(base + np.arange(state_sectors(self.config)), save(context)))
 
     def _check_channels(self, what: Plane | OutputRegion) -> None:
         if what.channels != self.config.channels:
@@ -195,24 +236,40 @@ class Device(Protocol):
                     runs.append((channel, self._bases[channel] + int(numbers[0]) * SECTOR_BYTES, places))
         return runs
 
-    def _write_sectors(self, sectors: IntArray, data: NDArray[np.uint8]) -> None:
-        transport = self._open_transport()
+    def _write_operations(self, sectors: IntArray, data: NDArray[np.uint8]) -> list[Operation]:
+        self._open_transport()
         if not len(sectors):
-            return
+            return []
         self._check_allocated(sectors)
-        for channel, address, places in self._runs(sectors):
-            transport.write_memory(channel, address, data[places].tobytes())
+        return [
+            WriteMemory(channel=channel, address=address, data=data[places].tobytes())
+            for channel, address, places in self._runs(sectors)
+        ]
 
-    def _read_sectors(self, sectors: IntArray) -> NDArray[np.uint8]:
-        transport = self._open_transport()
-        data = np.empty((len(sectors), SECTOR_BYTES), np.uint8)
-        if not len(sectors):
-            return data
-        self._check_allocated(sectors)
-        for channel, address, places in self._runs(sectors):
-            image = transport.read_memory(channel, address, len(places) * SECTOR_BYTES)
-            data[places] = np.frombuffer(image, np.uint8).reshape(-1, SECTOR_BYTES)
-        return data
+    def _store(self, operations: Sequence[Operation]) -> None:
+        """Write to memory, once what was put off has been read."""
+        if operations:
+            self._execute_and_take(self._put_off.take(), operations)
+
+    def _sector_reading(self, sectors: IntArray, decode: Callable[[NDArray[np.uint8]], T]) -> Reading[T]:
+        """A reading of sectors, of which `decode` makes the value."""
+        self._open_transport()
+        runs = []
+        if len(sectors):
+            self._check_allocated(sectors)
+            runs = self._runs(sectors)
+
+        def place(images: Sequence[Any]) -> T:
+            data = np.empty((len(sectors), SECTOR_BYTES), np.uint8)
+            for (_, _, places), image in zip(runs, images, strict=True):
+                data[places] = np.frombuffer(image, np.uint8).reshape(-1, SECTOR_BYTES)
+            return decode(data)
+
+        operations = [
+            ReadMemory(channel=channel, address=address, size=len(places) * SECTOR_BYTES)
+            for channel, address, places in runs
+        ]
+        return Reading(operations, place, self._execute)
 
     # -- Jobs ---------------------------------------------------------------------------------------------------------
 
@@ -240,3 +297,35 @@ class Device(Protocol):
         )
         self.submit_fields(values, timeout_cycles=timeout_cycles)
         return tag
+
+    def run(
+        self,
+        job: Job,
+        at: Addresses,
+        *,
+        heads: BoolArray,
+        context: int,
+        load: int | None = None,
+        store: int | None = None,
+        writes: Sequence[Operation] = (),
+        readings: Sequence[Reading[Any]] = (),
+        later: Sequence[Reading[Any]] = (),
+        timeout_cycles: int = JOB_CYCLES,
+    ) -> Report:
+        """Run a job, and with it all that it takes and gives, in one batch of the transport; its report.
+
+        The batch does `writes`, queues the job, waits for its report, and reads `readings`. Jobs that were queued
+        before are waited for first. The counters begin again from zero, so they are those of the job.
+
+        `later` are put off: each is read when it is asked for, or else before the driver does anything that may change
+        what it reads - the next job, a write to memory, a reset, its end -, with that, unless nobody refers to the
+        reading any more. So its value is that after this job, whenever it is asked for. Where it could not be read in
+        time, since the accelerator did not answer, asking for it raises `DeviceError`.
+
+        Raises what `submit` and `wait` raise, and what `writes` and `readings` raise; no reading is put off then.
+        """
+        tag = self._next_tag()
+        values = descriptor(
+            self.config, job, at, tag=tag, context=context, heads=heads, load=load, store=store, sectors=self.sectors
+        )
+        return self.run_fields(values, writes=writes, readings=readings, later=later, timeout_cycles=timeout_cycles)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -13,7 +14,9 @@ import numpy as np
 from spatten.host.driver.contexts import Contexts
 from spatten.host.driver.encoding import Report
 from spatten.host.driver.errors import DeviceError, DeviceFailedError, DeviceTimeoutError, JobRejectedError, undrained
-from spatten.host.driver.transport import BusError, Transport
+from spatten.host.driver.operations import Answer, Operation, ReadRegister, WaitInterrupt, WriteRegister
+from spatten.host.driver.readings import Reading, Readings
+from spatten.host.driver.transport import BusError, Transport, TransportError
 from spatten.spec.config import SECTOR_BYTES, Config
 from spatten.spec.constants import PAGE_BITS, PAGE_BYTES
 from spatten.spec.job import job_fields
@@ -52,6 +55,7 @@ class Protocol:
     def __init__(self, transport: Transport, *, sectors: int | None = None, bases: Sequence[int] | None = None) -> None:
         self.transport = transport
         self._is_closed = False
+        self._put_off = Readings()
         self.map = self._identify()
         self.config = self.map.config
         limit = 1 << self.config.sector_bits
@@ -68,11 +72,12 @@ class Protocol:
         self._tag = 0
         self.contexts = Contexts(self.config.contexts)
         descriptor_group = self.map["DOORBELL"].group
-        self._settings = {
-            register.name: self._read(register.name)
+        set_up = [
+            register.name
             for register in self.map.values()
             if register.access is Access.RW and register.group != descriptor_group
-        }
+        ]
+        self._settings = dict(zip(set_up, self._read_all(set_up), strict=True))
         """What the registers that set the accelerator up are to hold, by name."""
         found = [self._settings[f"BASE{channel}"] * PAGE_BYTES for channel in range(self.config.channels)]
         self._bases = self._checked_bases(found if bases is None else bases)
@@ -87,17 +92,18 @@ class Protocol:
         """The registers of the configuration that the accelerator says it has."""
         some = RegisterMap(Config())
 
-        def read(name: str) -> int:
-            return self.transport.read_register(some[name].offset)
+        def read(*names: str) -> list[Any]:
+            return self.transport.execute([ReadRegister(address=some[name].offset) for name in names])
 
-        magic = read("ID")
+        magic, version = read("ID", "VERSION")
         if magic != MAGIC:
             raise DeviceError(f"what answers is not this accelerator: its ID is {magic:#010x}, not {MAGIC:#010x}")
-        versions = some["VERSION"].unpack(read("VERSION"))
+        versions = some["VERSION"].unpack(version)
         wanted = some["VERSION"].unpack(some["VERSION"].reset)
         if versions != wanted:
             raise DeviceError(f"the accelerator's registers have the versions {versions}; this driver knows {wanted}")
-        words = {name: read(name) for name, register in some.items() if register.group == some["CHANNELS"].group}
+        sizes = [register.name for register in some.values() if register.group == some["CHANNELS"].group]
+        words = dict(zip(sizes, read(*sizes), strict=True))
         try:
             found = RegisterMap(some.configuration(words))
         except ValueError as error:
@@ -118,6 +124,18 @@ class Protocol:
     def _write(self, name: str, value: int) -> None:
         self._open_transport().write_register(self.map[name].offset, value)
 
+    def _reads(self, names: Iterable[str]) -> list[Operation]:
+        return [ReadRegister(address=self.map[name].offset) for name in names]
+
+    def _read_all(self, names: Iterable[str]) -> list[Any]:
+        return self._execute(self._reads(names))
+
+    def _writing(self, name: str, value: int) -> WriteRegister:
+        return WriteRegister(address=self.map[name].offset, value=value)
+
+    def _execute(self, operations: Iterable[Operation]) -> list[Answer]:
+        return self._open_transport().execute(operations)
+
     def _set(self, name: str, value: int) -> None:
         """Write a register that sets the accelerator up, now and after every reset."""
         self._write(name, value)
@@ -129,16 +147,69 @@ class Protocol:
 
     def counters(self) -> dict[str, int]:
         """All performance counters, by the names of `spec.job.event_limits`."""
-        result = {}
-        for name in event_names(self.config):
-            low, high = self.map.counter(name)
-            value = self._read(low.name)
-            result[name] = value | self._read(high.name) << 32
-        return result
+        return self.counters_reading().value
+
+    def counters_reading(self) -> Reading[dict[str, int]]:
+        """What `counters` gives, to be read when it is asked for, or with a job."""
+        self._open_transport()
+        names = event_names(self.config)
+
+        def decode(words: Sequence[int]) -> dict[str, int]:
+            return {name: words[2 * i] | words[2 * i + 1] << 32 for i, name in enumerate(names)}
+
+        registers = [register.name for name in names for register in self.map.counter(name)]
+        return Reading(self._reads(registers), decode, self._execute)
 
     def clear_counters(self) -> None:
         """All counters start again from zero."""
+        self.settle()
         self._write("CONTROL", self.map["CONTROL"].pack(clear_counters=1))
+
+    # -- Readings that were put off -----------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Read what was put off and can still be asked for: before the next job, or a write, changes it.
+
+        The driver does so itself before everything that it changes.
+        """
+        self._open_transport()
+        readings = self._put_off.take()
+        if readings:
+            self._execute_and_take(readings, [])
+
+    def _execute_and_take(self, readings: Sequence[Reading[Any]], operations: Sequence[Operation]) -> list[Answer]:
+        """Read what was put off, and execute further operations, all in one batch; the answers to the latter."""
+        before = [operation for reading in readings for operation in reading.operations]
+        try:
+            answers = self._execute([*before, *operations])
+        except TransportError as error:
+            self._take_answers(readings, error.answers)
+            self._put_off.put_off(readings)  # those that were not read
+            error.answers = error.answers[len(before) :]
+            raise
+        self._take_answers(readings, answers)
+        return answers[len(before) :]
+
+    @staticmethod
+    def _take_answers(readings: Sequence[Reading[Any]], answers: Sequence[Answer]) -> None:
+        """Give each reading its answers, as far as there are any."""
+        first = 0
+        for reading in readings:
+            end = first + len(reading.operations)
+            if end <= len(answers):
+                reading.take(answers[first:end])
+            first = end
+
+    def _settle_or_lose(self, why: str) -> None:
+        """Read what was put off, or note why it is lost where the accelerator cannot be reached any more."""
+        try:
+            self.settle()
+        except TransportError:
+            self._lose(why)
+
+    def _lose(self, why: str) -> None:
+        for reading in self._put_off.take():
+            reading.lose(f"what was put off cannot be read any more: {why}")
 
     def stuck_channels(self) -> list[int]:
         """The channels that CHANNELS_STUCK names: they have had TIMEOUT cycles to drain, and still have not."""
@@ -212,6 +283,7 @@ class Protocol:
     def reset(self) -> None:
         """Reset the accelerator and what is in flight, and set it up again; its memory stays, jobs and contexts go."""
         transport = self._open_transport()
+        self._settle_or_lose("the accelerator was reset, and did not answer before")
         self._words.clear()
         self._waiting.clear()
         self._reports.clear()
@@ -293,11 +365,8 @@ class Protocol:
 
     def submit_fields(self, values: dict[str, int], *, timeout_cycles: int = JOB_CYCLES) -> None:
         """Queue a job that is given as all the fields of its descriptor; waits and raises as `submit` does."""
-        tag = values.get("tag")
-        if tag is None:
-            raise ValueError("the descriptor must have a tag")
-        if self._is_taken(tag):
-            raise ValueError(f"tag must be of no job whose report is still to be taken, not {tag!r}")
+        tag = self._checked_tag(values)
+        self.settle()
         if self.status()["draining"] and not self._drain():
             self._raise_undrained()
         if not self._wait_until(lambda: bool(self.status()["queue_free"]), timeout_cycles):
@@ -308,20 +377,128 @@ class Protocol:
         except BusError as error:
             if self.status()["failed"]:
                 self._fail()
-            reject = self.map["REJECT"].unpack(self._read("REJECT"))
-            reason = {int(one): one for one in RejectReason}.get(reject["reason"], reject["reason"])
-            if reason == RejectReason.NONE:
-                raise DeviceError(
-                    f"the doorbell was answered with an error, and REJECT has no reason: {error}"
-                ) from error
-            raise JobRejectedError(reason, None if reject["word"] == NO_WORD else reject["word"]) from None
+            self._raise_refused(error)
         self._waiting.append(tag)
+
+    def _checked_tag(self, values: dict[str, int]) -> int:
+        tag = values.get("tag")
+        if tag is None:
+            raise ValueError("the descriptor must have a tag")
+        if self._is_taken(tag):
+            raise ValueError(f"tag must be of no job whose report is still to be taken, not {tag!r}")
+        return tag
+
+    def _raise_refused(self, error: BusError) -> NoReturn:
+        """Raise what REJECT says of a doorbell that was answered with `error`."""
+        reject = self.map["REJECT"].unpack(self._read("REJECT"))
+        reason = {int(one): one for one in RejectReason}.get(reject["reason"], reject["reason"])
+        if reason == RejectReason.NONE:
+            raise DeviceError(f"the doorbell was answered with an error, and REJECT has no reason: {error}") from error
+        raise JobRejectedError(reason, None if reject["word"] == NO_WORD else reject["word"]) from None
+
+    def run_fields(
+        self,
+        values: dict[str, int],
+        *,
+        writes: Sequence[Operation] = (),
+        readings: Sequence[Reading[Any]] = (),
+        later: Sequence[Reading[Any]] = (),
+        timeout_cycles: int = JOB_CYCLES,
+    ) -> Report:
+        """Run a job that is given as all the fields of its descriptor, as `run` does."""
+        tag = self._checked_tag(values)
+        new_words = self._new_words(values)
+        if not self._wait_until(lambda: not self._waiting, timeout_cycles):
+            raise DeviceTimeoutError(f"the jobs before it were not done within {timeout_cycles} cycles")
+        clear = self._writing("CONTROL", self.map["CONTROL"].pack(clear_counters=1))
+        enable = self.map["INTERRUPT_ENABLE"].unpack(self._settings["INTERRUPT_ENABLE"])
+        report = None
+        if all(enable.values()):
+            start = [
+                *writes,
+                *(self._writing(f"JOB{word}", value) for word, value in new_words.items()),
+                clear,
+                self._writing("DOORBELL", DESCRIPTOR_VERSION),
+            ]
+            report = self._run_at_once(tag, new_words, start, readings, timeout_cycles)
+        else:  # nothing but looks at STATUS tells when the job is done
+            self._execute_and_take(self._put_off.take(), [*writes, clear])
+        if report is None:
+            if not self._is_taken(tag):
+                self.submit_fields(values, timeout_cycles=timeout_cycles)
+            report = self.wait(tag, timeout_cycles=timeout_cycles)
+            self._execute_and_take(readings, [])
+        self._put_off.put_off(later)
+        return report
+
+    def _run_at_once(
+        self,
+        tag: int,
+        new_words: dict[int, int],
+        start: Sequence[Operation],
+        readings: Sequence[Reading[Any]],
+        timeout_cycles: int,
+    ) -> Report | None:
+        """Run a job in one batch: `start`, which ends with the doorbell, a wait, the report and `readings`.
+
+        None where the report is still to be waited for: the accelerator drained, or a job that another program queued
+        took the room or raised the interrupt. What `readings` read is then to be read again.
+        """
+        look = self._reads(["STATUS", *(register.name for register in self.map.reports)])
+        end = [WaitInterrupt(timeout_cycles=timeout_cycles), *look, self._writing("REPORT_POP", 1)]
+        last = [operation for reading in readings for operation in reading.operations]
+        rung = len(start) - 1
+        written = range(rung - 1 - len(new_words), rung - 1)
+        for word in new_words:  # whether a write that fails has changed the word is not known
+            self._words.pop(word, None)
+        answers: Sequence[Answer] = ()
+        try:
+            answers = self._execute_and_take(self._put_off.take(), [*start, *end, *last])
+        except TransportError as error:
+            answers = error.answers
+            if not isinstance(error, BusError) or len(answers) != rung:
+                raise
+            status = self.status()
+            if status["failed"]:
+                self._fail()
+            if not status["draining"] and status["queue_free"]:
+                self._raise_refused(error)
+            return None
+        finally:
+            done = zip(written, new_words.items(), strict=True)
+            self._words |= dict(item for place, item in done if place < len(answers))
+            if rung < len(answers) < len(start) + len(end):  # queued, and its report not taken yet
+                self._waiting.append(tag)
+        if len(answers) == len(start) + 1:
+            # The time is over: a last look.
+            if not self._wait_until(lambda: tag in self._reports, 0):
+                self._raise_late(tag, timeout_cycles)
+            return None
+        self._waiting.append(tag)
+        status_word, *words = answers[len(start) + 1 : len(start) + 1 + len(look)]
+        assert isinstance(status_word, int)
+        status = self.map["STATUS"].unpack(status_word)
+        if status["failed"]:
+            self._fail()
+        if not status["reports"]:
+            return None
+        self._keep(self._report_of(words))
+        self._take_answers(readings, answers[len(start) + len(end) :])
+        return self._reports.pop(tag)
 
     def write_descriptor(self, values: dict[str, int]) -> None:
         """Write the words of the descriptor that differ from those of the job before; `values` has all fields.
 
         Raises ValueError for a field that is missing or unknown, or too large a value; nothing is written then.
         """
+        for word, value in self._new_words(values).items():
+            # Whether a write that fails has changed the word is not known.
+            self._words.pop(word, None)
+            self._write(f"JOB{word}", value)
+            self._words[word] = value
+
+    def _new_words(self, values: dict[str, int]) -> dict[int, int]:
+        """The words of the descriptor that differ from those of the job before, by number."""
         words: dict[int, int] = {}
         for name, value in values.items():
             field = self._fields.get(name)
@@ -333,12 +510,7 @@ class Protocol:
         missing = [name for name in self._fields if name not in values]
         if missing:
             raise ValueError(f"the descriptor must have all fields, also {', '.join(missing)}")
-        for word, value in words.items():
-            if self._words.get(word) != value:
-                # Whether a write that fails has changed the word is not known.
-                self._words.pop(word, None)
-                self._write(f"JOB{word}", value)
-                self._words[word] = value
+        return {word: value for word, value in words.items() if self._words.get(word) != value}
 
     def wait(self, tag: int, *, timeout_cycles: int = JOB_CYCLES, progress: Callable[[], Any] | None = None) -> Report:
         """The report of a job, which is given once. `progress` is called now and then.
@@ -354,8 +526,11 @@ class Protocol:
             return tag in self._reports
 
         if not self._wait_until(is_done, timeout_cycles, progress):
-            raise DeviceTimeoutError(f"the job with the tag {tag} was not done within {timeout_cycles} cycles")
+            self._raise_late(tag, timeout_cycles)
         return self._reports.pop(tag)
+
+    def _raise_late(self, tag: int, timeout_cycles: int) -> NoReturn:
+        raise DeviceTimeoutError(f"the job with the tag {tag} was not done within {timeout_cycles} cycles")
 
     def _wait_until(
         self, holds: Callable[[], bool], timeout_cycles: int, progress: Callable[[], Any] | None = None
@@ -386,12 +561,16 @@ class Protocol:
             self._fail()
         if not status["reports"]:
             return False
-        report = self._pop_report()
+        self._keep(self._pop_report())
+        return True
+
+    def _keep(self, report: Report) -> Report:
+        """Keep a report that was taken for who asks for it."""
         if report.tag not in self._waiting:
             raise DeviceError(f"a job reported with the tag {report.tag}, which this driver did not queue")
         self._waiting.remove(report.tag)
         self._reports[report.tag] = report
-        return True
+        return report
 
     def take_report(self) -> Report:
         """The oldest report in the queue, whatever its job, for programs that ring the doorbell without `submit`.
@@ -403,22 +582,32 @@ class Protocol:
         return self._pop_report()
 
     def _pop_report(self) -> Report:
+        reads = self._reads(register.name for register in self.map.reports)
+        words = self._execute([*reads, self._writing("REPORT_POP", 1)])
+        return self._report_of(words[: len(reads)])
+
+    def _report_of(self, words: Sequence[Any]) -> Report:
+        """The report that the words of the REPORT registers are."""
         values: dict[str, Any] = {}
-        for register in self.map.reports:
-            values |= register.unpack(self._read(register.name))
-        self._write("REPORT_POP", 1)
+        for register, word in zip(self.map.reports, words, strict=True):
+            values |= register.unpack(word)
         for name in ("live_heads", "kept_heads", "heads_saturated"):
             values[name] = np.flatnonzero([values[name] >> head & 1 for head in range(self.config.heads_max)])
         return Report(**values)
 
     def close(self) -> None:
-        """Let go of the transport; closing again does nothing."""
+        """Let go of the transport; closing again does nothing. What was put off and can be asked for is read first."""
         if not self._is_closed:
+            self._settle_or_lose("the device was closed, and the accelerator did not answer before")
             self._is_closed = True
             self.transport.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._lose(f"the device was closed after {kind.__name__}")
         self.close()

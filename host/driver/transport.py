@@ -7,9 +7,19 @@ Verilog.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from spatten.host.driver.operations import (
+    Answer,
+    Operation,
+    ReadMemory,
+    ReadRegister,
+    WaitInterrupt,
+    WriteMemory,
+    WriteRegister,
+)
 from spatten.spec.errors import SpattenError
 
 if TYPE_CHECKING:
@@ -17,9 +27,21 @@ if TYPE_CHECKING:
 
 
 class TransportError(SpattenError, RuntimeError):
-    """The accelerator cannot be reached, or what connects it failed; the transport may be of no more use."""
+    """The accelerator cannot be reached, or what connects it failed; the transport may be of no more use.
+
+    Where an operation of a batch failed, `operation` is that operation, and `answers` are those to the operations
+    before it, which were executed; no later one was. Otherwise they are None and empty.
+    """
 
     exit_status = 1
+    operation: Operation | None = None
+    answers: Sequence[Answer] = ()
+
+    def of_batch(self, operation: Operation, answers: Sequence[Answer]) -> Self:
+        """The same error, of an operation in a batch of which the operations before it were answered with `answers`."""
+        error = type(self)(f"{self} (operation {len(answers)} of a batch, the {operation})")
+        error.operation, error.answers = operation, tuple(answers)
+        return error
 
 
 class BusError(TransportError):
@@ -72,6 +94,39 @@ class Transport(ABC):
         The limit is in cycles, since a simulation and a board disagree on seconds. A time-out is no error: the
         accelerator goes on.
         """
+
+    def execute(self, operations: Iterable[Operation]) -> list[Answer]:
+        """Execute a batch of operations in their order; the answer to each, in the same order.
+
+        A wait whose time runs out ends the batch: its answer, 0, is then the last of the list, and what follows it
+        was not executed. An operation that fails ends the batch, too, with the `TransportError` of that operation as
+        `TransportError.of_batch` makes it. Transports for which every call is a round trip send a whole batch at once.
+        """
+        answers: list[Answer] = []
+        for operation in operations:
+            try:
+                answer = self._perform(operation)
+            except TransportError as error:
+                raise error.of_batch(operation, answers) from error
+            answers.append(answer)
+            if isinstance(operation, WaitInterrupt) and not answer:
+                break
+        return answers
+
+    def _perform(self, operation: Operation) -> Answer:
+        """Execute one operation by the call that does the same."""
+        match operation:
+            case ReadRegister(address=address):
+                return self.read_register(address)
+            case WriteRegister(address=address, value=value):
+                self.write_register(address, value)
+            case ReadMemory(channel=channel, address=address, size=size):
+                return self.read_memory(channel, address, size)
+            case WriteMemory(channel=channel, address=address, data=data):
+                self.write_memory(channel, address, data)
+            case WaitInterrupt(timeout_cycles=cycles):
+                return int(self.wait_for_interrupt(timeout_cycles=cycles))
+        return None
 
     @abstractmethod
     def reset(self) -> None:

@@ -4,10 +4,14 @@
 A sequence holds memory of the device for as long as it lives: for each layer its K and V planes and the bitmap of the
 tokens that they have, and once for all layers Q, the output, the pinned tokens and the cascade state. Every job saves
 the state there, which tells what was kept, and allows more live sequences than the device has contexts.
+
+A job, with all that it takes and all that the next layer needs of it, is one batch of the device's transport. Only the
+new rows of K and V are written. Importance and counters are read when somebody asks for them (`Device.run`).
 """
 
 from __future__ import annotations
 
+import functools
 import weakref
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -15,14 +19,18 @@ from typing import Self
 
 import numpy as np
 
+from spatten.golden import IntArray
+from spatten.golden.cascade import Context
 from spatten.golden.convert import split
 from spatten.golden.memory import OutputRegion, Plane
 from spatten.golden.state import state_sectors
 from spatten.golden.traffic import Traffic
 from spatten.host.driver.device import Device
 from spatten.host.driver.errors import DeviceError
-from spatten.host.engines.engine import ModelShape
+from spatten.host.driver.operations import Operation
+from spatten.host.engines.engine import Derived, ModelShape
 from spatten.host.engines.quantized_engine import Computed, LayerWork, QuantizedEngine, QuantizedSequence, Settings
+from spatten.host.engines.saved_context import SavedContext
 from spatten.spec.config import LSB_BITS, SECTOR_BYTES, Config
 from spatten.spec.job import Addresses, Job, KeyFetch
 
@@ -146,50 +154,67 @@ class DeviceSequence(QuantizedSequence):
         device, job, live = self._device, work.job, work.live
         if job.keys > self._kv_rows:
             raise DeviceError(f"the sequence has room for {self._kv_rows} tokens, not {job.keys}")
-        at = self._bring(work)
+        at = self._addresses(work)
         context, has_state = device.contexts.take(self._regions)
         load = None if has_state or job.clear else self._state
-        before = device.counters()
+        before, counters = self.context, device.counters_reading()
+        importance = device.importance_reading(self._state)
+        output = device.output_reading(self._output, live.heads, live.rows - job.query_offset)
+        kept = device.kept_reading(self._state)
         try:
-            tag = device.submit(job, at, heads=work.bitmaps.heads, context=context, load=load, store=self._state)
-            report = device.wait(tag)
+            if isinstance(before, SavedContext):
+                before.let_go()
+            report = device.run(
+                job,
+                at,
+                heads=work.bitmaps.heads,
+                context=context,
+                load=load,
+                store=self._state,
+                writes=self._inputs(work),
+                readings=[output, kept],
+                later=[importance, counters],
+            )
         except BaseException:
             device.contexts.give_back(self._regions)  # the state in memory is that of the job before
             raise
-        after = device.counters()
-        output = device.load_output(self._output, live.heads, live.rows - job.query_offset)
-        self.context = device.load_state(self._state)
-        counters = {name: value - before[name] for name, value in after.items()}
+        self.context = SavedContext.of(kept.value, importance)
         values = len(live.tokens) if job.keep_values is None else min(job.keep_values, len(live.tokens))
         return Computed(
-            output=output,
+            output=output.value,
             kept_tokens=np.flatnonzero(self.context.kept_tokens).astype(np.int64),
             kept_heads=np.flatnonzero(self.context.kept_heads).astype(np.int64),
             recomputed=report.recomputed,
             values_fetched=len(live.heads) * values,
             saturated=report.output_saturated,
-            traffic=self._traffic(counters),
-            counters=counters,
+            lazy_importance=Derived(importance, _importance_of),
+            lazy_traffic=Derived(counters, functools.partial(_traffic, self.config)),
+            lazy_counters=counters,
         )
 
-    def _bring(self, work: LayerWork) -> Addresses:
-        """Write what a job reads, of K and V only the new tokens' rows; its addresses."""
-        device, job, live = self._device, work.job, work.live
+    def _inputs(self, work: LayerWork) -> list[Operation]:
+        """Writes of what a job reads, of K and V only the new tokens' rows."""
+        device, live = self._device, work.live
         layer, cache, tokens = self._planes[work.layer], self.cache(work.layer), work.new_tokens
         # All heads of a token are written, since two of them may share sectors.
         key = cache.key[:, tokens]
+        operations: list[Operation] = []
         if layer.key_lsb is not None:
             key, lsb = split(key)
-            device.store(layer.key_lsb, lsb, tokens)
-        device.store(layer.key, key, tokens)
-        device.store(layer.value, cache.value[:, tokens], tokens)
-        device.store_bitmap(layer.has_kv, work.bitmaps.has_kv)
-        device.store_bitmap(self._pinned_at, work.bitmaps.pinned)
-        device.store(self._query_plane(job), work.query, live.rows - job.query_offset, live.heads)
+            operations += device.store_operations(layer.key_lsb, lsb, tokens)
+        operations += device.store_operations(layer.key, key, tokens)
+        operations += device.store_operations(layer.value, cache.value[:, tokens], tokens)
+        operations += device.bitmap_operations(layer.has_kv, work.bitmaps.has_kv)
+        operations += device.bitmap_operations(self._pinned_at, work.bitmaps.pinned)
+        rows = live.rows - work.job.query_offset
+        return operations + device.store_operations(self._query_plane(work.job), work.query, rows, live.heads)
+
+    def _addresses(self, work: LayerWork) -> Addresses:
+        layer = self._planes[work.layer]
         return Addresses(
             query=self._query.base,
             key_msb=layer.key.base,
-            key_lsb=None if layer.key_lsb is None or job.key_fetch is KeyFetch.STATIC else layer.key_lsb.base,
+            key_lsb=None if layer.key_lsb is None or work.job.key_fetch is KeyFetch.STATIC else layer.key_lsb.base,
             value=layer.value.base,
             output=self._output.base,
             kv_rows=self._kv_rows,
@@ -201,16 +226,21 @@ class DeviceSequence(QuantizedSequence):
         """The plane of Q with a job's number of rows; no job has more rows than the prompt."""
         return replace(self._query, rows=job.queries)
 
-    def _traffic(self, counters: dict[str, int]) -> Traffic:
-        """Bytes by class; the saved state, which was written too, does not count as output."""
 
-        def size(name: str) -> int:
-            return counters[f"{name}_sectors"] * SECTOR_BYTES
+def _importance_of(context: Context) -> tuple[IntArray, IntArray]:
+    return context.token_importance, context.head_importance
 
-        return Traffic(
-            query=size("query"),
-            key=size("key"),
-            value=size("value"),
-            lsb=size("lsb"),
-            output=size("output") - state_sectors(self.config) * SECTOR_BYTES,
-        )
+
+def _traffic(config: Config, counters: dict[str, int]) -> Traffic:
+    """Bytes by class; the saved state, which was written too, does not count as output."""
+
+    def size(name: str) -> int:
+        return counters[f"{name}_sectors"] * SECTOR_BYTES
+
+    return Traffic(
+        query=size("query"),
+        key=size("key"),
+        value=size("value"),
+        lsb=size("lsb"),
+        output=size("output") - state_sectors(config) * SECTOR_BYTES,
+    )

@@ -9,8 +9,9 @@ Shapes use h = heads given, n = token rows given, d = head dimension.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,49 @@ from spatten.golden.traffic import Traffic
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.int64]
+S = TypeVar("S")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Lazy(Protocol[T_co]):
+    """A value that may have to be fetched from an accelerator first: it is when `value` is first asked for."""
+
+    @property
+    def value(self) -> T_co: ...
+
+
+@dataclass(frozen=True)
+class Known(Generic[T]):
+    """A value that is here already."""
+
+    value: T
+
+
+class Derived(Generic[S, T]):
+    """What a function makes of a lazy value, made once, when it is first asked for."""
+
+    def __init__(self, source: Lazy[S], derive: Callable[[S], T]) -> None:
+        self._source = source
+        self._derive = derive
+        self._values: list[T] = []
+        """The value, once it was asked for."""
+
+    @property
+    def value(self) -> T:
+        if not self._values:
+            self._values.append(self._derive(self._source.value))
+        return self._values[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importance:
+    """The importance that tokens and heads have after a layer."""
+
+    tokens: NDArray[np.float64]
+    """[tokens seen] accumulated importance by token id, in units of one probability of 1.0."""
+    heads: NDArray[np.float64]
+    """[heads of the model] accumulated importance by head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +78,11 @@ class ModelShape:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerResult:
-    """The attention of one layer and what it decided."""
+    """The attention of one layer and what it decided.
+
+    An accelerator is asked for importance and traffic when somebody reads them here first, or at the latest with its
+    next job if somebody still can; its own values stay those of its own layer.
+    """
 
     output: FloatArray
     """[n, h, d] float32, in the order of the rows and heads given."""
@@ -42,11 +90,10 @@ class LayerResult:
     """Ids that stay live after this layer, ascending. After a prompt layer the runner drops the other rows."""
     kept_heads: IntArray
     """Heads that stay live after this layer, ascending."""
-    token_importance: NDArray[np.float64] | None = None
-    """[tokens seen] accumulated importance by token id, in units of one probability of 1.0."""
-    head_importance: NDArray[np.float64] | None = None
-    """[heads of the model] accumulated importance by head."""
-    traffic: Traffic = field(default_factory=Traffic)
+    lazy_importance: Lazy[Importance | None] = Known(None)
+    """What `token_importance` and `head_importance` give; None for an engine that knows none."""
+    lazy_traffic: Lazy[Traffic] = Known(Traffic())
+    """What `traffic` gives."""
     rows: int = 0
     """(row, head) pairs computed."""
     rows_recomputed: int = 0
@@ -59,6 +106,23 @@ class LayerResult:
     """Output elements that saturated."""
     clipped: int = 0
     """K and V elements of this call that exceeded the range fixed at the prompt."""
+
+    @property
+    def token_importance(self) -> NDArray[np.float64] | None:
+        """[tokens seen] accumulated importance by token id, in units of one probability of 1.0."""
+        importance = self.lazy_importance.value
+        return None if importance is None else importance.tokens
+
+    @property
+    def head_importance(self) -> NDArray[np.float64] | None:
+        """[heads of the model] accumulated importance by head."""
+        importance = self.lazy_importance.value
+        return None if importance is None else importance.heads
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes that the layer moved, by class."""
+        return self.lazy_traffic.value
 
 
 class AttentionSequence(Protocol):

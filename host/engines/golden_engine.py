@@ -6,7 +6,7 @@ import numpy as np
 
 from spatten.golden.attention import attend, planes
 from spatten.golden.traffic import traffic
-from spatten.host.engines.engine import ModelShape
+from spatten.host.engines.engine import Known, ModelShape
 from spatten.host.engines.quantized_engine import Computed, LayerWork, QuantizedEngine, QuantizedSequence, Settings
 from spatten.spec.config import PAPER, Config
 from spatten.spec.job import Addresses
@@ -43,5 +43,6 @@ class GoldenSequence(QuantizedSequence):
             recomputed=int(result.flat.sum()),
             values_fetched=int(result.values_fetched.sum()),
             saturated=result.output_saturated,
-            traffic=traffic(self.config, job, planes(self.config, job, NOWHERE), result),
+            lazy_importance=Known((self.context.token_importance.copy(), self.context.head_importance.copy())),
+            lazy_traffic=Known(traffic(self.config, job, planes(self.config, job, NOWHERE), result)),
         )

@@ -24,7 +24,7 @@ from spatten.golden.quantize import choose_scale, importance_multiplier, quantiz
 from spatten.golden.schedule import HEAD_FRONT, NO_PRUNING, TOKEN_FRONT, Ratios, exact_ceil, explicit
 from spatten.golden.softmax import flat_limit
 from spatten.golden.traffic import Traffic
-from spatten.host.engines.engine import FloatArray, LayerResult, ModelShape
+from spatten.host.engines.engine import Derived, FloatArray, Importance, Known, LayerResult, Lazy, ModelShape
 from spatten.spec.config import LSB_BITS, PLANE_BITS, Config
 from spatten.spec.job import Job, KeyFetch, Mode, ScoreScale
 from spatten.spec.row_format import CODE_BITS
@@ -120,7 +120,7 @@ class LayerWork:
 
 @dataclass(frozen=True, kw_only=True)
 class Computed:
-    """What came of a job. h = live heads, r = live query rows."""
+    """What came of a job. h = live heads, r = live query rows. What is lazy is so as in `LayerResult`."""
 
     output: IntArray
     """[h, r, d] in units of the V scale / 2**(operand_bits - value_bits)."""
@@ -132,9 +132,22 @@ class Computed:
     """V rows fetched, over all heads."""
     saturated: int
     """Output elements that saturated."""
-    traffic: Traffic
-    counters: Mapping[str, int] = field(default_factory=dict)
-    """What an accelerator counted for the job; empty for the golden model."""
+    lazy_importance: Lazy[tuple[IntArray, IntArray]]
+    """The importance of tokens [tokens_max] and heads [heads_max] after the job."""
+    lazy_traffic: Lazy[Traffic]
+    """What `traffic` gives."""
+    lazy_counters: Lazy[Mapping[str, int]] = field(default_factory=lambda: Known({}))
+    """What `counters` gives."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes that the job moved, by class."""
+        return self.lazy_traffic.value
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What an accelerator counted for the job; empty for the golden model."""
+        return self.lazy_counters.value
 
 
 class LayerCache:
@@ -197,7 +210,7 @@ class QuantizedSequence(ABC):
         self.work: LayerWork | None = None
         """The last job; None before the first."""
         self.computed: Computed | None = None
-        """What came of the last job; None before the first."""
+        """What came of the last job; None before the first and after one that failed."""
         self._layers = [LayerCache(shape, config) for _ in range(shape.layers)]
         self._generating = False
         self._prompt_length = 0
@@ -336,16 +349,23 @@ class QuantizedSequence(ABC):
         if codes.shape[:2] != (len(live.heads), len(live.rows)):
             raise GoldenError(f"layer {layer} takes rows {live.rows.tolist()}, not {codes.shape[1]} rows")
         work = LayerWork(layer=layer, job=job, bitmaps=bitmaps, live=live, query=codes, new_tokens=new_tokens)
+        # Whatever is still to be read of the job before is read with this one if somebody else refers to it.
+        self.computed = None
         computed = self.compute(work)
         self.work, self.computed = work, computed
+
+        def in_probabilities(importance: tuple[IntArray, IntArray]) -> Importance:
+            tokens, heads = importance
+            return Importance(tokens=tokens[:length] / (1 << prob_bits), heads=heads[:model_heads].astype(np.float64))
+
+        prob_bits, model_heads = self.config.prob_bits, shape.heads
         unit = cache.value_scale / (1 << (self.config.operand_bits - settings.value_bits))
         return LayerResult(
             output=(computed.output * unit).transpose(1, 0, 2).astype(np.float32),
             kept_tokens=computed.kept_tokens,
             kept_heads=computed.kept_heads,
-            token_importance=self.context.token_importance[:length] / (1 << self.config.prob_bits),
-            head_importance=self.context.head_importance[: shape.heads].astype(np.float64),
-            traffic=computed.traffic,
+            lazy_importance=Derived(computed.lazy_importance, in_probabilities),
+            lazy_traffic=computed.lazy_traffic,
             rows=len(live.heads) * len(live.rows),
             rows_recomputed=computed.recomputed,
             value_rows=computed.values_fetched,

@@ -191,6 +191,7 @@ class Gpt2:
                 if on_layer is not None:
                     on_layer(window, position, index, result)
                 attended[window, columns] = result.output[0]
+                del result  # while nothing refers to it, an accelerator need not be asked for the rest of it
             x = x + layer.attention.output(attended, heads)
             x += layer.ffn(layer.ffn_norm(x))
         return self._logits(x)

@@ -93,8 +93,11 @@ def analyse(
     config: str = "paper",
     folder: Path | None = None,
     engine: EngineName = EngineName.GOLDEN,
+    port: str | None = None,
 ) -> Analysis:
     """Run a sentence through BERT, once in float and once on `engine`, which prunes it unless it is the float engine.
+
+    `port` is that of the engine `board`.
 
     Raises `CheckpointError`, `TextError`, `ConfigError` or `GoldenError` with what is wrong with the input.
     """
@@ -107,7 +110,7 @@ def analyse(
     layers = bert.shape.layers
     settings = replace(settings, tokens=Ratios(cut / layers, cut), heads=Ratios(cut_heads / layers, cut_heads))
     tokens = bert.encode(sentence)
-    with make_engine(engine, settings, configuration, bert.shape, len(tokens.ids)) as chosen:
+    with make_engine(engine, settings, configuration, bert.shape, len(tokens.ids), port=port) as chosen:
         pruned = bert.run(tokens.ids, chosen)
     dense = bert.run(tokens.ids, ReferenceEngine())
     elements = 3 * bert.shape.layers * bert.shape.heads * bert.shape.head_dim * len(tokens.ids)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
+from spatten.golden import IntArray
+from spatten.golden.memory import OutputRegion, Plane
 from spatten.golden.schedule import Ratios
 from spatten.host.driver.device import Device
 from spatten.host.driver.errors import DeviceError, OutOfMemoryError
+from spatten.host.driver.metered import MeteredTransport
+from spatten.host.driver.operations import Operation
+from spatten.host.driver.readings import Reading
 from spatten.host.engines.checked_engine import CheckedEngine, CheckedSequence, MismatchError
 from spatten.host.engines.device_engine import DeviceEngine, DeviceSequence
 from spatten.host.engines.engine import FloatArray, LayerResult, ModelShape
@@ -237,29 +242,87 @@ def test_a_small_room_is_enough(device: Device) -> None:
 
 def test_a_wrong_bit_of_memory_is_found(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """In K of one token and head, and in the output alone: the message names the place."""
-    load = device.load_output
+    output_reading = device.output_reading
 
-    def wrong(region: object, heads: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        output = load(region, heads, rows)  # type: ignore[arg-type]
-        output[1, 3, 5] ^= 1
-        return output
+    def wrong(region: OutputRegion, heads: np.ndarray, rows: np.ndarray) -> Reading[IntArray]:
+        right = output_reading(region, heads, rows)
 
-    monkeypatch.setattr(device, "load_output", wrong)
+        def decode(answers: Sequence[Any]) -> IntArray:
+            right.take(answers)
+            output = right.value
+            output[1, 3, 5] ^= 1
+            return output
+
+        return Reading(right.operations, decode, device.transport.execute)
+
+    monkeypatch.setattr(device, "output_reading", wrong)
     run = Run(device, BERT, BERT_SETTINGS, length=8, seed=11)
     with pytest.raises(MismatchError, match=r"layer 0, .*: head 1, row 3, element 5 is .*; 1 of 1024 differ"):
         run.prompt(0)
     monkeypatch.undo()
-    store = device.store
+    store_operations = device.store_operations
 
-    def spoilt(plane: object, codes: np.ndarray, *more: np.ndarray) -> None:
+    def spoilt(plane: Plane, codes: np.ndarray, *more: np.ndarray) -> list[Operation]:
         codes = codes.copy()
         codes[0, 0] ^= 1
-        store(plane, codes, *more)  # type: ignore[arg-type]
+        return store_operations(plane, codes, *more)
 
-    monkeypatch.setattr(device, "store", spoilt)
+    monkeypatch.setattr(device, "store_operations", spoilt)
     run = Run(device, BERT, BERT_SETTINGS, length=8, seed=12)
     with pytest.raises(MismatchError, match=r"layer 0, .*: head 0, row \d+, element \d+ is"):
         run.prompt(0)
+
+
+def test_a_generated_layer_is_one_round_trip_and_what_is_asked_for_later_is_that_of_its_layer(
+    machine: Machine,
+) -> None:
+    """Unchecked on the accelerator, with every result kept to the end; then the golden model's results are compared."""
+    machine.reset()
+    meter = MeteredTransport(SimulatedTransport(machine))
+    device = Device(meter, sectors=SECTORS)
+    kept, golden = (
+        _results(engine, keep=True)
+        for engine in (DeviceEngine(device, GPT2_SETTINGS), GoldenEngine(GPT2_SETTINGS, device.config))
+    )
+    for number, (one, other) in enumerate(zip(kept, golden, strict=True)):
+        assert np.array_equal(one.output, other.output), number
+        assert np.array_equal(one.token_importance, other.token_importance), number
+        assert np.array_equal(one.head_importance, other.head_importance), number
+        assert one.traffic == other.traffic, number
+    meter.clear()
+    before: list[int] = []
+    results = _results(
+        DeviceEngine(device, GPT2_SETTINGS), keep=False, on_step=lambda: before.append(meter.round_trips)
+    )
+    assert len(results) == 1
+    layers = 4 * (len(before) - 1)
+    trips = before[-1] - before[0]
+    print(f"{trips} round trips for {layers} generated layers, {meter.sent} bytes sent, {meter.received} received")
+    assert trips <= 3 * layers
+    assert trips == layers, "one batch each"
+
+
+def _results(
+    engine: DeviceEngine | GoldenEngine, *, keep: bool, on_step: Callable[[], object] = lambda: None
+) -> list[LayerResult]:
+    """Of a prompt of 8 tokens and 4 generated ones; all, or the last alone, of which nobody has asked anything yet."""
+    random = np.random.default_rng(13)
+    sequence = engine.start(GPT2, 8)
+    results: list[LayerResult] = []
+    tokens = np.arange(8)
+    for layer in range(4):
+        shape = (3, len(sequence.heads(layer)), len(tokens), 16)
+        result = sequence.prompt(layer, *random.normal(0, 1, shape).astype(np.float32), tokens)
+        tokens = result.kept_tokens
+        results = [*results, result] if keep else [result]
+    on_step()
+    for token in range(8, 12):
+        for layer in range(4):
+            shape = (3, len(sequence.heads(layer)), 1, 16)
+            result = sequence.step(layer, *random.normal(0, 1, shape).astype(np.float32), token)
+            results = [*results, result] if keep else [result]
+        on_step()
+    return results
 
 
 def test_both_engines_must_have_the_same_settings(device: Device) -> None:
