@@ -158,7 +158,7 @@ async def a_reset_leaves_nothing_open(dut: HierarchyObject, pause: float, order:
     await bench.reset()
     bursts = resets = open_at_reset = 0
     while bursts < BURSTS:
-        await bench.step(source.randint(20, 400))
+        await bench.step(source.randint(20, 200))
         bursts += master.begun
         open_at_reset += bool(checker.reads.open_bursts and checker.writes.open_bursts)
         await _isolate(bench, master, source)

@@ -67,9 +67,9 @@ class Requester:
             self.signals[name].value = self._source.getrandbits(len(self.signals[name]))
 
 
-def contents(memory: AxiMemory) -> bytes:
-    """Every byte of the memory."""
-    words = (memory.read(address) for address in range(0, 1 << ADDRESS_BITS, BEAT_BYTES))
+def contents(memory: AxiMemory, size: int = 1 << ADDRESS_BITS) -> bytes:
+    """Every byte of the memory, or the first ones."""
+    words = (memory.read(address) for address in range(0, size, BEAT_BYTES))
     return b"".join(word.to_bytes(BEAT_BYTES, "little") for word in words)
 
 
@@ -138,7 +138,7 @@ async def a_stopped_transfer_is_completed_without_effect(dut: HierarchyObject, s
     await bench.reset()
     for _ in range(TRANSFERS // 2):
         address, size, is_write = source.randrange(1000), source.randint(20, 200), bool(source.getrandbits(1))
-        before, data = contents(memory), source.randbytes(size)
+        before, data = contents(memory, 1400), source.randbytes(size)
         requester.to_give[:] = data
         requester.got.clear()
         await requester.start(address, size, is_write)
@@ -156,7 +156,7 @@ async def a_stopped_transfer_is_completed_without_effect(dut: HierarchyObject, s
         requester.signals["stop"].value = 0
         await bench.step()
         checker.finish()
-        after = contents(memory)
+        after = contents(memory, 1400)
         changed = [place for place in range(len(after)) if after[place] != before[place]]
         wanted = before[:address] + data + before[address + size :] if is_write else before
         assert all(after[place] == wanted[place] for place in changed), f"seed {seed}"

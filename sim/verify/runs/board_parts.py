@@ -21,8 +21,8 @@ from spatten.spec.link_protocol import Identity
 ADDRESS_BITS = 14
 """Of the memory behind a link under test: it is soon written everywhere."""
 IDENTITY = Identity.of(TINY, clock_hz=80_000_000, memory_bytes=1 << ADDRESS_BITS)
-GAP_CYCLES = 1024
-ACCESS_CYCLES = 4000
+GAP_CYCLES = 512
+ACCESS_CYCLES = 1500
 DIVISOR = 4
 LONG = 16
 
@@ -69,5 +69,5 @@ def board_runs() -> dict[str, dict[str, Any]]:
         "axi_drain": _run(
             AxiDrain(address_bits=ADDRESS_BITS, data_bits=16, open_bursts=5), "axi_drain", bursts=150, open_bursts=5
         ),
-        "host_link": _run(host_link(), "host_link", batches=60),
+        "host_link": _run(host_link(), "host_link", batches=24, long=False),
     }
