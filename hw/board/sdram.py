@@ -32,15 +32,16 @@ _INCR = 1
 class Sdram(wiring.Component):
     """Reads and writes an SDRAM of 16 bits for an AXI4 master.
 
-    Bursts are INCR and of whole words (size 1), up to 256 beats; strobes are any. Reads come in the order of AR, responses
-    in the order of AW; reads and writes pass each other, but a read that is asked for after the response of a write sees
-    what was written. A burst beyond the part's memory is answered with DECERR: nothing is written, and what is read means
-    nothing.
+    Bursts are INCR and of whole words (size 1), up to 256 beats; strobes are any. Reads come in the order of AR,
+    responses in the order of AW; reads and writes pass each other, but a read that is asked for after the response of
+    a write sees what was written. A burst beyond the part's memory is answered with DECERR: nothing is written, and
+    what is read means nothing.
 
-    A burst is cut where a row ends (`sdram_cutter`). The next piece is chosen while one is carried out (`sdram_order`), and
-    its row is opened behind it (`sdram_opener`), in the cycles between the commands of the other (`sdram_runner`). Rows
-    stay open until another one of the bank is wanted. A write begins when all of its data have come, a read when
-    there is room for it: R, W and B may be stalled for any time, and only what was asked for on the same channel waits.
+    A burst is cut where a row ends (`sdram_cutter`). The next piece is chosen while one is carried out
+    (`sdram_order`), and its row is opened behind it (`sdram_opener`), in the cycles between the commands of the other
+    (`sdram_runner`). Rows stay open until another one of the bank is wanted. A write begins when all of its data have
+    come, a read when there is room for it: R, W and B may be stalled for any time, and only what was asked for on the
+    same channel waits.
 
     Parameters
     ----------
@@ -53,13 +54,13 @@ class Sdram(wiring.Component):
     Ports
     -----
     axi : the slave's side of `hw.memory.axi.axi4` with 16 data bits
-    pins : `sdram_pins`, for pads with a register each way (`sdram_pins.SdramPads`); all of them come from registers, and `dq_i` goes
-        to a block RAM only
+    pins : `sdram_pins`, for pads with a register each way (`sdram_pins.SdramPads`); all of them come from registers,
+        and `dq_i` goes to a block RAM only
     is_ready : out, set from the end of the part's initialisation on
 
-    Latency: from AR to R 11 + cas_latency cycles, if the row is open and nothing else waits: 2 in queues before the command, 2 to choose and
-    look, 2 in pads, 2 to 3 in the queue behind. Throughput: a word per cycle while the row of the next piece can be opened behind
-    the one that is carried out.
+    Latency: from AR to R 9 + cas_latency cycles, if the row is open and nothing else waits; t_rcd - 1 more if the bank
+    is closed, t_rp + t_rcd - 1 more if it has another row. Throughput: a word per cycle while the row of the next piece
+    can be opened behind the one that is carried out.
 
     A reset that is not that of the power supply keeps the part's contents, if it is over within 64 ms: no command is
     given during `power_up`, and then all banks are closed and refreshed.
@@ -139,7 +140,8 @@ class Sdram(wiring.Component):
         m.d.comb += [pins.cke.eq(1), pins.cs_n.eq(0), command_pins(pins).eq(code), pins.ba.eq(bank), pins.a.eq(address)]
 
     def _read(self, m: Module, runner: PieceRunner, order: PieceOrder) -> None:
-        """What is known of each word that is read waits for the word; both go to R through a queue with room for them."""
+        """What is known of each word that is read waits for the word; both go to R through a queue with room for
+        them."""
         stages = 1 + self.timing.cas_latency + PAD_CYCLES
         comes, known = runner.runs & ~runner.is_write, runner.beat
         for number in range(stages):

@@ -41,8 +41,8 @@ class RowOpener(wiring.Component):
     may_close : out, set if every bank may be closed
     closes : in, set in the cycle in which somebody else closes all banks, under `holds`
 
-    Latency: 2 cycles if the row is open, 2 + t_rcd if the bank is closed, 2 + t_rp + t_rcd if it has another row, unless
-    commands and banks are waited for. `i.ready` follows `o.ready`.
+    Latency: 2 cycles if the row is open, 1 + t_rcd if the bank is closed, 1 + t_rp + t_rcd if it has another row,
+    unless commands and banks are waited for. `i.ready` follows `o.ready`.
     """
 
     def __init__(self, *, timing: SdramTiming, id_bits: int) -> None:

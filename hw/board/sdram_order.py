@@ -27,9 +27,10 @@ def ordered_piece(part: SdramPart, id_bits: int) -> data.StructLayout:
 class PieceOrder(wiring.Component):
     """Pieces to read and pieces to write in; all of them out, one after the other.
 
-    A piece to read leaves only if there is room for the longest one among the words that wait for R; a piece to write only if the
-    data of its whole burst have come and there is room for its response. So whatever leaves can be carried out
-    at once, and neither direction waits for the other's master. While both could leave, `GROUP` of each follow each other.
+    A piece to read leaves only if there is room for the longest one among the words that wait for R; a piece to write
+    only if the data of its whole burst have come and there is room for its response. So whatever leaves can be
+    carried out at once, and neither direction waits for the other's master. While both could leave, `GROUP` of each
+    follow each other.
 
     Parameters
     ----------

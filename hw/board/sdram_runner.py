@@ -23,9 +23,9 @@ def beat(id_bits: int) -> data.StructLayout:
 class PieceRunner(wiring.Component):
     """Pieces in; out come a READ or WRITE for every two words, and what becomes of each word.
 
-    The part moves two words for a command, an even one and the one after it; a command for an odd word moves that word, and then
-    one that nobody asked for, unless the next command ends it. So a command is given for the first word of a piece and
-    for every even one, and every second cycle is free for a command of someone else.
+    The part moves two words for a command, an even one and the one after it; a command for an odd word moves that
+    word, and then one that nobody asked for, unless the next command ends it. So a command is given for the first
+    word of a piece and for every even one, and every second cycle is free for a command of someone else.
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ class PieceRunner(wiring.Component):
     beat : out
 
     Latency: the first word's cycle is the one after the transfer on `i`. Throughput: a word per cycle, without a gap
-    between two pieces; but a write follows a read by t_turn cycles. All outputs come from registers, but for `takes_slot`
-    and `beat.is_last`, and `i.ready` which looks at what is offered.
+    between two pieces; but a write follows a read by t_turn cycles. All outputs come from registers, but for
+    `takes_slot` and `beat.is_last`, and `i.ready` which looks at what is offered.
     """
 
     def __init__(self, *, timing: SdramTiming, id_bits: int) -> None:

@@ -74,14 +74,14 @@ class SdramPart:
 
 
 AS4C16M16 = SdramPart(t_rcd=21, t_rp=21, t_ras=44, t_ras_most=100_000, t_rc=66, t_rrd=15, t_wr=15, t_rfc=66)
-"""32 MB as 4 banks of 8,192 rows of 512 words. Each time is the longer one of the AS4C16M16SA-7 and the MT48LC16M16A2-75,
-so that either may be on the board."""
+"""32 MB as 4 banks of 8,192 rows of 512 words. Each time is the longer one of the AS4C16M16SA-7 and the
+MT48LC16M16A2-75, so that either may be on the board."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SdramTiming:
-    """A part's timings in cycles of the controller's clock, as `of` derives them: the cycle of a command to the first one
-    that may have the next."""
+    """A part's timings in cycles of the controller's clock, as `of` derives them: the cycle of a command to the first
+    one that may have the next."""
 
     part: SdramPart
     cas_latency: int
@@ -130,17 +130,18 @@ class SdramTiming:
             raise ValueError(
                 f"refresh_window must leave time for accesses at {clock_mhz:g} MHz, not be {window} cycles"
             )
-        if (timing.refresh_period + _LATENESS) * period > part.t_ras_most:
+        longest = (timing.refresh_period + _LATENESS) * period
+        if longest > part.t_ras_most:
             raise ValueError(
-                f"batch must be smaller: a row may be open for {part.t_ras_most:g} ns, and with {batch!r} it would be for "
-                f"{(timing.refresh_period + _LATENESS) * period:g} ns"
+                f"batch must be smaller: a row may be open for {part.t_ras_most:g} ns, "
+                f"and with {batch!r} it would be for {longest:g} ns"
             )
         return timing
 
     @property
     def t_turn(self) -> int:
-        """From the READ of a word to the WRITE of the next: a READ may bring a word more than was asked for, and a cycle
-        passes in which nobody drives the data pins."""
+        """From the READ of a word to the WRITE of the next: a READ may bring a word more than was asked for, and a
+        cycle passes in which nobody drives the data pins."""
         return self.cas_latency + 3
 
     @property

@@ -18,8 +18,9 @@ __all__ = ["SdramUpkeep"]
 class SdramUpkeep(wiring.Component):
     """Asks for the SDRAM and gives the commands of its initialisation, and of a batch of refreshes in each period.
 
-    `power_up` cycles after a reset: PRECHARGE of all banks, a batch of REFRESH (the standard wants two, Alliance eight),
-    LOAD MODE REGISTER. Every `refresh_period` cycles from then on: PRECHARGE of all banks, a batch of REFRESH.
+    `power_up` cycles after a reset: PRECHARGE of all banks, a batch of REFRESH (the standard wants two, Alliance
+    eight), LOAD MODE REGISTER. Every `refresh_period` cycles from then on: PRECHARGE of all banks, a batch of
+    REFRESH.
 
     Parameters
     ----------
@@ -32,8 +33,8 @@ class SdramUpkeep(wiring.Component):
     o : out, the command of this cycle, NOP included; means something only while `wants`
     closes : out, set in the cycle in which all banks are closed
 
-    A batch takes t_rp + batch x t_rfc + 1 cycles from `grant` to the first cycle without `wants`; at initialisation t_mrd
-    cycles more. All outputs come from registers and a few gates.
+    A batch takes t_rp + batch x t_rfc + 1 cycles from `grant` to the first cycle without `wants`; at initialisation
+    t_mrd cycles more. All outputs come from registers and a few gates.
     """
 
     def __init__(self, *, timing: SdramTiming) -> None:
@@ -56,10 +57,9 @@ class SdramUpkeep(wiring.Component):
         with m.If(pause.any()):
             m.d.sync += pause.eq(pause - 1)
         with m.FSM():
-            with m.State("wait"):
-                with m.If(is_due):
-                    m.d.sync += self.wants.eq(1)
-                    m.next = "close"
+            with m.State("wait"), m.If(is_due):
+                m.d.sync += self.wants.eq(1)
+                m.next = "close"
             with m.State("close"), m.If(self.grant):
                 m.d.comb += [self.closes.eq(1), *give(self.o, Command.PRECHARGE, bank=0, address=1 << ALL_BANKS)]
                 m.d.sync += [pause.eq(timing.t_rp - 1), left.eq(timing.batch)]

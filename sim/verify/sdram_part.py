@@ -1,4 +1,5 @@
-"""The model of an SDRAM, `sim/verify/sdram_model.v`, as a component; and a controller with pads and that model behind it."""
+"""The model of an SDRAM, `sim/verify/sdram_model.v`, as a component; and a controller with pads and that model behind
+it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""How the testbenches of the SDRAM controller are run: sim/verify/benches/sdram.py and, of the model, sdram_model.py."""
+"""How the testbenches of the SDRAM controller are run: sim/verify/benches/sdram.py and, of the model,
+sdram_model.py."""
 
 from __future__ import annotations
 
@@ -6,8 +7,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from spatten.hw.board.sdram_bank import SdramBank
 from spatten.hw.board.sdram_timing import AS4C16M16, SdramTiming
+from spatten.hw.board.sdram_upkeep import SdramUpkeep
 from spatten.sim.verify.cosim import seeds
+from spatten.sim.verify.runs.twin import twin_run
 from spatten.sim.verify.sdram_part import SdramBoard, SdramModel, verilog
 
 CLOCK_MHZ = 80
@@ -16,6 +20,31 @@ POWER_UP_NS = 2_500
 PART = dataclasses.replace(AS4C16M16, power_up=POWER_UP_NS)
 SETTINGS = {"CLOCK_PS": 1_000_000 // CLOCK_MHZ, "POWER_UP_NS": POWER_UP_NS}
 """Of the model: all timings are the module's own."""
+
+TIMINGS = {
+    "board": SdramTiming.of(dataclasses.replace(PART, row_bits=8, refresh_window=1e6), clock_mhz=CLOCK_MHZ),
+    "fast": SdramTiming.of(
+        dataclasses.replace(PART, row_bits=8, refresh_window=7e5, power_up=90), clock_mhz=166, batch=3
+    ),
+}
+"""Of the parts by themselves: a board's, and one in which every timing has another number of cycles."""
+BREACHES: dict[str, dict[str, int]] = {
+    "POWER_UP": {"POWER_UP_NS": 2_700},
+    "INITIALISATION": {"POWER_UP_REFRESHES": 9},
+    "MODE_VALUE": {"CAS_LATENCY": 2},
+    "T_RCD": {"T_RCD_PS": 26_000},
+    "T_RP": {"T_RP_PS": 26_000},
+    "T_RAS": {"T_RAS_PS": 120_000},
+    "T_RAS_MOST": {"T_RAS_MOST_PS": 15_000_000},
+    "T_RC": {"T_RC_PS": 140_000},
+    "T_RRD": {"T_RRD_PS": 70_000},
+    "T_WR": {"T_WR_PS": 26_000},
+    "T_MRD": {"MODE_CYCLES": 8},
+    "T_RFC": {"T_RFC_PS": 76_000},
+    "WINDOW": {"WINDOW_NS": 60_000},
+    "BUS_CONFLICT": {"IDLE_EDGES": 2},
+}
+"""What the model is made to want in excess of what the controller was told, by the rule that is then broken."""
 
 
 def run_arguments(
@@ -27,8 +56,8 @@ def run_arguments(
     row_bits: int = 13,
     **parameters: Any,
 ) -> dict[str, Any]:
-    """One of the testbench's groups of `tests`: "traffic", "rates" or "breach". A part of fewer `row_bits` is refreshed
-    as often as the whole one."""
+    """One of the testbench's groups of `tests`: "traffic", "brief", "rates" or "breach". A part of fewer `row_bits` is
+    refreshed as often as the whole one."""
     part = dataclasses.replace(
         PART, row_bits=row_bits, refresh_window=PART.refresh_window / (1 << PART.row_bits - row_bits)
     )
@@ -48,6 +77,12 @@ def run_arguments(
         "verilog": verilog(board, strip_initial=strip_initial),
         "timeout_seconds": 300,
     }
+
+
+def part_run(bench: str, timing: str, cycles: int) -> dict[str, Any]:
+    """A part of the controller with its twin: `bench` is "sdram_bank" or "sdram_upkeep"."""
+    component = {"sdram_bank": SdramBank, "sdram_upkeep": SdramUpkeep}[bench](timing=TIMINGS[timing])
+    return twin_run(component, None, bench, cycles=cycles, timing=timing)
 
 
 def model_run(cas_latency: int = 3) -> dict[str, Any]:
