@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spatten.host.driver.transport import TransportError
 from spatten.spec.errors import SpattenError
 from spatten.spec.register_map import ErrorCode, RejectReason
 
@@ -11,7 +12,11 @@ __all__ = [
     "DeviceFailedError",
     "DeviceTimeoutError",
     "JobRejectedError",
+    "LinkError",
+    "LinkLostError",
+    "LinkTimeoutError",
     "OutOfMemoryError",
+    "WrongBitstreamError",
     "undrained",
 ]
 
@@ -94,3 +99,21 @@ class AddressRangeError(DeviceError):
         super().__init__(f"{field} begins at sector {first} and would end at {end}: {what} {limit} sectors")
         self.field = field
         self.end = end
+
+
+class LinkError(TransportError):
+    """The line to a board failed, or what came over it makes no sense; the transport is of no more use."""
+
+
+class LinkTimeoutError(LinkError):
+    """A board did not answer, although it was asked several times; whether it did what was asked is not known."""
+
+
+class LinkLostError(LinkError):
+    """A board knows nothing of the session: it was reset, or configured anew, or another program has begun one."""
+
+
+class WrongBitstreamError(LinkError):
+    """A board has another accelerator than the one that is wanted, or none."""
+
+    exit_status = 2

@@ -118,13 +118,12 @@ class FrameReceiver(wiring.Component):
             with m.State("LAST BYTE"):
                 # The CRC becomes busy in this cycle.
                 m.next = "CHECK"
-            with m.State("CHECK"):
-                with m.If(~crc.busy):
-                    with m.If(crc.value == RESIDUE):
-                        m.d.sync += self.frame.eq(1)
-                    with m.Else():
-                        m.d.comb += gives_up.eq(1)
-                    m.next = "HUNT"
+            with m.State("CHECK"), m.If(~crc.busy):
+                with m.If(crc.value == RESIDUE):
+                    m.d.sync += self.frame.eq(1)
+                with m.Else():
+                    m.d.comb += gives_up.eq(1)
+                m.next = "HUNT"
         return m
 
 
@@ -209,8 +208,7 @@ class FrameTransmitter(wiring.Component):
                     with m.Else():
                         m.d.sync += stage.eq(stage + 1)
                     m.next = "READ"
-            with m.State("FINISH"):
-                with m.If(self.o.ready):
-                    m.d.sync += self.done.eq(1)
-                    m.next = "IDLE"
+            with m.State("FINISH"), m.If(self.o.ready):
+                m.d.sync += self.done.eq(1)
+                m.next = "IDLE"
         return m

@@ -168,13 +168,12 @@ class MemoryMaster(wiring.Component):
                 with m.Else():
                     m.d.sync += bus.arvalid.eq(1)
                 m.next = "ADDRESS"
-            with m.State("ADDRESS"):
-                with m.If(Mux(is_write, bus.awready, bus.arready)):
-                    m.d.sync += [bus.awvalid.eq(0), bus.arvalid.eq(0)]
-                    with m.If(is_write):
-                        m.next = "COLLECT"
-                    with m.Else():
-                        m.next = "READ"
+            with m.State("ADDRESS"), m.If(Mux(is_write, bus.awready, bus.arready)):
+                m.d.sync += [bus.awvalid.eq(0), bus.arvalid.eq(0)]
+                with m.If(is_write):
+                    m.next = "COLLECT"
+                with m.Else():
+                    m.next = "READ"
             with m.State("COLLECT"):
                 m.d.comb += [access.wants.eq(~access.stop), moves.eq(access.given | access.stop)]
                 with m.If(moves):
@@ -185,13 +184,12 @@ class MemoryMaster(wiring.Component):
                     with m.If(fills):
                         m.d.sync += [bus.wvalid.eq(1), bus.wlast.eq(ends)]
                         m.next = "WRITE"
-            with m.State("WRITE"):
-                with m.If(bus.wready):
-                    m.d.sync += [bus.wvalid.eq(0), strobes.eq(0)]
-                    with m.If(bus.wlast):
-                        m.next = "RESPONSE"
-                    with m.Else():
-                        m.next = "COLLECT"
+            with m.State("WRITE"), m.If(bus.wready):
+                m.d.sync += [bus.wvalid.eq(0), strobes.eq(0)]
+                with m.If(bus.wlast):
+                    m.next = "RESPONSE"
+                with m.Else():
+                    m.next = "COLLECT"
             with m.State("RESPONSE"):
                 m.d.comb += bus.bready.eq(1)
                 with m.If(bus.bvalid):

@@ -89,7 +89,6 @@ class Session(wiring.Component):
                 with m.If(self.executed):
                     m.d.sync += self.send.eq(1)
                     m.next = "SEND"
-            with m.State("SEND"):
-                with m.If(self.sent):
-                    m.next = "LISTEN"
+            with m.State("SEND"), m.If(self.sent):
+                m.next = "LISTEN"
         return m

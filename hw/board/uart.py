@@ -1,4 +1,4 @@
-"""The serial line, 8 data bits, no parity, 1 stop bit: a receiver, a transmitter, and a watch for silence and breaks."""
+"""The serial line, 8 data bits, no parity, 1 stop bit: a receiver, a transmitter, a watch for silence and breaks."""
 
 from __future__ import annotations
 

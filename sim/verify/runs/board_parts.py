@@ -69,5 +69,5 @@ def board_runs() -> dict[str, dict[str, Any]]:
         "axi_drain": _run(
             AxiDrain(address_bits=ADDRESS_BITS, data_bits=16, open_bursts=5), "axi_drain", bursts=150, open_bursts=5
         ),
-        "host_link": _run(host_link(), "host_link", batches=24, long=False),
+        "host_link": _run(host_link(), "host_link", batches=8, long=False),
     }
