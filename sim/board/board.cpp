@@ -103,11 +103,13 @@ public:
     void clear() {
         received.clear();
         bit_ = kBits;
+        idle_ = true;
     }
 
     void take(bool level) {
+        idle_ |= level;
         if (bit_ == kBits) {
-            if (level) return;
+            if (level || !idle_) return;
             bit_ = 0;
             frame_ = 0;
             wait_ = divisor / 2;
@@ -126,11 +128,13 @@ public:
             ++bytes;
         } else {
             ++framing_errors;
+            idle_ = false;  // the next byte begins after the line was high
         }
     }
 
 private:
     int bit_ = kBits;
+    bool idle_ = true;
     double wait_ = 0;
     unsigned frame_ = 0;
 };
@@ -272,7 +276,8 @@ private:
         }
         case Command::kStatistics: return statistics(input, output);
         case Command::kReadMemory: {
-            const auto [address, size] = range(input.number<std::uint32_t>(), input.number<std::uint32_t>());
+            const auto first = input.number<std::uint32_t>();
+            const auto [address, size] = range(first, input.number<std::uint32_t>());
             input.end();
             std::uint8_t* bytes = output.room(size);
             for (std::size_t i = 0; i < size; ++i) {
