@@ -58,7 +58,7 @@ class Sdram(wiring.Component):
         and `dq_i` goes to a block RAM only
     is_ready : out, set from the end of the part's initialisation on
 
-    Latency: from AR to R 9 + cas_latency cycles, if the row is open and nothing else waits; t_rcd - 1 more if the bank
+    Latency: from AR to R 10 + cas_latency cycles, if the row is open and nothing else waits; t_rcd - 1 more if the bank
     is closed, t_rp + t_rcd - 1 more if it has another row. Throughput: a word per cycle while the row of the next piece
     can be opened behind the one that is carried out.
 

@@ -56,7 +56,7 @@ class BurstCutter(wiring.Component):
     i : stream of `burst`, in: of whole words, INCR
     o : stream of `piece`, out
 
-    Latency: 1 cycle. Throughput: a burst in two cycles, or in three if it is cut. `i.ready` and `o.valid` come from
+    Latency: 2 cycles. Throughput: a burst in two cycles, or in three if it is cut. `i.ready` and `o` come from
     registers.
     """
 
@@ -76,36 +76,40 @@ class BurstCutter(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         check_stream(m, platform, self.i, "i")
-        part, o = self.part, self.o.payload
+        part, shape = self.part, self.o.payload.shape()
         held = Signal(self.i.payload.shape(), reset_less=True)
-        is_second = Signal()
+        is_held, is_second = Signal(), Signal()
         column, bank, row, beyond = Signal(part.column_bits), Signal(part.bank_bits), Signal(part.row_bits), Signal()
-        top = 1 + part.column_bits + part.bank_bits
         m.d.comb += [
             column.eq(held.address[1:]),
             bank.eq(held.address[1 + part.column_bits :]),
-            row.eq(held.address[top:]),
+            row.eq(held.address[1 + part.column_bits + part.bank_bits :]),
             beyond.eq(held.address[part.byte_bits :].any()),
         ]
         # The column of the last word, were the row long enough: its carry says that there is a second piece, and the
         # bits below are how many words that has after its first.
         end = Signal(part.column_bits + 1)
         is_cut = end[-1]
+        found, shown = Signal(shape), Signal(shape, reset_less=True)
         m.d.comb += [
             end.eq(column + held.more),
-            o.row.eq(row),
-            o.id.eq(held.id),
-            o.is_outside.eq(beyond),
-            o.is_final.eq(is_second | ~is_cut),
-            o.bank.eq((bank + is_second)[: part.bank_bits]),
-            o.column.eq(Mux(is_second, 0, column)),
-            o.more.eq(Mux(is_second, end, Mux(is_cut, ~column, held.more))),
-            self.i.ready.eq(~self.o.valid),
+            found.row.eq(row),
+            found.id.eq(held.id),
+            found.is_outside.eq(beyond),
+            found.is_final.eq(is_second | ~is_cut),
+            found.bank.eq((bank + is_second)[: part.bank_bits]),
+            found.column.eq(Mux(is_second, 0, column)),
+            found.more.eq(Mux(is_second, end, Mux(is_cut, ~column, held.more))),
+            self.i.ready.eq(~is_held),
+            self.o.payload.eq(shown),
         ]
-        with m.If(~self.o.valid):
-            m.d.sync += [self.o.valid.eq(self.i.valid), held.eq(self.i.payload)]
-        with m.Elif(self.o.ready):
-            m.d.sync += [self.o.valid.eq(~o.is_final), is_second.eq(~o.is_final)]
+        is_free = ~self.o.valid | self.o.ready
+        with m.If(is_free):
+            m.d.sync += [self.o.valid.eq(is_held), shown.eq(found)]
+        with m.If(~is_held):
+            m.d.sync += [is_held.eq(self.i.valid), held.eq(self.i.payload)]
+        with m.Elif(is_free):
+            m.d.sync += [is_held.eq(~found.is_final), is_second.eq(~found.is_final)]
         if asserts(platform):
-            m.d.sync += Assert(~self.o.valid | ~is_cut | ~bank.all(), "a burst crosses the end of its four rows\n")
+            m.d.sync += Assert(~is_held | ~is_cut | ~bank.all(), "a burst crosses the end of its four rows\n")
         return m

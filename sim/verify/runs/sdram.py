@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spatten.hw.board.sdram_bank import SdramBank
+from spatten.hw.board.sdram_cutter import BurstCutter
 from spatten.hw.board.sdram_timing import AS4C16M16, SdramTiming
 from spatten.hw.board.sdram_upkeep import SdramUpkeep
 from spatten.sim.verify.cosim import seeds
@@ -15,6 +16,7 @@ from spatten.sim.verify.runs.twin import twin_run
 from spatten.sim.verify.sdram_part import SdramBoard, SdramModel, verilog
 
 CLOCK_MHZ = 80
+ADDRESS_BITS = 40
 POWER_UP_NS = 2_500
 """In the place of 200 us: what comes after it is the same."""
 PART = dataclasses.replace(AS4C16M16, power_up=POWER_UP_NS)
@@ -83,6 +85,15 @@ def part_run(bench: str, timing: str, cycles: int) -> dict[str, Any]:
     """A part of the controller with its twin: `bench` is "sdram_bank" or "sdram_upkeep"."""
     component = {"sdram_bank": SdramBank, "sdram_upkeep": SdramUpkeep}[bench](timing=TIMINGS[timing])
     return twin_run(component, None, bench, cycles=cycles, timing=timing)
+
+
+def cutter_run() -> dict[str, Any]:
+    """What cuts the bursts."""
+    return {
+        "component": BurstCutter(part=PART, address_bits=ADDRESS_BITS, id_bits=1),
+        "test_module": "spatten.sim.verify.benches.sdram_cutter",
+        "parameters": {"seeds": seeds(1)},
+    }
 
 
 def model_run(cas_latency: int = 3) -> dict[str, Any]:

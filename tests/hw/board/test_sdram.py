@@ -17,7 +17,7 @@ from spatten.sim.measure.synth import ecp5
 from spatten.sim.verify.build import lint
 from spatten.sim.verify.cosim import cosimulate
 from spatten.sim.verify.records import read
-from spatten.sim.verify.runs.sdram import BREACHES, model_run, part_run, run_arguments
+from spatten.sim.verify.runs.sdram import BREACHES, cutter_run, model_run, part_run, run_arguments
 from spatten.sim.verify.sdram_part import MODEL, RULES
 
 TIMING = SdramTiming.of(AS4C16M16, clock_mhz=80)
@@ -97,6 +97,10 @@ def test_a_part_agrees_with_its_twin(bench: str, cycles: int, timing: str) -> No
     assert cosimulate(**part_run(bench, timing, cycles), simulator="icarus") == ["it_agrees_with_its_twin/seed=1"]
 
 
+def test_bursts_are_cut_where_rows_end() -> None:
+    assert len(cosimulate(**cutter_run(), simulator="icarus", strip_initial=True)) == 4
+
+
 @pytest.mark.slow
 def test_verilog_is_lint_clean() -> None:
     lint(convert(Sdram(timing=TIMING)))
@@ -162,7 +166,7 @@ def test_a_part_is_validated(changes: dict[str, Any], error: type[Exception], te
         (
             lambda: SdramTiming.of(AS4C16M16, clock_mhz=80, batch=16),
             ValueError,
-            "batch must be smaller: a row may be open for 100000 ns, and with 16 it would be for 131375 ns",
+            "batch must be smaller: a row may be open for 100000 ns, and with 16 it would be for 131388 ns",
         ),
         (
             lambda: SdramTiming.of(dataclasses.replace(AS4C16M16, refresh_window=4e6), clock_mhz=80),
