@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from spatten.golden import GoldenError
+from spatten.golden import GoldenError, IntArray
 from spatten.golden.schedule import Ratios
 from spatten.host.driver.device import Device
+from spatten.host.driver.readings import Reading
 from spatten.host.engines.checked_engine import MismatchError
 from spatten.host.engines.engine import LayerResult, ModelShape
 from spatten.host.engines.golden_engine import GoldenEngine
@@ -152,8 +154,18 @@ def test_gpt2(device: Device, console: Console, tmp_path: Path) -> None:
 def test_a_difference_ends_the_run(
     device: Device, console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = device.load_output
-    monkeypatch.setattr(device, "load_output", lambda *where: loaded(*where) + (np.arange(16) == 3))
+    output_reading = device.output_reading
+
+    def wrong(*where: Any) -> Reading[IntArray]:
+        right = output_reading(*where)
+
+        def decode(answers: Sequence[Any]) -> IntArray:
+            right.take(answers)
+            return right.value + (np.arange(16) == 3)
+
+        return Reading(right.operations, decode, device.transport.execute)
+
+    monkeypatch.setattr(device, "output_reading", wrong)
     gpt2 = Gpt2(load(write(tmp_path, SMALL_GPT2)))
     with pytest.raises(MismatchError, match=r"layer 0, causal of token 5: head 0, row 0, element 3 is"):
         run.run_gpt2(gpt2, "tokens", 2, device, console, SMALL_SETTINGS)
