@@ -16,7 +16,11 @@ from spatten.host.models.zoo import DEFAULT_SENTENCE
 _ENGINE_HELP = (
     "What computes the attention; rtl simulates the Verilog, which takes minutes to build; board is a board at --port."
 )
-_PORT_HELP = "Of the engine board: a serial device, such as /dev/ttyUSB0."
+_SIMULATED = "simulated"
+"""The port that `sim.board.port` registers."""
+_PORT_HELP = (
+    f"Of the engine board: a serial device, such as /dev/ttyUSB0, or {_SIMULATED}, which takes minutes to build."
+)
 _CONFIG_HELP = "Configuration: a name or a TOML file; default paper, with --engine board ulx3s."
 
 
@@ -28,10 +32,12 @@ def _configuration(config: str | None, engine: EngineName) -> str:
 
 
 def _provide(engine: EngineName, port: str | None) -> None:
-    """Import what registers the engine: only a simulated accelerator needs the simulator. Check that a port fits."""
+    """Import what registers engine and port: only what is simulated needs the simulator. Check that a port fits."""
     check_port(engine, port)
     if engine is EngineName.RTL:
         import_module("spatten.sim.machine.device")
+    if port == _SIMULATED:
+        import_module("spatten.sim.board.port")
 
 
 _KEEP_HEADS_HELP = "Fraction of the heads left after the last layer; default 0.75, all where heads are not pruned."

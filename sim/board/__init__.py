@@ -1,1 +1,1 @@
-"""The accelerator on an FPGA board: what it becomes there, and what simulates that."""
+"""A board, simulated from the pins of its serial line to those of its memory, and what it becomes on an FPGA."""

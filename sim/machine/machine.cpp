@@ -1,17 +1,11 @@
 // A Verilated accelerator with its memory, run by another program over stdin and stdout (sim/machine/machine.py).
-//
-// A request is a 32-bit length, then so many bytes: the command and its arguments. An answer is a 32-bit length, then a
-// status and a result, or what went wrong as text. All numbers are little-endian. Everything a command can meet is an
-// answer; the process ends when its input does, or with a request it cannot even read.
-#include <unistd.h>
-
-#include <cerrno>
+// Requests and answers are as sim/machine/messages.h has them.
 #include <chrono>
-#include <cstdio>
 #include <cstdlib>
 #include <optional>
 
 #include "machine_memory.h"
+#include "messages.h"
 #include "verilated.h"
 #if VM_TRACE
 #include "verilated_vcd_c.h"
@@ -21,39 +15,15 @@ namespace {
 
 using machine::Channel;
 using machine::hex;
+using machine::Input;
 using machine::kBeatBytes;
 using machine::kChannels;
+using machine::kLongest;
 using machine::kNever;
+using machine::Output;
 using machine::Refused;
+using machine::Stopped;
 using machine::Violation;
-
-// -- What Verilator's run time does when the circuit stops ------------------------------------------------------------
-
-struct Stopped : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-std::string stop_message;  // of the first assertion that failed in the evaluation under way
-
-void remember_stop(const char* file, int line, const std::string& text) {
-    if (stop_message.empty()) stop_message = text + " (" + file + ":" + std::to_string(line) + ")";
-}
-
-}  // namespace
-
-void vl_stop(const char* file, int line, const char* scope) VL_MT_UNSAFE {
-    remember_stop(file, line, std::string("the circuit stopped the simulation in ") + scope);
-}
-
-void vl_finish(const char* file, int line, const char*) VL_MT_UNSAFE {
-    remember_stop(file, line, "the circuit finished the simulation");
-}
-
-void vl_fatal(const char* file, int line, const char*, const char* message) VL_MT_UNSAFE {
-    throw Stopped(std::string(message) + " (" + file + ":" + std::to_string(line) + ")");
-}
-
-namespace {
 
 // -- Messages ---------------------------------------------------------------------------------------------------------
 
@@ -84,8 +54,6 @@ enum class Command : std::uint8_t {
     kHashOutputs = 14,
 };
 
-constexpr std::size_t kLongest = std::size_t{1} << 28;
-
 struct BusError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
@@ -93,83 +61,6 @@ struct BusError : std::runtime_error {
 struct BusTimeout : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
-
-class Input {
-public:
-    explicit Input(const std::vector<std::uint8_t>& bytes) : next_(bytes.data()), end_(next_ + bytes.size()) {}
-
-    template <class T>
-    T number() {
-        T value;
-        std::memcpy(&value, take(sizeof value), sizeof value);
-        return value;
-    }
-
-    std::size_t left() const { return static_cast<std::size_t>(end_ - next_); }
-
-    const std::uint8_t* take(std::size_t size) {
-        if (size > left()) throw Refused("the request is too short");
-        const std::uint8_t* here = next_;
-        next_ += size;
-        return here;
-    }
-
-    void end() const {
-        if (left() != 0) throw Refused("the request is too long");
-    }
-
-private:
-    const std::uint8_t* next_;
-    const std::uint8_t* end_;
-};
-
-class Output {
-public:
-    template <class T>
-    void number(T value) {
-        const auto* bytes = reinterpret_cast<const std::uint8_t*>(&value);
-        bytes_.insert(bytes_.end(), bytes, bytes + sizeof value);
-    }
-
-    void text(const std::string& text) { bytes_.insert(bytes_.end(), text.begin(), text.end()); }
-
-    std::uint8_t* room(std::size_t size) {
-        bytes_.resize(bytes_.size() + size);
-        return bytes_.data() + bytes_.size() - size;
-    }
-
-    void clear() { bytes_.clear(); }
-
-    const std::vector<std::uint8_t>& bytes() const { return bytes_; }
-
-private:
-    std::vector<std::uint8_t> bytes_;
-};
-
-// False at the end of the input.
-bool read_exactly(int file, void* data, std::size_t size) {
-    auto* next = static_cast<std::uint8_t*>(data);
-    while (size != 0) {
-        const ssize_t got = ::read(file, next, size);
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) return false;
-        next += got;
-        size -= static_cast<std::size_t>(got);
-    }
-    return true;
-}
-
-bool write_exactly(int file, const void* data, std::size_t size) {
-    const auto* next = static_cast<const std::uint8_t*>(data);
-    while (size != 0) {
-        const ssize_t put = ::write(file, next, size);
-        if (put < 0 && errno == EINTR) continue;
-        if (put <= 0) return false;
-        next += put;
-        size -= static_cast<std::size_t>(put);
-    }
-    return true;
-}
 
 // -- The register bus -------------------------------------------------------------------------------------------------
 
@@ -464,7 +355,7 @@ private:
 #if VM_TRACE
         if (wave_) wave_->dump(cycle_ * 1000 + clock * 500);  // in ps: the clock is 1 GHz
 #endif
-        if (!stop_message.empty()) throw Stopped(std::exchange(stop_message, {}));
+        if (!machine::stop_message.empty()) throw Stopped(std::exchange(machine::stop_message, {}));
     }
 
     // A reset of both sides: what is in flight is forgotten, planned faults and stops too; memory keeps its contents.
@@ -472,7 +363,7 @@ private:
         if (cycles < 2) throw Refused("a reset takes at least 2 cycles");
         broken_.reset();
         hung_ = false;
-        stop_message.clear();
+        machine::stop_message.clear();
         bus_.reset();
         for (Channel& channel : channels_) {
             channel.reset();
@@ -672,40 +563,10 @@ private:
 #endif
 };
 
-int serve(int input, int output, const char* wave, int seed) {
-    Machine machine(wave, seed);
-    std::vector<std::uint8_t> request;
-    Output result;
-    std::uint32_t length = 0;
-    while (read_exactly(input, &length, sizeof length)) {
-        if (length == 0 || length > kLongest + 64) {
-            std::fprintf(stderr, "a request of %u bytes\n", length);
-            return 2;
-        }
-        request.resize(length);
-        if (!read_exactly(input, request.data(), length)) return 2;
-        const Status status = machine.serve(request, result);
-        const auto size = static_cast<std::uint32_t>(result.bytes().size() + 1);
-        if (!write_exactly(output, &size, sizeof size) || !write_exactly(output, &status, sizeof status) ||
-            !write_exactly(output, result.bytes().data(), result.bytes().size())) {
-            return 2;
-        }
-    }
-    return 0;
-}
-
 }  // namespace
 
 // Arguments: the waveform's file or nothing, and a seed or 0.
 int main(int count, char** arguments) {
-    // What the circuit prints must not mix with the answers.
-    const int output = ::dup(STDOUT_FILENO);
-    if (output < 0 || ::dup2(STDERR_FILENO, STDOUT_FILENO) < 0) return 2;
-    std::setvbuf(stdout, nullptr, _IOLBF, 0);
-    try {
-        return serve(STDIN_FILENO, output, count > 1 ? arguments[1] : "", count > 2 ? std::atoi(arguments[2]) : 0);
-    } catch (const std::exception& error) {
-        std::fprintf(stderr, "%s\n", error.what());
-        return 2;
-    }
+    return machine::answer_requests(
+        [&] { return Machine(count > 1 ? arguments[1] : "", count > 2 ? std::atoi(arguments[2]) : 0); });
 }

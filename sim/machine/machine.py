@@ -14,38 +14,58 @@ asked for: the clock stands still between two calls.
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import select
-import shutil
-import signal
 import struct
-import subprocess
-import tempfile
 import time
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from pathlib import Path
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-from spatten.sim import cache
-from spatten.sim.verify.build import SimulatorError, environment, require_tools, tail, toolchain
-from spatten.sim.verify.transformations import stop_at_assertions, strip_initial_values
+from spatten.sim.machine.program import (
+    SLICE_MILLISECONDS,
+    CircuitError,
+    MachineEndedError,
+    MachineError,
+    Program,
+    check,
+    compile_program,
+)
+from spatten.sim.verify.build import SimulatorError
+from spatten.sim.verify.transformations import strip_initial_values
 from spatten.spec.config import Config
-from spatten.spec.errors import SpattenError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+__all__ = [
+    "MODELS",
+    "RESPONSES",
+    "ChannelStatistics",
+    "CircuitError",
+    "Command",
+    "Condition",
+    "Hbm2Timings",
+    "Machine",
+    "MachineEndedError",
+    "MachineError",
+    "Outside",
+    "ProtocolError",
+    "Reason",
+    "RegisterError",
+    "RegisterTimeoutError",
+    "Run",
+    "RunTimeoutError",
+    "Status",
+    "check_ports",
+    "compile_machine",
+    "output_ports",
+    "port_widths",
+    "ports_header",
+]
+
 _SOURCES = tuple(Path(__file__).resolve().with_name(name) for name in ("machine.cpp", "machine_memory.h"))
-_SLICE_MILLISECONDS = 250
-"""Longest time that the machine runs without an answer, so that time-outs and Ctrl-C are obeyed soon."""
 _CHUNK_BYTES = 1 << 24
 """Most bytes of memory in one message."""
 
@@ -81,12 +101,6 @@ class Command(IntEnum):
     HASH_OUTPUTS = 14
 
 
-class MachineError(SpattenError, RuntimeError):
-    """Something went wrong with a machine; this class itself: it cannot serve a request now."""
-
-    exit_status = 1
-
-
 class RegisterError(MachineError):
     """A register access was answered with `response`, "SLVERR" or "DECERR"."""
 
@@ -103,16 +117,8 @@ class ProtocolError(MachineError):
     """The circuit broke the AXI protocol, in the cycle and channel that the message names; time stops until a reset."""
 
 
-class CircuitError(MachineError):
-    """An assertion of the circuit failed, or its simulation did; time stops until a reset."""
-
-
 class RunTimeoutError(MachineError):
     """A run took too long in real time; the machine stands in the middle of the run and can go on."""
-
-
-class MachineEndedError(MachineError):
-    """The process is gone: closed, crashed, or stopped because it gave no answer."""
 
 
 class Reason(Enum):
@@ -142,10 +148,10 @@ class Condition:
     interval: int = 100
 
     def __post_init__(self) -> None:
-        _check("address", self.address, 0, 0xFFFF_FFFC)
-        _check("value", self.value, 0, 0xFFFF_FFFF)
-        _check("mask", self.mask, 0, 0xFFFF_FFFF)
-        _check("interval", self.interval, 1, 0xFFFF_FFFF)
+        check("address", self.address, 0, 0xFFFF_FFFC)
+        check("value", self.value, 0, 0xFFFF_FFFF)
+        check("mask", self.mask, 0, 0xFFFF_FFFF)
+        check("interval", self.interval, 1, 0xFFFF_FFFF)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +259,7 @@ class Hbm2Timings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             low = 0 if field.name in _MAY_BE_ZERO else 1
-            _check(field.name, getattr(self, field.name), low, 1_000_000)
+            check(field.name, getattr(self, field.name), low, 1_000_000)
         if self.bank_groups * self.banks_per_group > 64:
             raise ValueError(f"a channel must have at most 64 banks, not {self.bank_groups * self.banks_per_group}")
         if not self.write_low < self.write_high <= self.write_buffer:
@@ -270,14 +276,7 @@ RESPONSES = {"SLVERR": 2, "DECERR": 3}
 MODELS = ("ideal", "hbm2")
 
 
-def _check(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be {low} to {high}, not {value!r}")
-
-
-class Machine:
+class Machine(Program):
     """The simulated accelerator, its clock, its memory, and what can go wrong around them.
 
     Parameters
@@ -326,34 +325,21 @@ class Machine:
         register_cycles: int = 10_000,
         progress: bool | None = None,
     ) -> None:
-        if answer_seconds <= 0:
-            raise ValueError(f"answer_seconds must be above 0, not {answer_seconds!r}")
-        _check("register_cycles", register_cycles, 1, 0xFFFF_FFFF)
+        check("register_cycles", register_cycles, 1, 0xFFFF_FFFF)
         if random_start is not None:
-            _check("random_start", random_start, 1, (1 << 31) - 1)
+            check("random_start", random_start, 1, (1 << 31) - 1)
             verilog = strip_initial_values(verilog)
         program = compile_machine(
             verilog, config, top=top, waves=waves is not None, optimize=optimize, threads=threads, progress=progress
         )
         self.config = config
-        self._answer_seconds = answer_seconds
         self._register_cycles = register_cycles
-        # Lives as long as the machine; `_end` closes it.
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         if waves is not None:
             waves.parent.mkdir(parents=True, exist_ok=True)
-        command = [str(program), "" if waves is None else str(waves.resolve()), str(random_start or 0)]
-        # Its own session keeps Ctrl-C from the process: that is for Python. It ends when its standard input is closed.
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, start_new_session=True, bufsize=0
+        super().__init__(
+            [str(program), "" if waves is None else str(waves.resolve()), str(random_start or 0)],
+            answer_seconds=answer_seconds,
         )
-        self._process = process
-        self._finalizer = weakref.finalize(self, _end, process, self._log)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        os.set_blocking(process.stdin.fileno(), False)
-        os.set_blocking(process.stdout.fileno(), False)
-        self._ended: str | None = None
         try:
             channels, beat_bytes, _, _ = self._info()
             assert (channels, 8 * beat_bytes) == (config.channels, config.channel_bits)
@@ -370,8 +356,8 @@ class Machine:
         Raises `RegisterError` for an error response, `RegisterTimeoutError` if none comes.
         """
         _check_register(address)
-        _check("value", value, 0, 0xFFFF_FFFF)
-        _check("strobe", strobe, 0, 15)
+        check("value", value, 0, 0xFFFF_FFFF)
+        check("strobe", strobe, 0, 15)
         self._exchange(Command.WRITE_REGISTER, struct.pack("<IIBI", address, value, strobe, self._register_cycles))
 
     def read_register(self, address: int) -> int:
@@ -396,7 +382,7 @@ class Machine:
 
         What was never written is zero.
         """
-        _check("size", size, 0, 1 << 40)
+        check("size", size, 0, 1 << 40)
         self._check_range(channel, address, size)
         parts = []
         for start in range(0, size, _CHUNK_BYTES):
@@ -405,8 +391,8 @@ class Machine:
         return b"".join(parts)
 
     def _check_range(self, channel: int, address: int, size: int) -> None:
-        _check("channel", channel, 0, self.config.channels - 1)
-        _check("address", address, 0, (1 << 40) - 1)
+        check("channel", channel, 0, self.config.channels - 1)
+        check("address", address, 0, (1 << 40) - 1)
         if address + size > 1 << 40:
             raise ValueError(f"address + size must be at most 2**40, not {address + size:#x}")
 
@@ -440,7 +426,7 @@ class Machine:
         Raises `RunTimeoutError` after `timeout_seconds` of real time; `progress` is called some times a second with the
         cycles passed so far.
         """
-        _check("cycles", cycles, 0, (1 << 63) - 1)
+        check("cycles", cycles, 0, (1 << 63) - 1)
         if timeout_seconds is not None and timeout_seconds <= 0:
             raise ValueError(f"timeout_seconds must be above 0 or None, not {timeout_seconds!r}")
         start = self.cycles
@@ -448,7 +434,7 @@ class Machine:
         condition = (0, 0, 0, 1) if until is None else (until.address, until.mask, until.value, until.interval)
         passed = 0
         while True:
-            milliseconds = _SLICE_MILLISECONDS
+            milliseconds = SLICE_MILLISECONDS
             if deadline is not None:
                 milliseconds = max(0, min(milliseconds, round(1000 * (deadline - time.monotonic()))))
             answer = self._exchange(
@@ -478,7 +464,7 @@ class Machine:
         What is in flight is forgotten, so are faults and stopped channels; memory keeps its contents, its model and its
         back-pressure.
         """
-        _check("cycles", cycles, 2, 1_000_000)
+        check("cycles", cycles, 2, 1_000_000)
         self._exchange(Command.RESET, struct.pack("<I", cycles))
 
     # -- Memory models and faults -------------------------------------------------------------------------------------
@@ -507,8 +493,8 @@ class Machine:
         """
         if model not in MODELS:
             raise ValueError(f"model must be one of {', '.join(MODELS)}, not {model!r}")
-        _check("latency", latency, 1, 1_000_000)
-        _check("write_latency", write_latency, 1, 1_000_000)
+        check("latency", latency, 1, 1_000_000)
+        check("write_latency", write_latency, 1, 1_000_000)
         if timings is not None and model != "hbm2":
             raise ValueError(f"timings must be None with the model ideal, not {timings!r}")
         values = dataclasses.astuple(timings or Hbm2Timings())
@@ -521,8 +507,8 @@ class Machine:
 
         A read beat carries wrong data then; a write whose burst has the beat changes nothing.
         """
-        _check("channel", channel, 0, self.config.channels - 1)
-        _check("beat", beat, 0, (1 << 62) - 1)
+        check("channel", channel, 0, self.config.channels - 1)
+        check("beat", beat, 0, (1 << 62) - 1)
         if response not in RESPONSES:
             raise ValueError(f"response must be one of {', '.join(RESPONSES)}, not {response!r}")
         self._exchange(Command.FAULT, struct.pack("<IBQB", channel, not write, beat, RESPONSES[response]))
@@ -541,11 +527,11 @@ class Machine:
 
         With `accept` it still takes requests. A later call takes the place of an earlier one.
         """
-        _check("channel", channel, 0, self.config.channels - 1)
+        check("channel", channel, 0, self.config.channels - 1)
         first = self.cycles if cycle is None else cycle
-        _check("cycle", first, 0, (1 << 63) - 1)
+        check("cycle", first, 0, (1 << 63) - 1)
         last = (1 << 64) - 1 if until is None else until
-        _check("until", last, first, (1 << 64) - 1)
+        check("until", last, first, (1 << 64) - 1)
         self._exchange(Command.STOP, struct.pack("<IQQBBB", channel, first, last, reads, writes, accept))
 
     def resume_channel(self, channel: int) -> None:
@@ -561,7 +547,7 @@ class Machine:
             raise TypeError(f"probability must be a number, not {probability!r}")
         if not 0 <= probability < 1:
             raise ValueError(f"probability must be 0 to below 1, not {probability!r}")
-        _check("seed", seed, 0, (1 << 56) - 1)
+        check("seed", seed, 0, (1 << 56) - 1)
         threshold = min(round(probability * 2**32), 2**32 - 1)
         self._exchange(Command.BACK_PRESSURE, struct.pack("<QIB", seed, threshold, registers))
 
@@ -584,7 +570,7 @@ class Machine:
         """
         payload = [struct.pack("<B", regions is not None)]
         for channel, address, size in regions or ():
-            _check("size", size, 0, 1 << 40)
+            check("size", size, 0, 1 << 40)
             self._check_range(channel, address, size)
             payload.append(struct.pack("<IQQ", channel, address, size))
         self._exchange(Command.ALLOW, b"".join(payload))
@@ -604,42 +590,11 @@ class Machine:
         (value,) = struct.unpack("<Q", self._exchange(Command.HASH_OUTPUTS, struct.pack("<B", begin)))
         return int(value)
 
-    def log(self) -> str:
-        """What the circuit and its simulation printed, the last 64 KB."""
-        if self._log.closed:
-            return ""
-        size = os.fstat(self._log.fileno()).st_size
-        return os.pread(self._log.fileno(), 1 << 16, max(0, size - (1 << 16))).decode(errors="replace")
-
     # -- The process --------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """End the process; closing again does nothing."""
-        self._ended = self._ended or "it was closed"
-        self._finalizer()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _exchange(self, command: Command, arguments: bytes = b"", bulk: memoryview | None = None) -> bytes:
-        """Send a request and wait for its answer; an exception in between ends the process, which is of no use then."""
-        if self._ended is not None:
-            raise MachineEndedError(f"the machine has ended: {self._ended}")
-        try:
-            status, payload = self._transfer(command, arguments, bulk)
-        except MachineEndedError as error:
-            self._ended = str(error)
-            self.close()
-            raise
-        except BaseException:
-            self._ended = "it was interrupted in the middle of an answer"
-            self.close()
-            raise
+        """Send a request and wait for its answer's payload; raises the error that another status than OK means."""
+        status, payload = self.request(command, arguments, bulk)
         if status == Status.OK:
             return payload
         text = payload.decode(errors="replace")
@@ -651,79 +606,14 @@ class Machine:
         if status == Status.VIOLATION:
             raise ProtocolError(text)
         if status == Status.STOPPED:
-            printed = re.findall(r"assertion failed: .*", self.log())
-            raise CircuitError("\n".join([text, *printed[:1]]))
+            raise CircuitError("\n".join([text, *self.failed_assertion()]))
         raise MachineError(text)
-
-    def _transfer(self, command: Command, arguments: bytes, bulk: memoryview | None) -> tuple[int, bytes]:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        length = 1 + len(arguments) + (0 if bulk is None else len(bulk))
-        unsent = [memoryview(struct.pack("<IB", length, command) + arguments)]
-        if bulk is not None:
-            unsent.append(bulk)
-        received = bytearray()
-        poll = select.poll()
-        poll.register(stdout, select.POLLIN)
-        poll.register(stdin, select.POLLOUT)
-        deadline = time.monotonic() + self._answer_seconds + _SLICE_MILLISECONDS / 1000
-        while len(received) < 4 or len(received) < 4 + int.from_bytes(received[:4], "little"):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise MachineEndedError(f"it gave no answer within {self._answer_seconds:g} s and was stopped")
-            ready = dict(poll.poll(1000 * left))
-            if unsent and stdin.fileno() in ready:
-                try:
-                    sent = os.write(stdin.fileno(), unsent[0])
-                except BlockingIOError:
-                    sent = 0
-                except BrokenPipeError:
-                    raise MachineEndedError(self._why_gone()) from None
-                unsent[0] = unsent[0][sent:]
-                if not unsent[0]:
-                    unsent.pop(0)
-                if not unsent:
-                    poll.unregister(stdin)
-            if stdout.fileno() in ready:
-                try:
-                    got = os.read(stdout.fileno(), 1 << 20)
-                except BlockingIOError:
-                    continue
-                if not got:
-                    raise MachineEndedError(self._why_gone())
-                received += got
-        if unsent or len(received) != 4 + int.from_bytes(received[:4], "little"):
-            raise MachineEndedError("it gave an answer that was not asked for")
-        return received[4], bytes(memoryview(received)[5:])
-
-    def _why_gone(self) -> str:
-        try:
-            status = self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            return "it closed its pipes"
-        name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        return f"its process ended with {name}:\n" + "\n".join(self.log().splitlines()[-20:])
 
 
 def _check_register(address: int) -> None:
-    _check("address", address, 0, 0xFFFF_FFFC)
+    check("address", address, 0, 0xFFFF_FFFC)
     if address % 4:
         raise ValueError(f"address must be a multiple of 4, not {address:#x}")
-
-
-def _end(process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
-    """End a machine's process whatever it does, and wait for it."""
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
-    try:
-        process.wait(timeout=2)
-    except BaseException:
-        process.kill()
-        process.wait()
-    finally:
-        log.close()
 
 
 # -- Building ---------------------------------------------------------------------------------------------------------
@@ -846,13 +736,6 @@ def ports_header(config: Config) -> str:
     return "\n".join(lines)
 
 
-_VERILATOR_ARGUMENTS = (
-    "--cc", "--exe", "--prefix", "Vtop", "-Mdir", "compiled", "-O3", "--x-assign", "fast", "--x-initial", "unique",
-    "--no-timing", "-Wno-fatal", "--output-split", "20000", "--output-split-cfuncs", "5000",
-)  # fmt: skip
-_CXX_FLAGS = "-std=c++17 -Wall -DVL_USER_STOP -DVL_USER_FINISH -DVL_USER_FATAL"
-
-
 def compile_machine(
     verilog: str,
     config: Config,
@@ -871,95 +754,15 @@ def compile_machine(
         raise TypeError(f"verilog must be a string, not {verilog!r}")
     if not isinstance(config, Config):
         raise TypeError(f"config must be a Config, not {config!r}")
-    _check("optimize", optimize, 0, 3)
-    _check("threads", threads, 1, 64)
     check_ports(verilog, config, top=top)
-    require_tools("verilator")
-    header = ports_header(config)
-    arguments = [*_VERILATOR_ARGUMENTS, "--top-module", top, "--threads", str(threads)]
-    if waves:
-        arguments.append("--trace-vcd")
-    make_arguments = [f"OPT_FAST=-O{optimize}", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2", "CFG_CXXFLAGS_PCH_I=-include"]
-    sources = [path.read_text(encoding="utf-8") for path in _SOURCES]
-    key = cache.digest(verilog, header, sources, toolchain("verilator"), arguments, make_arguments, _CXX_FLAGS)
-    folder = cache.folder("sim") / f"machine-{key}"
-    program = folder / "machine"
-    if cache.is_whole(folder):
-        return program
-    with cache.lock(folder.name), cache.work_folder() as work:
-        if cache.is_whole(folder):
-            return program
-        (work / "spatten.v").write_text(stop_at_assertions(verilog), encoding="utf-8")
-        (work / "machine_ports.h").write_text(header, encoding="utf-8")
-        for path in _SOURCES:
-            shutil.copy(path, work)
-        compiled = work / "compiled"
-        # Verilator's own headers are not free of warnings; as headers of the system they are quiet.
-        include = Path(environment("verilator")["VERILATOR_ROOT"]) / "include"
-        flags = f"{_CXX_FLAGS} -I{work} -isystem {include} -isystem {include / 'vltstd'}"
-        verilate = ["verilator", *arguments, "-CFLAGS", flags, "spatten.v", "machine.cpp"]
-        make = ["make", "-C", str(compiled), "-f", "Vtop.mk", f"-j{os.cpu_count() or 1}", *make_arguments]
-        log = work / "build.log"
-        with _Meter(f"compiling {top}", progress) as meter:
-            _compile(verilate, work, log, top, lambda: None)
-            total = len(list(compiled.glob("*.cpp"))) + 4  # the others are Verilator's run time and machine.cpp
-            _compile(make, work, log, top, lambda: meter(len(list(compiled.glob("*.o"))), total))
-        finished = work / "finished"
-        finished.mkdir()
-        (compiled / "Vtop").rename(finished / "machine")
-        for name in ("build.log", "spatten.v", "machine_ports.h"):
-            (work / name).rename(finished / name)
-        cache.publish(finished, folder)
-    return program
-
-
-class _Meter:
-    """A progress bar on stderr, if that is wanted; called with how much is done, and of how much."""
-
-    def __init__(self, what: str, wanted: bool | None) -> None:
-        console = Console(stderr=True)
-        self._shown = console.is_terminal if wanted is None else wanted
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total} files"),
-            TimeElapsedColumn(), console=console, transient=True, disable=not self._shown,
-        )  # fmt: skip
-        self._task = self._progress.add_task(what, total=None)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, done: int, total: int) -> None:
-        self._progress.update(self._task, completed=min(done, total), total=total)
-
-
-def _compile(command: list[str], folder: Path, log: Path, top: str, tick: Callable[[], Any]) -> None:
-    """Run a step of the build, at most an hour, with `tick` called now and then."""
-    settings: Mapping[str, str] = {**environment("verilator"), "MAKEFLAGS": ""}
-    deadline = time.monotonic() + 3600
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, env=settings, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            while process.poll() is None:
-                if time.monotonic() > deadline:
-                    raise SimulatorError(f"{command[0]} did not finish {top} within an hour:\n{tail(log)}")
-                tick()
-                try:
-                    process.wait(timeout=0.2)
-                except subprocess.TimeoutExpired:
-                    continue
-        finally:
-            if process.poll() is None:
-                # The process leads its own session, so this reaches the compilers it started, and no others.
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    if process.returncode != 0:
-        errors = re.findall(r"^.*\berror\b.*$", log.read_text(encoding="utf-8", errors="replace"), re.MULTILINE | re.I)
-        reason = "\n".join(errors[:10]) or tail(log)
-        raise SimulatorError(f"{command[0]} could not compile {top} (exit status {process.returncode}):\n{reason}")
+    return compile_program(
+        "machine",
+        verilog,
+        top=top,
+        sources=_SOURCES,
+        headers={"machine_ports.h": ports_header(config)},
+        waves=waves,
+        optimize=optimize,
+        threads=threads,
+        progress=progress,
+    )

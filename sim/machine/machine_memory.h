@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "machine_ports.h"
+#include "messages.h"
 
 namespace machine {
 
@@ -29,17 +30,6 @@ constexpr std::uint64_t kNever = ~std::uint64_t{0};
 struct Violation : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
-
-// A request of the program that cannot be served.
-struct Refused : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-inline std::string hex(std::uint64_t value) {
-    char text[2 + 16 + 1];
-    std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
-    return text;
-}
 
 // Decides handshakes at random; never says no while the probability is 0.
 class Dice {
