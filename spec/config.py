@@ -435,6 +435,7 @@ ULX3S = Config(
     plane_widths=(4, 8),
     head_dim_min=32,
     blocks=4,
+    features=(Feature.PROGRESSIVE, Feature.SAVED_STATES),
 )
 TINY = Config(
     name="tiny",

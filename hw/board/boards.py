@@ -1,4 +1,4 @@
-"""The boards that a bitstream can be made for: pins by way of amaranth-boards, clocks, and the memory that is on them."""
+"""The boards that a bitstream can be made for: pins by way of amaranth-boards, clocks, and the memory."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Board:
     """Its pins, as amaranth-boards has them, with the resources `sdram`, `uart` and `led`."""
     config: Config
     pll: Pll
-    """From the platform's default clock to that of accelerator and SDRAM; the second output is the SDRAM's clock pin."""
+    """From the platform's default clock to that of accelerator and SDRAM; the second output drives the SDRAM's pin."""
     part: SdramPart
     reset_button: tuple[str, int]
     """The resource of the button that resets everything."""
@@ -96,7 +96,7 @@ BOARDS: Mapping[str, Board] = {
         title="ULX3S with an LFE5U-85F",
         platform=ULX3S_85F_Platform,
         config=NAMED["ulx3s"],
-        pll=Pll(reference_hz=25_000_000, reference_divider=5, multiplier=16, output_divider=8, phase_degrees=180),
+        pll=Pll(reference_hz=25_000_000, reference_divider=5, multiplier=16, output_divider=8, phase_degrees=270),
         part=AS4C16M16,
         reset_button=("button_fire", 0),
         leds={"alive": 0, "busy": 1, "link": 2, "error": 3},
