@@ -48,6 +48,8 @@ class BoardCore(wiring.Component):
     -----
     rx, tx : the serial line, from and to the host
     pins : `sdram_pins`
+    warm, ready : in, out, to and from `hw.board.board_reset.BoardReset`: the SDRAM was initialised before this reset;
+        it is initialised
     alive : out, changes about once a second
     busy : out, the accelerator's memory traffic
     error : out, a frame came damaged or a command failed since the session began
@@ -95,6 +97,8 @@ class BoardCore(wiring.Component):
                 "rx": In(1),
                 "tx": Out(1),
                 "pins": Out(sdram_pins()),
+                "warm": In(1),
+                "ready": Out(1),
                 **{name: Out(1) for name in ("alive", "busy", "error", "link")},
             }
         )
@@ -116,6 +120,8 @@ class BoardCore(wiring.Component):
             link.irq.eq(accelerator.irq),
             link.rx.eq(self.rx),
             self.tx.eq(link.tx),
+            sdram.warm.eq(self.warm),
+            self.ready.eq(sdram.is_ready),
         ]
         _join_ports(m, accelerator, "s_axi_", link.registers)
         _join_ports(m, accelerator, f"{channel_prefix(0)}_", drain.master)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import ClockDomain, ClockSignal, Instance, Module, ResetSignal, Signal, Value
+from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Instance, Module, ResetSignal, Signal, Value
 from amaranth.lib import io, wiring
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import Flow
 
 from spatten.hw.board.board_core import BoardCore
+from spatten.hw.board.board_reset import BoardReset
 from spatten.hw.board.boards import Board
 
 __all__ = ["CORE", "BoardTop"]
@@ -24,7 +25,8 @@ class BoardTop(wiring.Component):
     The core's text is made by `hw.emit.verilog.convert`, so that what is simulated and what goes on the board are the
     same. Elaborated for the board's platform.
 
-    - Domain "sync": the PLL's first output, in reset until the PLL has locked and while the reset button is pressed.
+    - Domain "power": the PLL's first output, in reset until the PLL has locked. Domain "sync": the same clock, in reset
+      with it, and for some cycles when the reset button is pressed.
     - Every pin of the SDRAM has its register in the pad. The SDRAM's clock pin is driven by a DDR register in domain
       "sdram", the PLL's second output, which is later by the board's phase (docs/board.md has the budget).
 
@@ -40,7 +42,7 @@ class BoardTop(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        self._clocks(m, platform)
+        board_reset = self._clocks(m, platform)
         ports: dict[str, Any] = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
         signals: dict[str, Value] = {}
         for path, member, value in self.core.signature.flatten(self.core):
@@ -48,14 +50,16 @@ class BoardTop(wiring.Component):
             signals[name] = signal = Signal.like(value, name=name)
             ports[f"{'i' if member.flow == Flow.In else 'o'}_{name}"] = signal
         m.submodules.core = Instance(CORE, **ports)
+        m.d.comb += [board_reset.ready.eq(signals["ready"]), signals["warm"].eq(board_reset.warm)]
         self._pads(m, platform, signals)
         for name, number in self.board.leds.items():
             m.submodules[f"{name}_led"] = led = io.Buffer("o", platform.request("led", number, dir="-"))
             m.d.comb += led.o.eq(signals[name])
         return m
 
-    def _clocks(self, m: Module, platform: Any) -> None:
+    def _clocks(self, m: Module, platform: Any) -> BoardReset:
         pll = self.board.pll
+        m.domains.power = power = ClockDomain()
         m.domains.sync = sync = ClockDomain()
         m.domains.sdram = sdram = ClockDomain(reset_less=True)
         m.submodules.clock_pad = clock = io.Buffer("i", platform.request(platform.default_clk, dir="-"))
@@ -75,9 +79,13 @@ class BoardTop(wiring.Component):
             o_CLKOS=sdram.clk,
             o_LOCK=locked,
         )
-        m.submodules.reset = ResetSynchronizer(~locked | pressed.i, domain="sync")
+        board_reset = BoardReset()
+        m.submodules.board_reset = DomainRenamer("power")(board_reset)
+        m.submodules.power_reset = ResetSynchronizer(~locked, domain="power")
+        m.d.comb += [power.clk.eq(sync.clk), board_reset.pressed.eq(pressed.i), sync.rst.eq(board_reset.reset)]
         platform.add_clock_constraint(sync.clk, pll.frequency_hz)
         platform.add_clock_constraint(sdram.clk, pll.frequency_hz)
+        return board_reset
 
     def _pads(self, m: Module, platform: Any, signals: dict[str, Value]) -> None:
         uart = platform.request("uart", 0, dir={"rx": "-", "tx": "-", "rts": "-", "dtr": "-"})

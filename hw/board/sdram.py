@@ -57,13 +57,14 @@ class Sdram(wiring.Component):
     pins : `sdram_pins`, for pads with a register each way (`sdram_pins.SdramPads`); all of them come from registers,
         and `dq_i` goes to a block RAM only
     is_ready : out, set from the end of the part's initialisation on
+    warm : in, the part was initialised before this reset; does not change between the reset and `is_ready`
 
     Latency: from AR to R 10 + cas_latency cycles, if the row is open and nothing else waits; t_rcd - 1 more if the bank
     is closed, t_rp + t_rcd - 1 more if it has another row. Throughput: a word per cycle while the row of the next piece
     can be opened behind the one that is carried out.
 
-    A reset that is not that of the power supply keeps the part's contents, if it is over within 64 ms: no command is
-    given during `power_up`, and then all banks are closed and refreshed.
+    A reset that is not that of the power supply is a `warm` one, and keeps the part's contents if it is short: the
+    part is not refreshed in it. Then all banks are closed and a batch of rows is refreshed, without `power_up` before.
     """
 
     def __init__(self, *, timing: SdramTiming, address_bits: int = 40, id_bits: int = 1) -> None:
@@ -78,6 +79,7 @@ class Sdram(wiring.Component):
                 "axi": In(axi4(address_bits, DQ_BITS, id_bits)),
                 "pins": Out(sdram_pins()),
                 "is_ready": Out(1),
+                "warm": In(1),
             }
         )
 
@@ -114,6 +116,7 @@ class Sdram(wiring.Component):
             opener.writes.eq(runner.runs & runner.is_write),
             opener.holds.eq(upkeep.wants),
             opener.closes.eq(upkeep.closes),
+            upkeep.warm.eq(self.warm),
             upkeep.grant.eq(~runner.runs & opener.may_close),
         ]
         with m.If(~upkeep.wants):

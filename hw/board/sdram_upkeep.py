@@ -12,7 +12,13 @@ from spatten.hw.board.sdram_commands import Command, command, give
 from spatten.hw.board.sdram_pins import ALL_BANKS
 from spatten.hw.board.sdram_timing import SdramTiming
 
-__all__ = ["SdramUpkeep"]
+__all__ = ["SdramUpkeep", "settling_cycles"]
+
+
+def settling_cycles(timing: SdramTiming) -> int:
+    """Cycles from a warm reset to the first command: every command of before the reset has come to its end by then."""
+    ends = timing.t_ras + timing.t_rfc + timing.t_wr + timing.t_mrd + timing.cas_latency
+    return max(3, min(ends, timing.power_up - 2))
 
 
 class SdramUpkeep(wiring.Component):
@@ -20,7 +26,8 @@ class SdramUpkeep(wiring.Component):
 
     `power_up` cycles after a reset: PRECHARGE of all banks, a batch of REFRESH (the standard wants two, Alliance
     eight), LOAD MODE REGISTER. Every `refresh_period` cycles from then on: PRECHARGE of all banks, a batch of
-    REFRESH.
+    REFRESH. A warm reset, which finds the SDRAM initialised and rows of it open, waits only until every command of
+    before has come to its end: no row may be open for `power_up`.
 
     Parameters
     ----------
@@ -28,6 +35,8 @@ class SdramUpkeep(wiring.Component):
 
     Ports
     -----
+    warm : in, the SDRAM was initialised before this reset; does not change from the reset to the end of the
+        initialisation
     wants : out, set while the SDRAM is wanted or used: nobody else may begin a command
     grant : in, set if nobody else gives commands and every bank may be closed; is then set until `wants` falls
     o : out, the command of this cycle, NOP included; means something only while `wants`
@@ -39,7 +48,7 @@ class SdramUpkeep(wiring.Component):
 
     def __init__(self, *, timing: SdramTiming) -> None:
         self.timing = timing
-        super().__init__({"wants": Out(1, init=1), "grant": In(1), "o": Out(command), "closes": Out(1)})
+        super().__init__({"warm": In(1), "wants": Out(1, init=1), "grant": In(1), "o": Out(command), "closes": Out(1)})
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -48,8 +57,9 @@ class SdramUpkeep(wiring.Component):
         until = Signal(range(max(timing.power_up, timing.refresh_period)), init=timing.power_up - 1)
         is_due = Signal()
         is_started = Signal()
+        is_settled = ~is_started & self.warm & (until == timing.power_up - settling_cycles(timing) + 1)
         m.d.sync += until.eq(Mux(is_due, timing.refresh_period - 1, until - 1))
-        m.d.sync += is_due.eq(until == 1)
+        m.d.sync += is_due.eq((until == 1) | is_settled)
 
         pause = Signal(range(max(timing.t_rp, timing.t_rfc, timing.t_mrd)))
         left = Signal(range(timing.batch + 1))

@@ -55,6 +55,7 @@ struct Breach : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+constexpr std::uint32_t kResetCycles = 24;  // of a reset that the board makes of its button, and to see the button
 constexpr int kBits = 10;  // of a byte on the line: start, data, stop
 
 // The host's end of the line to the board.
@@ -347,18 +348,22 @@ private:
         if (cycles < 2) throw Refused("a reset takes at least 2 cycles");
         stopped_.reset();
         machine::stop_message.clear();
-        top_->rst = 1;
+        top_->rst = power_off;
         top_->power_off = power_off;
-        for (std::uint32_t i = 0; i < cycles; ++i) {
+        top_->button = !power_off;
+        for (std::uint32_t i = 0; i < cycles + kResetCycles; ++i) {
+            if (i == cycles) top_->rst = top_->power_off = top_->button = 0;
             const bool level = sender_.next();
             top_->rx = connected_ ? level && !held_low_ : 1;
-            evaluate(0);
-            evaluate(1);
+            try {
+                evaluate(0);
+                evaluate(1);
+            } catch (const Stopped&) {
+                // What has failed fails until the reset has come to it.
+            }
             ++cycle_;
             if (connected_) receiver_.take(top_->tx);
         }
-        top_->rst = 0;
-        top_->power_off = 0;
     }
 
     // Arguments: most cycles, the number of received bytes that ends it (0: none does), whether it ends when all is

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Signal
+from amaranth.hdl import ClockSignal, Instance, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.board.board_core import BoardCore
+from spatten.hw.board.board_reset import BoardReset
 from spatten.hw.board.board_top import CORE
 from spatten.hw.board.sdram_pins import SdramPads, sdram_pins
 from spatten.hw.board.sdram_timing import SdramPart
@@ -53,7 +54,8 @@ class BoardSystem(wiring.Component):
     Ports
     -----
     rx, tx : the serial line, from and to the host
-    power_off : in, the SDRAM's supply is away; its content stays all the same
+    power_off : in, with a reset: the supply is away; the SDRAM's content stays all the same
+    button : in, the reset button
     alive, busy, error, link : out, the LEDs
     breach : out, the number of the first rule of the SDRAM that was broken, in `sim.verify.sdram_part.RULES`; 0: none
     breach_edge : out, the edge of the clock since the supply came that it was broken at
@@ -69,6 +71,7 @@ class BoardSystem(wiring.Component):
                 "rx": In(1),
                 "tx": Out(1),
                 "power_off": In(1),
+                "button": In(1),
                 **{name: Out(1) for name in LEDS},
                 "breach": Out(8),
                 "breach_edge": Out(32),
@@ -86,10 +89,15 @@ class BoardSystem(wiring.Component):
         for name, member in sdram_pins().members.items():
             flow = "o" if member.flow == Out else "i"
             pins[f"{flow}_pins__{name}"] = getattr(pads.i, name)
+        # The domain "sync" is reset by the supply only; the core has a reset of its own, as on the board.
+        m.submodules.board_reset = board_reset = BoardReset()
+        m.d.comb += board_reset.pressed.eq(self.button)
         m.submodules.core = Instance(
             CORE,
             i_clk=ClockSignal(),
-            i_rst=ResetSignal(),
+            i_rst=board_reset.reset,
+            i_warm=board_reset.warm,
+            o_ready=board_reset.ready,
             i_rx=self.rx,
             o_tx=self.tx,
             **pins,

@@ -80,6 +80,7 @@ class SdramBoard(wiring.Component):
             {
                 "axi": In(axi4(address_bits, DQ_BITS)),
                 "is_ready": Out(1),
+                "warm": In(1),
                 "power_off": In(1),
                 "breach": Out(8),
                 "breach_edge": Out(32),
@@ -96,6 +97,7 @@ class SdramBoard(wiring.Component):
         wiring.connect(m, pads.o, part.pins)
         m.d.comb += [
             self.is_ready.eq(sdram.is_ready),
+            sdram.warm.eq(self.warm),
             part.power_off.eq(self.power_off),
             self.breach.eq(part.breach),
             self.breach_edge.eq(part.breach_edge),

@@ -292,6 +292,7 @@ class Surroundings:
         supply.value = 0
 
     async def start(self, *, power: bool = True) -> None:
+        self.bench.signal("warm").value = int(not power)
         await (self.power() if power else self.bench.reset())
         ready = self.bench.signal("is_ready")
         await self.bench.until(lambda: str(ready.value) == "1", what="end of the initialisation", limit=READY_WITHIN)
@@ -299,6 +300,7 @@ class Surroundings:
 
 def surround(dut: HierarchyObject, seed: int, *, wanted: str | None = None, **shares: float) -> Surroundings:
     bench = Bench(dut, seed=seed)
+    bench.signal("warm").value = 0
     return Surroundings(
         bench=bench,
         master=Master(bench, **shares),

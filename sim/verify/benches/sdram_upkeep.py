@@ -7,7 +7,7 @@ import cocotb
 from cocotb.handle import HierarchyObject
 
 from spatten.hw.board.sdram_commands import Command
-from spatten.hw.board.sdram_upkeep import SdramUpkeep
+from spatten.hw.board.sdram_upkeep import SdramUpkeep, settling_cycles
 from spatten.sim.verify.cosim import parameters
 from spatten.sim.verify.runs.sdram import TIMINGS
 from spatten.sim.verify.twin import Twin, Values, compare
@@ -19,20 +19,21 @@ TIMING = TIMINGS[PARAMETERS["timing"]]
 class UpkeepTwin(Twin):
     """Knows when the SDRAM is wanted, and from a batch's beginning the cycle of each command."""
 
-    goals = {"begun": 5, "begun late": 2, "mode": 1, "ended": 5}
+    goals = {"begun": 5, "begun late": 2, "mode": 1, "mode after a warm reset": 1, "ended": 5}
 
     def reset(self) -> None:
         self.cycle = 0
         self.wants = True
         self.is_started = False
-        self.due = TIMING.power_up
+        self.warm = self.source.random() < 0.5
+        self.due = settling_cycles(TIMING) if self.warm else TIMING.power_up
         self.script: dict[int, Command] = {}
         self.end = -1
         self.is_granted = False
 
     def inputs(self) -> Values:
         self.is_granted = self.wants and (self.is_granted or self.source.random() < 0.05)
-        return {"grant": self.is_granted}
+        return {"grant": self.is_granted, "warm": self.warm}
 
     def outputs(self) -> Values:
         self.begins = self.wants and self.cycle >= self.due and not self.script and self.is_granted
@@ -52,7 +53,9 @@ class UpkeepTwin(Twin):
     def clock(self) -> None:
         self.saw("begun", self.begins)
         self.saw("begun late", self.begins and self.cycle > self.due)
-        self.saw("mode", self.script.get(self.cycle) is Command.LOAD_MODE)
+        is_mode = self.script.get(self.cycle) is Command.LOAD_MODE
+        self.saw("mode", is_mode)
+        self.saw("mode after a warm reset", is_mode and self.warm)
         if self.script and self.cycle == self.end:
             self.saw("ended")
             self.wants, self.script, self.is_started = False, {}, True

@@ -13,7 +13,7 @@ from spatten.hw.board.sdram_cutter import BurstCutter
 from spatten.hw.board.sdram_order import PieceOrder
 from spatten.hw.board.sdram_timing import AS4C16M16, SdramPart, SdramTiming
 from spatten.hw.emit.verilog import convert
-from spatten.sim.measure.synth import ecp5
+from spatten.sim.board.ecp5 import count_cells
 from spatten.sim.verify.build import lint
 from spatten.sim.verify.cosim import cosimulate
 from spatten.sim.verify.records import read
@@ -114,7 +114,7 @@ def test_verilog_is_lint_clean() -> None:
 @pytest.mark.slow
 @pytest.mark.needs("yosys")
 def test_what_it_takes_of_an_ecp5() -> None:
-    cells = ecp5(Sdram(timing=TIMING))
+    cells = count_cells(Sdram(timing=TIMING))
     print(cells)
     assert cells["lut4"] <= 600
     assert (cells["block_rams"], cells["multipliers"], cells["lut_rams"]) == (2, 0, 0)

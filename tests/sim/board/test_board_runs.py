@@ -20,7 +20,7 @@ from spatten.host.engines.golden_engine import GoldenEngine
 from spatten.host.engines.quantized_engine import Computed, LayerWork, Settings
 from spatten.hw.board.boards import BOARDS
 from spatten.sim.board.port import FAST_LINK, PORT
-from spatten.sim.board.simulated_board import BoardStatistics, SdramBreachError, SimulatedBoard, SimulatedSerial
+from spatten.sim.board.simulated_board import BoardStatistics, SimulatedBoard, SimulatedSerial
 from spatten.spec.link_protocol import BAUD, SYNC_REQUEST
 from spatten.spec.register_map import MAGIC
 
@@ -320,10 +320,6 @@ def test_a_reset_in_the_middle_of_a_frame(board: SimulatedBoard) -> None:
     assert job_under_harm(board, board.reset, -1) is LinkLostError
 
 
-@pytest.mark.xfail(
-    raises=SdramBreachError,
-    reason="the SDRAM controller leaves rows open for the 200 us that it waits for after a reset, more than tRAS allows",
-)
 def test_a_reset_in_the_middle_of_a_job(board: SimulatedBoard) -> None:
     assert job_under_harm(board, board.reset, 1_000) is LinkLostError
 

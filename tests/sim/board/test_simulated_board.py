@@ -241,7 +241,7 @@ def test_numbers_are_those_of_the_program(enumeration: type[IntEnum]) -> None:
 
 def test_the_program_is_free_of_warnings(tmp_path: Path) -> None:
     """With -Wall -Wextra."""
-    names = ("clk", "rst", "rx", "tx", "power_off", "alive", "busy", "error", "link", "breach", "command")
+    names = ("clk", "rst", "rx", "tx", "power_off", "button", "alive", "busy", "error", "link", "breach", "command")
     ports = "".join(f"CData {name}; " for name in (*names, "reads", "writes"))
     (tmp_path / "Vtop.h").write_text(
         '#pragma once\n#include "verilated.h"\n#include "verilated_types.h"\nstruct Vtop___024root;\n'
