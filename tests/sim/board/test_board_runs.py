@@ -322,7 +322,7 @@ def test_a_reset_in_the_middle_of_a_frame(board: SimulatedBoard) -> None:
 
 @pytest.mark.xfail(
     raises=SdramBreachError,
-    reason="the SDRAM controller leaves rows open for the 200 us that it waits for after a reset, more than tRAS allows",
+    reason="after a reset the SDRAM controller leaves rows open for 200 us, which is more than tRAS allows",
 )
 def test_a_reset_in_the_middle_of_a_job(board: SimulatedBoard) -> None:
     assert job_under_harm(board, board.reset, 1_000) is LinkLostError
