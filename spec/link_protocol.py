@@ -151,7 +151,9 @@ class Command:
         """Bytes of data in the reply, if the status is `OKAY`."""
         if self.opcode == Opcode.READ_MEMORY:
             return self.high
-        return {Opcode.READ_REGISTER: 4, Opcode.IDENTITY: Identity.SIZE}.get(self.opcode, 0)
+        if self.opcode == Opcode.IDENTITY:
+            return Identity.SIZE
+        return 4 if self.opcode == Opcode.READ_REGISTER else 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -181,22 +181,23 @@ class BoardTransport(Transport):
             )
 
     def _speed_up(self, speeds: Sequence[int]) -> None:
-        """Go on at the first of `speeds` that board and line can do."""
-        for speed in speeds:
+        """Go on at the first of `speeds` that board and line can do; each is tried twice."""
+        for speed in (speed for speed in speeds for _ in range(2)):
             divisor = round(self.identity.clock_hz / speed)
             if not DIVISOR_MIN <= divisor < 1 << DIVISOR_BITS:
                 continue
             if abs(self.identity.clock_hz / divisor / speed - 1) > _SPEED_ERROR:
                 continue
-            (answer,) = self._exchange([Command(opcode=Opcode.SET_DIVISOR, high=divisor)])
-            if answer.status is not LinkStatus.OKAY:
-                continue
             try:
+                (answer,) = self._exchange([Command(opcode=Opcode.SET_DIVISOR, high=divisor)])
+                if answer.status is not LinkStatus.OKAY:
+                    continue
                 with self._line_errors():
                     self._line.baudrate = self.speed = speed
                 self._begin()
             except LinkError:
-                # The line cannot do this speed; the break brings the board back to its first one.
+                # The line cannot do this speed, or the answer was lost and the board has it already: the break brings
+                # the board back to its first speed.
                 self._meet()
                 continue
             return
@@ -285,9 +286,10 @@ class BoardTransport(Transport):
 
     def _why_refused(self, operation: Operation) -> str | None:
         """Why an operation is not sent to the board, or None."""
-        if not isinstance(operation, ReadMemory | WriteMemory):
-            is_register = isinstance(operation, ReadRegister | WriteRegister)
-            return "there is no such register" if is_register and operation.address >> _ADDRESS_BITS else None
+        if isinstance(operation, ReadRegister | WriteRegister):
+            return "there is no such register" if operation.address >> _ADDRESS_BITS else None
+        if isinstance(operation, WaitInterrupt):
+            return None
         if operation.channel != 0:
             return "the board has only channel 0"
         if operation.address + _bytes(operation) > self.identity.memory_bytes:

@@ -43,7 +43,8 @@ class Executor(wiring.Component):
     register_bits : int
         Width of a byte address of registers, 2 to 16; as `address_bits`.
     access_cycles : int
-        Cycles after which a command that is not answered ends with `TIMEOUT`, 1 to 2**24.
+        Cycles after which a command that is not answered ends with `TIMEOUT`, 1 to 2**24; a transfer has them for
+        each byte.
 
     Ports
     -----
@@ -299,6 +300,9 @@ class Executor(wiring.Component):
                 access.given.eq(access.wants & self._fetched),
             ]
             m.d.sync += self._fetched.eq(self._reads)
+            # A transfer has its time for each byte.
+            with m.If(access.got | access.given):
+                m.d.sync += self._timer.eq(self.access_cycles - 1)
             with m.If(access.done):
                 self._ends(m, _status_of(access.response))
             with m.Elif(self._timer[-1]):

@@ -208,7 +208,8 @@ class FrameTransmitter(wiring.Component):
                     with m.Else():
                         m.d.sync += stage.eq(stage + 1)
                     m.next = "READ"
-            with m.State("FINISH"), m.If(self.o.ready):
+            # The CRC may still be taking its own last byte, and must not when the next reply begins.
+            with m.State("FINISH"), m.If(self.o.ready & ~crc.busy):
                 m.d.sync += self.done.eq(1)
                 m.next = "IDLE"
         return m

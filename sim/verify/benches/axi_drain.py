@@ -160,14 +160,14 @@ async def a_reset_leaves_nothing_open(dut: HierarchyObject, pause: float, order:
     while bursts < BURSTS:
         await bench.step(source.randint(20, 200))
         bursts += master.begun
-        open_at_reset += bool(checker.reads.open_bursts and checker.writes.open_bursts)
+        open_at_reset += bool(checker.reads.open_bursts or checker.writes.open_bursts)
         await _isolate(bench, master, source)
         resets += 1
         checker.finish()
         for address in memory.data.keys() | master.written.keys():
             wanted = master.written.get(address, memory.content(address))
             assert memory.read(address) == wanted, f"at {address:#x}, seed {seed}"
-    assert open_at_reset > 2, f"{resets} resets, {open_at_reset} with something open"
+    assert open_at_reset > 3, f"{resets} resets, {open_at_reset} with something open"
     assert max(checker.reads.peak_bursts, checker.writes.peak_bursts) == OPEN_BURSTS
 
 

@@ -318,6 +318,13 @@ def test_a_slower_line_is_used_at_its_speed(board: SerialBoard, speeds: set[int]
     assert transport.read_register(4) == EchoRegisters().read(4)[1]
 
 
+def test_a_lost_answer_to_the_change_of_speed_is_got_over(board: SerialBoard) -> None:
+    replies = iter(range(100))
+    board.fault = lambda way, data: b"" if way == "reply" and next(replies) == 1 else data
+    transport = BoardTransport(board, config=ULX3S)
+    assert (transport.speed, board.breaks) == (3_000_000, 2)
+
+
 def test_a_program_goes_on_where_another_one_ended(board: SerialBoard) -> None:
     first = BoardTransport(board, config=ULX3S)
     board.fault = lambda way, data: data[:-3] if way == "request" else data

@@ -9,35 +9,34 @@ import pytest
 from spatten.hw.board.host_link import HostLink
 from spatten.hw.emit.verilog import convert
 from spatten.sim.verify.build import lint
-from spatten.sim.verify.cosim import cosimulate
-from spatten.sim.verify.runs.board_parts import IDENTITY, board_runs, host_link
+from spatten.sim.verify.cosim import cosimulate, seeds
+from spatten.sim.verify.runs.board_parts import IDENTITY, LinkUnderTest, board_runs
 
-TESTS = 7
-"""Of a seed, without that of the longest payloads."""
+QUICK_TESTS, TESTS = 3, 9
+"""Of a seed: those that are run every day, and all of them."""
 
 
 def test_in_verilator() -> None:
-    assert len(cosimulate(**board_runs()["host_link"])) == TESTS
+    assert len(cosimulate(**board_runs()["host_link"])) == QUICK_TESTS
 
 
 @pytest.mark.slow
-def test_many_batches_and_the_longest_payloads() -> None:
+@pytest.mark.parametrize("seed", seeds(2))
+def test_all_in_verilator(seed: int) -> None:
     run = board_runs()["host_link"]
-    run["parameters"] |= {"batches": 150, "long": True, "seeds": [2]}
-    run["timeout_seconds"] = 900
-    assert len(cosimulate(**run)) == TESTS + 1
+    run["parameters"] |= {"batches": 30, "quick": False, "seeds": [seed]}
+    run["timeout_seconds"] = 1800
+    assert len(cosimulate(**run)) == TESTS
 
 
 @pytest.mark.slow
 def test_in_icarus_without_initial_values() -> None:
-    run = board_runs()["host_link"]
-    run["parameters"]["batches"] = 12
-    assert len(cosimulate(**run, simulator="icarus", strip_initial=True)) == TESTS
+    assert len(cosimulate(**board_runs()["host_link"], simulator="icarus", strip_initial=True)) == QUICK_TESTS
 
 
 @pytest.mark.slow
 def test_verilog_is_lint_clean() -> None:
-    lint(convert(host_link()))
+    lint(convert(LinkUnderTest()))
 
 
 def test_first_divisor_is_that_of_the_first_speed() -> None:
