@@ -83,11 +83,9 @@ class PieceOrder(wiring.Component):
         complete = Signal(range(self.room + 2))
         begins, is_begun = Signal(), Signal()
         answers = Signal(range(ANSWERS + 1))
-        ends = Signal()
         m.d.comb += [
             may_write.eq(writes.valid & (is_begun | (complete.any() & (answers != ANSWERS)))),
             begins.eq(writes.valid & writes.ready & ~is_begun),
-            ends.eq(writes.valid & writes.ready & writes.payload.is_final),
         ]
         with m.If(writes.valid & writes.ready):
             m.d.sync += is_begun.eq(~writes.payload.is_final)

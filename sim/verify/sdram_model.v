@@ -1,8 +1,8 @@
 // A single data rate SDRAM with 16 data pins and four banks, by the rules of its data sheet: what a controller is held to.
 //
 // Everything happens at the rising edge of `clk`, the clock at the part's pin. The data pins are two ports a side: `dq_i` with
-// `dq_i_driven` is what the controller drives, `dq_o` with `dq_o_driven` what the part drives; `dq_o` is noise (X where
-// there is X) while nothing is driven.
+// `dq_i_driven` is what the controller drives, `dq_o` with `dq_o_driven` what the part drives; `dq_o` is noise while
+// nothing is driven, and for bytes that were never written.
 //
 // Times are in ps, and compared with how many periods of CLOCK_PS have passed. The first rule that is broken is kept in
 // `breach`, by its number below, with the edge that it was broken at in `breach_edge`; from then on the contents mean
@@ -14,7 +14,13 @@
 // `power_off` is not a pin: an edge with it set makes the part one whose supply has just come, but for its contents.
 //
 // `memory` has the word of row, bank and column at {row, bank, column}: the linear order of a controller whose banks lie
-// below the rows. A simulation may read and write it at any time.
+// below the rows. A simulation may read and write it at any time; a C++ program finds it in Verilator's root as
+// <path of the instance>__DOT__memory.
+
+// verilator lint_off WIDTHEXPAND
+// verilator lint_off WIDTHTRUNC
+// verilator lint_off INITIALDLY
+// Loop variables and lengths are integers, whose widths Verilator compares; and `initial` shares its task with `power_off`.
 
 module sdram_model #(
     parameter ROW_BITS = 13,
@@ -349,3 +355,7 @@ module sdram_model #(
     end
   endtask
 endmodule
+
+// verilator lint_on WIDTHEXPAND
+// verilator lint_on WIDTHTRUNC
+// verilator lint_on INITIALDLY

@@ -27,9 +27,9 @@ PARAMETERS = parameters()
 TESTS: str = PARAMETERS["tests"]
 SEEDS: list[int] = PARAMETERS["seeds"]
 OPERATIONS: int = PARAMETERS["operations"]
-BYTES = 1 << PARAMETERS["row_bits"] + 12
-"""Of the part: a row of every bank is a page of 4 KiB."""
+BYTES = 1 << PARAMETERS["byte_bits"]
 PAGE = 4096
+"""A row of every bank, if rows have 512 words."""
 READY_WITHIN = 400
 """Cycles from reset to the end of the initialisation."""
 SECTOR = 16

@@ -56,22 +56,29 @@ def run_arguments(
     settings: Mapping[str, int] | None = None,
     strip_initial: bool = False,
     row_bits: int = 13,
+    column_bits: int = 9,
+    cas_latency: int = 3,
     **parameters: Any,
 ) -> dict[str, Any]:
     """One of the testbench's groups of `tests`: "traffic", "brief", "rates" or "breach". A part of fewer `row_bits` is
     refreshed as often as the whole one."""
     part = dataclasses.replace(
-        PART, row_bits=row_bits, refresh_window=PART.refresh_window / (1 << PART.row_bits - row_bits)
+        PART,
+        row_bits=row_bits,
+        column_bits=column_bits,
+        cas_latency=cas_latency,
+        refresh_window=PART.refresh_window / (1 << PART.row_bits - row_bits),
     )
     timing = SdramTiming.of(part, clock_mhz=CLOCK_MHZ)
-    smaller = {"ROW_BITS": row_bits, "WINDOW_NS": int(part.refresh_window)}
-    board = SdramBoard(timing=timing, settings={**SETTINGS, **smaller, **(settings or {})})
+    sizes = {"ROW_BITS": row_bits, "COLUMN_BITS": column_bits, "CAS_LATENCY": cas_latency}
+    window = {"WINDOW_NS": int(part.refresh_window)}
+    board = SdramBoard(timing=timing, settings={**SETTINGS, **sizes, **window, **(settings or {})})
     return {
         "component": board,
         "test_module": "spatten.sim.verify.benches.sdram",
         "parameters": {
             "tests": tests,
-            "row_bits": row_bits,
+            "byte_bits": part.byte_bits,
             "operations": operations,
             "seeds": seeds(1),
             **parameters,

@@ -48,8 +48,13 @@ def test_words_in_icarus_without_initial_values() -> None:
     assert len(cosimulate(**run, simulator="icarus")) == TRAFFIC_TESTS
 
 
-def test_a_little_traffic() -> None:
-    run = run_arguments(tests="brief", operations=25, row_bits=6, strip_initial=True)
+@pytest.mark.parametrize(
+    ("columns", "latency"),
+    [(9, 3), pytest.param(10, 3, marks=pytest.mark.slow), pytest.param(9, 2, marks=pytest.mark.slow)],
+)
+def test_a_little_traffic(columns: int, latency: int) -> None:
+    sizes = {"row_bits": 6, "column_bits": columns, "cas_latency": latency}
+    run = run_arguments(tests="brief", operations=25, strip_initial=True, **sizes)
     assert len(cosimulate(**run, simulator="icarus")) == 1
 
 
