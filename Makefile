@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= paper
+BOARD ?= ulx3s
 SET ?=
 TEXT ?=
 UNIT ?=
@@ -43,7 +44,7 @@ lint_imports_command()
 endef
 export LINT_IMPORTS
 
-.PHONY: help verilog test check formal mutate lint digests format demo run fidelity soak synth bench units train clean ready
+.PHONY: help verilog test check formal mutate lint digests format demo run fidelity soak synth bench units bitstream flash train clean ready
 
 help: ## List the targets
 	@echo "SpAtten: a generator of a sparse-attention accelerator, and its proof"
@@ -52,6 +53,7 @@ help: ## List the targets
 	@echo
 	@echo "  CONFIG=paper|eighth|ulx3s|tiny|FILE.toml   SET=\"topk_lanes=8 channels=4\"   for verilog, run, synth"
 	@echo "  UNIT=qk  LIBERTY=cells.lib.gz  CLOCK_NS=1      for synth; UNIT also for verilog and mutate, LIBERTY for units"
+	@echo "  BOARD=ulx3s   for bitstream, flash"
 	@echo "  NAME=left   for verilog: every module's name begins with it, so that two accelerators fit in one design"
 	@echo "  TEXT=\"a sentence\"   for demo, run   ARGS=\"...\"   further options, for any command line"
 	@echo "  PYTHON=python3   VENV=.venv   where Python's packages go   SPATTEN_CACHE=FOLDER   for what can be made again"
@@ -117,6 +119,13 @@ bench: ready ## Measure the accelerator: cycles and bandwidth of whole layers, i
 units: ready ## Measure every unit: rates, area, slack, FPGA cells, into docs/units.md
 	@$(NEEDS) units $(LIBRARY) $(ARGS)
 	$(RUN) -m spatten units $(LIBRARY) $(ARGS)
+
+bitstream: ready ## Make the bitstream of a board, with its timing and what each unit takes, into build/<board>/
+	$(RUN) -m spatten bitstream --board "$(BOARD)" $(ARGS)
+
+flash: ready ## Load it onto the board, until it is switched off; for good with ARGS=--flash
+	@$(NEEDS) flash
+	$(RUN) -m spatten flash --board "$(BOARD)" $(ARGS)
 
 train: ready ## Train the language model again (needs PyTorch, about an hour)
 	$(RUN) -m pip install --quiet '.[train]'

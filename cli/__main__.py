@@ -28,6 +28,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "cycles": ("cycles", "main"),
     "synth": ("synth", "main"),
     "units": ("units", "main"),
+    "bitstream": ("bitstream", "bitstream"),
+    "flash": ("bitstream", "flash"),
     "mutate": ("mutate", "main"),
     "fidelity": ("models", "fidelity"),
     "train": ("train", "main"),

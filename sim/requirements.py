@@ -73,6 +73,30 @@ def _libpython_found() -> bool:
     return find_libpython.find_libpython() is not None
 
 
+@functools.cache
+def loader() -> str | None:
+    """openFPGALoader, the system's or that of the Python package, whichever runs: the package's needs libraries for USB
+    that a system may lack."""
+    folder = _package_folder("openfpgaloader")
+    packaged = None if folder is None else str(folder / "bin" / "openFPGALoader")
+    for program in (shutil.which("openFPGALoader"), packaged):
+        if program is not None and _runs([program, "--Version"]):
+            return program
+    return None
+
+
+def _package_folder(name: str) -> Path | None:
+    spec = importlib.util.find_spec(name)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
+
+
+def _runs(command: Sequence[str]) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
 def _importable(name: str) -> Callable[[], bool]:
     return lambda: importlib.util.find_spec(name) is not None
 
@@ -118,6 +142,7 @@ PATHS = Requirement(
 )
 YICES = Requirement(name="yices-smt2", package="yices2", found=_program("yices-smt2"), pinned=True)
 OPENSTA = Requirement(name="sta", package="opensta", found=_program("sta"))
+LOADER = Requirement(name="openFPGALoader", package="openfpgaloader", found=lambda: loader() is not None, pinned=True)
 LIBRARY = Requirement(
     name="the TSMC 0.18 um library",
     package="qflow-tech-osu018",
@@ -166,6 +191,8 @@ TARGETS: Mapping[str, Need] = {
     "formal": lambda arguments: PROOFS,
     "synth": _synthesis,
     "units": _units,
+    "bitstream": lambda arguments: (),
+    "flash": lambda arguments: (LOADER,),
     "check": lambda arguments: _ALL_SIMULATION,
     "test": lambda arguments: (*_ALL_SIMULATION, YICES, OPENSTA, LIBRARY),
 }
@@ -251,6 +278,7 @@ def begin(target: str, arguments: Sequence[str], *, installed: bool) -> int:
     if lacking := missing(wanted):
         install(lacking)
         _libpython_found.cache_clear()
+        loader.cache_clear()
         lacking = missing(lacking)
     if not lacking:
         return 0

@@ -15,9 +15,9 @@ from spatten.host import files
 INK, GREEN, BLUE, ORANGE, GREY = "#1b2430", "#16a34a", "#2f6fd6", "#e07b1a", "#93a0b0"
 
 
-def draw(results: dict[str, Any], out: Path) -> list[Path]:
-    """Draw all plots of a fidelity result into `out`; returns the files."""
-    style = {
+def style() -> dict[str, Any]:
+    """How every plot of the project looks, for matplotlib's `rc_context`."""
+    return {
         "font.size": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -29,8 +29,12 @@ def draw(results: dict[str, Any], out: Path) -> list[Path]:
         "legend.frameon": False,
         "figure.constrained_layout.use": True,
     }
+
+
+def draw(results: dict[str, Any], out: Path) -> list[Path]:
+    """Draw all plots of a fidelity result into `out`; returns the files."""
     paths = []
-    with plt.rc_context(style):
+    with plt.rc_context(style()):
         for name, drawing in (
             ("softmax", _softmax),
             ("minilm", _minilm),

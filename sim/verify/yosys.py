@@ -130,3 +130,20 @@ def instances(modules: dict[str, str]) -> dict[str, Counter[str]]:
     return {
         name: Counter(use[1] for use in _INSTANCE.finditer(body) if use[1] in modules) for name, body in modules.items()
     }
+
+
+def instance_paths(modules: dict[str, str], top: str) -> dict[str, str]:
+    """The module of every instance below `top` by its path, names joined by dots, as in a design made flat."""
+    below = {
+        name: [(use[1], use[2].removeprefix("\\")) for use in _INSTANCE.finditer(body) if use[1] in modules]
+        for name, body in modules.items()
+    }
+    found: dict[str, str] = {}
+    pending = [("", top)]
+    while pending:
+        path, module = pending.pop()
+        for used, name in below[module]:
+            inner = f"{path}.{name}" if path else name
+            found[inner] = used
+            pending.append((inner, used))
+    return found

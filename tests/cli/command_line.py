@@ -49,7 +49,7 @@ def run_spatten(command: str, *arguments: str) -> Ended:
     return command_line(application(command), command, *arguments)
 
 
-VARIABLES = {"ARGS", "CONFIG", "SET", "TEXT", "UNIT", "LIBERTY", "CLOCK_NS", "N"}
+VARIABLES = {"ARGS", "CONFIG", "SET", "TEXT", "UNIT", "LIBERTY", "CLOCK_NS", "N", "BOARD"}
 """What the Makefile takes from its command line or from the environment."""
 
 

@@ -19,6 +19,7 @@ import pytest
 from typer.main import get_command
 
 import spatten.cli.bench
+import spatten.cli.bitstream
 import spatten.cli.cycles
 import spatten.cli.digests
 import spatten.cli.mutate
@@ -199,6 +200,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (spatten.host.studies.fidelity, "_language_model"),
         (spatten.host.studies.train_lm, "import_torch"),
         (spatten.cli.bench, "LayerBench"),
+        (spatten.cli.bitstream, "board_circuit"),
+        (spatten.cli.bitstream, "load"),
         (spatten.cli.mutate, "mutate"),
         (spatten.cli.synth, "synthesise"),
         (spatten.cli.synth, "count_cells"),

@@ -52,6 +52,8 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("synth", ["--ecp5"], []),
         ("units", [], [*COMPILER, *COCOTB]),
         ("units", ["--liberty=other.lib"], [*COMPILER, *COCOTB, "sta"]),
+        ("bitstream", [], []),
+        ("flash", [], ["openFPGALoader"]),
         ("check", [], [*COMPILER, "iverilog", *COCOTB]),
         ("test", [], [*COMPILER, "iverilog", *COCOTB, "yices-smt2", "sta", LIBRARY]),
     ],
@@ -112,6 +114,32 @@ def test_root_installs_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monke
     ]
     assert main(["verilog"]) == 0
     assert len(calls) == 5
+
+
+def test_the_loader_is_the_first_that_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The package's openFPGALoader is there, and does not run where libraries for USB are missing."""
+    packaged, system = tmp_path / "package" / "bin" / "openFPGALoader", tmp_path / "openFPGALoader"
+    packaged.parent.mkdir(parents=True)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    monkeypatch.setattr(requirements, "_package_folder", lambda _: tmp_path / "package")
+
+    def found() -> str | None:
+        requirements.loader.cache_clear()
+        return requirements.loader()
+
+    assert found() is None
+    packaged.write_text("#!/bin/sh\nexit 127\n")
+    packaged.chmod(0o755)
+    assert found() is None
+    system.write_text("#!/bin/sh\nexit 0\n")
+    system.chmod(0o755)
+    assert found() == str(system)
+    packaged.write_text("#!/bin/sh\nexit 0\n")
+    assert found() == str(system)
+    system.unlink()
+    assert found() == str(packaged)
+    packaged.unlink()
+    assert found() is None
 
 
 def test_pinned_packages_count_before_they_are_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
