@@ -238,7 +238,7 @@ def _facts(
         "tools": dict(placement.tools),
         "clocks": [asdict(clock) | {"closed": clock.closed} for clock in found],
         "estimated_mhz": placement.estimates,
-        "paths": [asdict(path) | {"ns": round(path.ns, 3)} for path in paths],
+        "paths": [asdict(path) | {"clocks": list(path.clocks), "ns": round(path.ns, 3)} for path in paths],
         "overused_wires": placement.overused,
         "utilisation": {name: used for name, used in placement.report["utilization"].items() if used["used"]},
         "units": [{"unit": row.name, "places": row.places, **row.cells} for row in rows],

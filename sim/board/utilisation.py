@@ -71,8 +71,7 @@ def units(netlist: Netlist, source: str, *, large: float = LARGE, small: float =
     shown = [unit for unit in found if _share(unit, total) >= small]
     others = [unit for unit in found if _share(unit, total) < small and any(unit.cells.values())]
     if others:
-        cells = {kind: sum(unit.cells[kind] for unit in others) for kind in CELLS}
-        shown.append(Unit(name=f"{len(others)} others", cells=cells))
+        shown.append(_sum(f"{len(others)} others", others))
     return sorted(shown, key=lambda unit: -unit.places)
 
 
@@ -98,6 +97,10 @@ def _unit(name: str, cells: Counter[str]) -> Unit:
     return Unit(name=name, cells={kind: cells[kind] for kind in CELLS})
 
 
+def _sum(name: str, parts: Sequence[Unit]) -> Unit:
+    return Unit(name=name, cells={kind: sum(part.cells[kind] for part in parts) for kind in CELLS})
+
+
 def _share(unit: Unit, total: Unit) -> float:
     """The largest share that a unit has of the circuit's places, or of any kind of cells."""
     pairs = [(unit.places, total.places), *((unit.cells[kind], total.cells[kind]) for kind in CELLS)]
@@ -106,7 +109,7 @@ def _share(unit: Unit, total: Unit) -> float:
 
 def table(rows: Sequence[Unit]) -> str:
     """The units as a table of Markdown, with their sum."""
-    total = Unit(name="all", cells={kind: sum(row.cells[kind] for row in rows) for kind in CELLS})
+    total = _sum("all", rows)
     headings = ("unit", "places", *CELLS.values())
     lines = ["| " + " | ".join(headings) + " |", "|---|" + "--:|" * (len(headings) - 1)]
     for row in (*rows, total):
@@ -117,7 +120,9 @@ def table(rows: Sequence[Unit]) -> str:
 
 def draw(rows: Sequence[Unit], path: Path, *, title: str) -> None:
     """Draw the places that units take, and their flip-flops, into a PNG file."""
-    from spatten.host.studies.plots import BLUE, INK, ORANGE, plt, style
+    from matplotlib import pyplot as plt
+
+    from spatten.host.studies.plots import BLUE, INK, ORANGE, style
 
     with plt.rc_context(style() | {"axes.grid.axis": "x"}):
         figure, axes = plt.subplots(figsize=(8, 1.2 + 0.24 * len(rows)))
