@@ -25,7 +25,7 @@ from spatten.sim.board.flash import flash as load
 from spatten.sim.board.place import PLACERS
 
 Board = Annotated[str, typer.Option("--board", help="a board: ulx3s")]
-Out = Annotated[Path | None, typer.Option("--out", help="folder of the files  [default: build/BOARD]")]
+Out = Annotated[Path | None, typer.Option("--out", help="folder of the files; default build/BOARD")]
 
 
 def bitstream(

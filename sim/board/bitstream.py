@@ -3,8 +3,8 @@
     circuit = board_circuit("ulx3s")
     build(circuit, out=Path("build/ulx3s"), tell=print)
 
-Circuit, netlist and placement are found in the cache if they have been made before, so an interrupted run goes on where
-it was. Into `out` go
+Netlist and placement are found in the cache if they have been made before, so an interrupted run goes on behind the
+last of them that was finished. Into `out` go
 
 | file | |
 |---|---|

@@ -180,7 +180,7 @@ def version(program: str) -> str:
 
 _GLOBAL = "$glbnet$"
 """How the name of a net begins once nextpnr has put it on a network for clocks."""
-_FREQUENCY = re.compile(r"Max frequency for clock '(?P<clock>[^']*)': *(?P<mhz>[\d.]+) MHz")
+_FREQUENCY = re.compile(r"Max frequency for clock +'(?P<clock>[^']*)': *(?P<mhz>[\d.]+) MHz")
 _ROUTER = re.compile(r"iter=(?P<iteration>\d+) wires=(?P<wires>\d+) overused=(?P<overused>\d+)")
 _NUMBER = r"\d+"
 _STEPS: tuple[tuple[re.Pattern[str], str], ...] = (

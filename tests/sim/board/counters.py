@@ -1,4 +1,4 @@
-"""A small circuit with a clock and pads of a board, in the place of what takes an hour: it is placed in seconds."""
+"""Small circuits with a clock and pads of a board, in the place of what takes an hour: they are placed in seconds."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from amaranth.hdl import ClockDomain, Instance, Module
+from amaranth.hdl import Cat, ClockDomain, Instance, Module, Value
 from amaranth.lib import io, wiring
-from amaranth.lib.wiring import Out
+from amaranth.lib.wiring import In, Out
 
+from spatten.hw.board.board_top import CORE, BoardTop
 from spatten.hw.board.boards import BOARDS
+from spatten.hw.emit.verilog import convert
 from spatten.sim.board.bitstream import Circuit, platform_circuit
 
 WIDTHS = (24, 64)
@@ -67,3 +69,31 @@ def too_fast() -> Circuit:
 def counters(name: str = "counters") -> Circuit:
     board = BOARDS["ulx3s"]
     return platform_circuit(Counters(), name=name, platform=board.platform(), frequency_hz=board.pll.frequency_hz)
+
+
+class Shifter(wiring.Component):
+    """In the place of a board's core, with its ports: all inputs enter a chain of registers, which are the outputs."""
+
+    def __init__(self, core: wiring.Component) -> None:
+        super().__init__(core.signature)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        ports = [(member.flow, Value.cast(value)) for _, member, value in self.signature.flatten(self)]
+        inputs = Cat(value for flow, value in ports if flow == In)
+        outputs = Cat(value for flow, value in ports if flow == Out)
+        m.d.sync += outputs.eq(Cat(inputs.xor() ^ outputs[-1], outputs))
+        return m
+
+
+def shifter(name: str = "shifter") -> Circuit:
+    """The top of the board, with all its pads, clocks and resets, around next to nothing."""
+    board = BOARDS["ulx3s"]
+    top = BoardTop(board=board)
+    return platform_circuit(
+        top,
+        name=name,
+        platform=board.platform(),
+        frequency_hz=board.pll.frequency_hz,
+        modules=convert(Shifter(top.core), name=CORE),
+    )

@@ -33,7 +33,7 @@ from spatten.sim.board.place import Part, Watch, place, progress
 from spatten.sim.board.timing import clocks, worst_paths
 from spatten.sim.verify import yosys
 from spatten.sim.verify.yosys import SynthesisError
-from tests.sim.board.counters import WIDTHS, counters, too_fast
+from tests.sim.board.counters import WIDTHS, counters, shifter, too_fast
 from tests.sim.board.test_ecp5 import TwoFifos
 
 
@@ -87,6 +87,19 @@ def test_a_circuit_becomes_a_bitstream_with_its_reports(circuit: Circuit, tmp_pa
     assert again["bitstream"] == facts["bitstream"]
 
 
+def test_the_pads_and_clocks_of_the_board(tmp_path: Path) -> None:
+    """With next to nothing in the place of the core: every pin of the SDRAM has its registers in the pad."""
+    facts = make(shifter(), tmp_path)
+    used = {name: row["used"] for name, row in facts["utilisation"].items()}
+    pins = {"clk": 1, "cke": 1, "cs": 1, "ras": 1, "cas": 1, "we": 1, "ba": 2, "a": 13, "dqm": 2, "dq": 16}
+    assert used["IOLOGIC"] == sum(pins.values())
+    assert used["TRELLIS_IO"] == sum(pins.values()) + len(("clk25", "button", "rx", "tx", *BOARDS["ulx3s"].leds))
+    assert {clock["name"]: clock["needed_mhz"] for clock in facts["clocks"]} == {"clk": 80, "sdram_clk": 80}
+    assert facts["estimated_mhz"].keys() == {"clk", "sdram_clk"}
+    assert used["DCCA"] == 2, "each clock has a network of its own"
+    assert facts["bitstream"] is not None
+
+
 @pytest.mark.parametrize("named", [True, False], ids=["a named clock", "a clock without a constraint"])
 def test_a_clock_that_is_too_slow_leaves_no_bitstream(named: bool, tmp_path: Path) -> None:
     """Not even one that was there before; the reports are written."""
@@ -109,6 +122,15 @@ def test_a_bitstream_of_before_is_gone_whatever_stops_the_work(circuit: Circuit,
     with pytest.raises(SynthesisError, match=r"nextpnr: ERROR: .*ZZ9"):
         make(replace(circuit, constraints=elsewhere), tmp_path)
     assert not (tmp_path / BITSTREAM).exists()
+
+
+@pytest.mark.slow
+def test_the_packaged_yosys_does(circuit: Circuit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yosys, "program", lambda: str(yosys.YOSYS))
+    facts = make(circuit, tmp_path)
+    assert "Yosys 0.66" in facts["tools"]["yosys"]
+    assert facts["utilisation"]["IOLOGIC"]["used"] == 2
+    assert facts["bitstream"] is not None
 
 
 @pytest.mark.slow
@@ -211,7 +233,8 @@ Info: Running Static placer...
 Info: iter=12 steplen=1.635802 a=7.500307 penalty=[0.03, 0.03, 0.03, 0.03]
 Info: Running simulated annealing placer for refinement.
 Info:   at iteration #9: temp = 0.000000, timing cost = 71, wirelen = 15136
-Info: Max frequency for clock '$glbnet$clk': 28.06 MHz (FAIL at 80.00 MHz)
+Info: Max frequency for clock       '$glbnet$clk': 28.06 MHz (FAIL at 80.00 MHz)
+Info: Max frequency for clock '$glbnet$sdram_clk': 701.75 MHz (PASS at 80.00 MHz)
 Info: Max delay <async> -> posedge $glbnet$clk: 13.93 ns
 Info: Running router2...
 Info:     iter=2 wires=1290000 overused=21000 overuse=23456 archfail=NA
@@ -219,7 +242,8 @@ Info: Running router1 to check that route is legal...
 """
 SAID = [
     *("packing", "placing: 665 cells", "placing: iteration 1, wire length 17,935", "placing", "placing: iteration 12"),
-    *("refining", "refining: iteration 9, wire length 15,136", "timing: clk could run at 28.06 MHz", "routing"),
+    *("refining", "refining: iteration 9, wire length 15,136", "timing: clk could run at 28.06 MHz"),
+    *("timing: sdram_clk could run at 701.75 MHz", "routing"),
     *("routing: iteration 2, 21,000 of 1,290,000 wires overused", "checking"),
 ]
 
@@ -249,7 +273,7 @@ def test_estimates_and_overuse_are_those_of_the_log(circuit: Circuit) -> None:
     assert placement.estimates.keys() == {"clk"}
     assert placement.overused[-1] == 0
     object.__setattr__(placement, "log", LOG)
-    assert placement.estimates == {"clk": 28.06}
+    assert placement.estimates == {"clk": 28.06, "sdram_clk": 701.75}
     assert placement.overused == [21000]
 
 
