@@ -321,6 +321,7 @@ def test_a_reset_in_the_middle_of_a_frame(board: SimulatedBoard) -> None:
 
 
 @pytest.mark.xfail(
+    strict=True,
     raises=SdramBreachError,
     reason="after a reset the SDRAM controller leaves rows open for 200 us, which is more than tRAS allows",
 )
