@@ -14,6 +14,7 @@ CLOCK_NS ?=
 # not from the environment, where some systems have a NAME of their own
 NAME :=
 N ?= 24
+BOARD ?= ulx3s
 soak: CONFIG = tiny
 soak: N = 1000
 ARGS ?=
@@ -43,12 +44,12 @@ lint_imports_command()
 endef
 export LINT_IMPORTS
 
-.PHONY: help verilog test check formal mutate lint digests format demo run fidelity soak synth bench units train clean ready
+.PHONY: help verilog test check formal mutate lint digests format demo run fidelity soak synth bench bench-board units train clean ready
 
 help: ## List the targets
 	@echo "SpAtten: a generator of a sparse-attention accelerator, and its proof"
 	@echo
-	@awk -F ' ## ' '/^[a-z]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-10s%s\n", $$1, $$2 }' Makefile
+	@awk -F ' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-12s%s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  CONFIG=paper|eighth|ulx3s|tiny|FILE.toml   SET=\"topk_lanes=8 channels=4\"   for verilog, run, synth"
 	@echo "  UNIT=qk  LIBERTY=cells.lib.gz  CLOCK_NS=1      for synth; UNIT also for verilog and mutate, LIBERTY for units"
@@ -113,6 +114,10 @@ synth: ready ## Map units to standard cells and time them: UNIT="qk softmax"
 bench: ready ## Measure the accelerator: cycles and bandwidth of whole layers, into build/bench.json
 	@$(NEEDS) bench
 	$(RUN) -m spatten bench $(ARGS)
+
+bench-board: ready ## Run layers on the simulated board BOARD=ulx3s, dense and pruned: cycles, bytes, the line's time
+	@$(NEEDS) bench-board
+	$(RUN) -m spatten bench-board --board "$(BOARD)" $(ARGS)
 
 units: ready ## Measure every unit: rates, area, slack, FPGA cells, into docs/units.md
 	@$(NEEDS) units $(LIBRARY) $(ARGS)
