@@ -15,6 +15,7 @@ CLOCK_NS ?=
 # not from the environment, where some systems have a NAME of their own
 NAME :=
 N ?= 24
+BOARD ?= ulx3s
 soak: CONFIG = tiny
 soak: N = 1000
 ARGS ?=
@@ -44,12 +45,12 @@ lint_imports_command()
 endef
 export LINT_IMPORTS
 
-.PHONY: help verilog test check formal mutate lint digests format demo run fidelity soak synth bench units bitstream flash train clean ready
+.PHONY: help verilog test check formal test-netlist mutate lint digests format demo run fidelity soak synth bench bench-board units bitstream flash train clean ready
 
 help: ## List the targets
 	@echo "SpAtten: a generator of a sparse-attention accelerator, and its proof"
 	@echo
-	@awk -F ' ## ' '/^[a-z]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-10s%s\n", $$1, $$2 }' Makefile
+	@awk -F ' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-13s%s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  CONFIG=paper|eighth|ulx3s|tiny|FILE.toml   SET=\"topk_lanes=8 channels=4\"   for verilog, run, synth"
 	@echo "  UNIT=qk  LIBERTY=cells.lib.gz  CLOCK_NS=1      for synth; UNIT also for verilog and mutate, LIBERTY for units"
@@ -73,6 +74,10 @@ check: ready ## The part of the tests for daily work, under 3 minutes
 formal: ready ## Prove the control blocks correct, whatever their neighbours do
 	@$(NEEDS) formal
 	$(RUN) -m pytest -m formal --durations=0 -q $(ARGS)
+
+test-netlist: ready ## Simulate circuits in the cells of an FPGA, up to the whole board
+	@$(NEEDS) test-netlist
+	$(RUN) -m pytest -m netlist --whole-netlist --durations=0 -q -s $(ARGS)
 
 mutate: ready ## Plant faults in netlists and see the testbenches notice: UNIT="fifo ram" N=24
 	@$(NEEDS) mutate
@@ -115,6 +120,10 @@ synth: ready ## Map units to standard cells and time them: UNIT="qk softmax"
 bench: ready ## Measure the accelerator: cycles and bandwidth of whole layers, into build/bench.json
 	@$(NEEDS) bench
 	$(RUN) -m spatten bench $(ARGS)
+
+bench-board: ready ## Run layers on the simulated board BOARD=ulx3s, dense and pruned: cycles, bytes, the line's time
+	@$(NEEDS) bench-board
+	$(RUN) -m spatten bench-board --board "$(BOARD)" $(ARGS)
 
 units: ready ## Measure every unit: rates, area, slack, FPGA cells, into docs/units.md
 	@$(NEEDS) units $(LIBRARY) $(ARGS)

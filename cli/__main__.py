@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("run", "main"),
     "soak": ("soak", "main"),
     "bench": ("bench", "main"),
+    "bench-board": ("bench_board", "main"),
     "cycles": ("cycles", "main"),
     "synth": ("synth", "main"),
     "units": ("units", "main"),

@@ -13,12 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from spatten.host import files
+from spatten.hw.board.boards import require_board
 from spatten.sim.board.bitstream import (
     FILES,
     board_circuit,
     build,
     forecast,
-    require_board,
     require_seed,
 )
 from spatten.sim.board.flash import flash as load

@@ -187,6 +187,8 @@ TARGETS: Mapping[str, Need] = {
     "run": lambda arguments: SIMULATORS["verilator"],
     "soak": lambda arguments: SIMULATORS["verilator"],
     "bench": lambda arguments: (*SIMULATORS["verilator"], *COCOTB),
+    "test-netlist": lambda arguments: _ALL_SIMULATION,
+    "bench-board": lambda arguments: SIMULATORS["verilator"],
     "mutate": lambda arguments: (*SIMULATORS["icarus"], *COCOTB, YICES),
     "formal": lambda arguments: PROOFS,
     "synth": _synthesis,

@@ -31,6 +31,10 @@ _REASON = "not there: "
 """How the reason of such a skip begins."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole-netlist", action="store_true", help="simulate the netlist of the whole board, too")
+
+
 def _skip_without(names: Iterable[str]) -> None:
     if lacking := [name for name in names if name in _NOT_THERE]:
         pytest.skip(_REASON + ", ".join(lacking))
@@ -54,6 +58,8 @@ def _skip_if_missing() -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
+    if item.get_closest_marker("whole") and not item.config.getoption("--whole-netlist"):
+        pytest.skip("only with --whole-netlist")
     for marker in item.iter_markers("needs"):
         _skip_without(marker.args)
     return (yield from _skip_if_missing())

@@ -10,8 +10,9 @@ from amaranth_boards.ulx3s import ULX3S_85F_Platform
 
 from spatten.hw.board.sdram_timing import AS4C16M16, SdramPart
 from spatten.spec.config import NAMED, Config
+from spatten.spec.errors import SpattenError
 
-__all__ = ["BOARDS", "Board", "Pll"]
+__all__ = ["BOARDS", "Board", "BoardError", "Pll", "require_board"]
 
 _PHASES = 8
 """Steps of a PLL's output phase in a cycle of its oscillator."""
@@ -103,3 +104,14 @@ BOARDS: Mapping[str, Board] = {
     )
 }
 """By the name that `make bitstream BOARD=` takes."""
+
+
+class BoardError(SpattenError, ValueError):
+    """There is no such board; the message names those that there are."""
+
+
+def require_board(name: str) -> Board:
+    """The board of this name. Raises `BoardError`."""
+    if name not in BOARDS:
+        raise BoardError(f"board must be one of {', '.join(BOARDS)}, not {name!r}")
+    return BOARDS[name]

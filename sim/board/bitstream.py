@@ -28,7 +28,7 @@ from amaranth.vendor import LatticeECP5Platform
 
 from spatten.host import files
 from spatten.hw.board.board_top import CORE, BoardTop
-from spatten.hw.board.boards import BOARDS
+from spatten.hw.board.boards import require_board
 from spatten.hw.emit.verilog import convert, written
 from spatten.sim import cache
 from spatten.sim.board import place, timing, utilisation
@@ -75,16 +75,9 @@ class Circuit:
     """How long it took to make this; 0: not known."""
 
 
-def require_board(name: str) -> None:
-    """Raise `BitstreamError` unless there is such a board."""
-    if name not in BOARDS:
-        raise BitstreamError(f"board must be one of {', '.join(BOARDS)}, not {name!r}")
-
-
 def board_circuit(name: str) -> Circuit:
     """The whole circuit of a board."""
-    require_board(name)
-    board = BOARDS[name]
+    board = require_board(name)
     begun = time.monotonic()
     top = BoardTop(board=board)
     modules = convert(top.core, name=CORE)

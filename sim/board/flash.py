@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from spatten.hw.board.boards import require_board
 from spatten.sim import requirements
-from spatten.sim.board.bitstream import BITSTREAM, require_board
+from spatten.sim.board.bitstream import BITSTREAM
 from spatten.spec.errors import SpattenError
 
 _UNREACHED = ("device not found", "unable to open", "JTAG init failed", "usb_open", "cable not found")

@@ -19,6 +19,7 @@ import pytest
 from typer.main import get_command
 
 import spatten.cli.bench
+import spatten.cli.bench_board
 import spatten.cli.bitstream
 import spatten.cli.cycles
 import spatten.cli.digests
@@ -200,11 +201,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (spatten.host.studies.fidelity, "_language_model"),
         (spatten.host.studies.train_lm, "import_torch"),
         (spatten.cli.bench, "LayerBench"),
+        (spatten.cli.bench_board, "BoardBench"),
         (spatten.cli.bitstream, "board_circuit"),
         (spatten.cli.bitstream, "load"),
         (spatten.cli.mutate, "mutate"),
         (spatten.cli.synth, "synthesise"),
-        (spatten.cli.synth, "count_cells"),
+        (spatten.cli.synth, "map_verilog"),
     ):
         monkeypatch.setattr(module, name, _stops)
     for module, name in ((spatten.cli.run, "simulated_device"), (spatten.cli.units, "workers")):

@@ -194,7 +194,7 @@ def test_where_the_virtual_environment_can_be(tmp_path: Path, monkeypatch: pytes
 
 def test_the_makefile_asks_for_every_target_that_needs_something() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    recipes = dict(re.findall(r"^(\w+): ready.*\n((?:\t.*\n)+)", text, re.MULTILINE))
+    recipes = dict(re.findall(r"^([\w-]+): ready.*\n((?:\t.*\n)+)", text, re.MULTILINE))
     assert recipes.keys() >= requirements.TARGETS.keys() - {"generate"}
     for target, recipe in recipes.items():
         some = target in requirements.TARGETS and needed(target, ["--engine=rtl"])

@@ -477,4 +477,5 @@ def test_the_command_line_prints_and_writes() -> None:
     assert counts.returncode == 0, counts.stderr
     facts = json.loads((synth.RESULTS / "tiny" / "expander-ecp5.json").read_text())
     assert facts["lut4"] > 0
-    assert re.search(rf"expander +{facts['lut4']:,} ", counts.stdout)
+    assert re.search(rf"expander +{facts['lut4']:,} .* {facts['path_ns']}", counts.stdout)
+    assert re.search(r"expander: \d+ cells from \S+ to \S+; a wire is taken as 0.9 ns", " ".join(counts.stdout.split()))
