@@ -38,7 +38,7 @@ def marked_row(source: random.Random, slot: int, ids: list[int]) -> tuple[list[B
         "slot": slot,
         "head": source.randrange(CONFIG.heads_max),
         "number": source.randrange(TOKENS),
-        "values": source.randrange(8),
+        "values": source.randrange(CONFIG.blocks),
         "accumulate": source.randrange(2),
         "prune": 1,
     }

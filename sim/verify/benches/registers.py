@@ -1065,7 +1065,8 @@ async def a_reset_forgets_everything(dut: HierarchyObject, seed: int) -> None:
         for register in MAP.values():
             if register.group != "Counters":
                 assert await front.read(register.name) == register.reset, register.name
-        assert (await front.ring())[0] is RejectReason.HEADS, "the empty descriptor has no heads"
+        wanted = job_descriptors.refusal(CONFIG, front.words)
+        assert await front.ring() == wanted, "the empty descriptor has at least no heads"
         front.reports.send([_random_report(source) for _ in range(2)])
         front.jobs.stop()
         for name in ("TIMEOUT", "INTERRUPT_ENABLE", *(f"BASE{channel}" for channel in range(CONFIG.channels))):

@@ -8,7 +8,7 @@ from spatten.hw.emit.verilog import convert
 from spatten.sim.verify.build import lint
 from spatten.sim.verify.cosim import cosimulate
 from spatten.sim.verify.runs.local_values import run_arguments
-from spatten.spec.config import PAPER, TINY, ULX3S
+from spatten.spec.config import FEATURES, PAPER, TINY, ULX3S
 
 
 def test_ids_and_probabilities_in_icarus_without_initial_values() -> None:
@@ -17,7 +17,8 @@ def test_ids_and_probabilities_in_icarus_without_initial_values() -> None:
 
 @pytest.mark.slow
 def test_ids_and_probabilities_of_the_board_in_verilator() -> None:
-    assert len(cosimulate(**run_arguments(ULX3S, rounds=2, rows=6))) == 5
+    board = ULX3S.replace(features=FEATURES)
+    assert len(cosimulate(**run_arguments(board, rounds=2, rows=6))) == 5
 
 
 @pytest.mark.slow
