@@ -78,6 +78,10 @@ def lookup(m: Module, index: Value, layout: data.StructLayout, entries: Mapping[
         (entry,) = entries.values()
         m.d.comb += result.eq(Const(entry, layout))
         return result
+    if len(bits) == 1:
+        chosen = {key >> bits[0] & 1: Const(entry, layout).as_value() for key, entry in entries.items()}
+        m.d.comb += Value.cast(result).eq(select(chosen, index[bits[0]]))
+        return result
     with m.Switch(Cat(index[bit] for bit in bits)):
         for key, entry in entries.items():
             with m.Case(sum((key >> bit & 1) << place for place, bit in enumerate(bits))):

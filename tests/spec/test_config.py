@@ -261,7 +261,8 @@ def test_frozen() -> None:
 
 
 def test_features_are_all_there_unless_left_out() -> None:
-    assert all(config.features == FEATURES == tuple(Feature) for config in NAMED.values())
+    assert all(config.features == FEATURES == tuple(Feature) for config in (PAPER, EIGHTH, TINY))
+    assert ULX3S.features == (Feature.PROGRESSIVE, Feature.SAVED_STATES)
     assert all(PAPER.has(feature) for feature in Feature)
     some = PAPER.replace(features=["saved_states", "progressive"])
     assert some.features == (Feature.PROGRESSIVE, Feature.SAVED_STATES), "in the order of the declaration"

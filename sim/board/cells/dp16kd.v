@@ -241,9 +241,9 @@ module DP16KD (
             if (writes_a[2]) bytes[first_a + 11'd2] <= new_a[26:18];
             if (writes_a[3]) bytes[first_a + 11'd3] <= new_a[35:27];
         end else if (writes_a[0]) begin
-            if (DATA_WIDTH_A == 4) bytes[first_a][{address_a[2], 2'b0} +: 4] <= new_a[3:0];
-            if (DATA_WIDTH_A == 2) bytes[first_a][{address_a[2:1], 1'b0} +: 2] <= new_a[1:0];
-            if (DATA_WIDTH_A == 1) bytes[first_a][address_a[2:0]] <= new_a[0];
+            if (DATA_WIDTH_A == 4) bytes[first_a][{1'b0, address_a[2], 2'b0} +: 4] <= new_a[3:0];
+            if (DATA_WIDTH_A == 2) bytes[first_a][{1'b0, address_a[2:1], 1'b0} +: 2] <= new_a[1:0];
+            if (DATA_WIDTH_A == 1) bytes[first_a][{1'b0, address_a[2:0]}] <= new_a[0];
         end
     end
 
@@ -277,9 +277,9 @@ module DP16KD (
             if (writes_b[0]) bytes[first_b] <= new_b[8:0];
             if (writes_b[1]) bytes[first_b + 11'd1] <= new_b[17:9];
         end else if (writes_b[0]) begin
-            if (DATA_WIDTH_B == 4) bytes[first_b][{address_b[2], 2'b0} +: 4] <= new_b[3:0];
-            if (DATA_WIDTH_B == 2) bytes[first_b][{address_b[2:1], 1'b0} +: 2] <= new_b[1:0];
-            if (DATA_WIDTH_B == 1) bytes[first_b][address_b[2:0]] <= new_b[0];
+            if (DATA_WIDTH_B == 4) bytes[first_b][{1'b0, address_b[2], 2'b0} +: 4] <= new_b[3:0];
+            if (DATA_WIDTH_B == 2) bytes[first_b][{1'b0, address_b[2:1], 1'b0} +: 2] <= new_b[1:0];
+            if (DATA_WIDTH_B == 1) bytes[first_b][{1'b0, address_b[2:0]}] <= new_b[0];
         end
     end
 

@@ -25,7 +25,7 @@ PARAMETERS = parameters()
 SIZE: dict[str, int] = PARAMETERS["size"]
 M, P, S = SIZE["multipliers"], SIZE["lanes"], SIZE["slice_width"]
 B, W, HEADER = SIZE["operand_bits"], SIZE["prob_bits"], SIZE["header"]
-DIMS = [dim for dim in HEAD_DIMS if dim <= SIZE["head_dim_max"]]
+DIMS = [dim for dim in HEAD_DIMS if PARAMETERS["head_dim_min"] <= dim <= SIZE["head_dim_max"]]
 LATENCY: int = PARAMETERS["latency"]
 ROWS: int = PARAMETERS["rows"]
 MOST_KEYS: int = PARAMETERS["most_keys"]

@@ -25,7 +25,7 @@ S: int = PARAMETERS["slice_width"]
 R = M // S
 B: int = PARAMETERS["operand_bits"]
 DIM_MAX: int = PARAMETERS["head_dim_max"]
-DIMS = [dim for dim in HEAD_DIMS if dim <= DIM_MAX]
+DIMS = [dim for dim in HEAD_DIMS if PARAMETERS["head_dim_min"] <= dim <= DIM_MAX]
 HEADER: int = PARAMETERS["header"]
 DELAY: int = PARAMETERS["delay"]
 PLACES: int = PARAMETERS["places"]

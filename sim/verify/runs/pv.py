@@ -39,6 +39,7 @@ def run_arguments(size: Size, rows: int, most_keys: int, count: int = 2, **chang
     component = PvArray(**{**size, **changes})
     parameters = {
         "size": size,
+        "head_dim_min": component.head_dim_min,
         "latency": component.latency,
         "rows": rows,
         "most_keys": most_keys,

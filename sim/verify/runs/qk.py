@@ -36,6 +36,7 @@ def run_arguments(array: dict[str, Any], *, rows: int = 120, reset_step: int = 2
         "test_module": "spatten.sim.verify.benches.qk",
         "parameters": {
             **sizes,
+            "head_dim_min": component.head_dim_min,
             "header": array["header"],
             "delay": component.delay,
             "places": component.places,

@@ -108,7 +108,8 @@ def test_the_commands_say_what_is_wrong_with_a_port(
 
 
 def test_the_default_configuration_of_a_board(tmp_path: Path, fake: Saving) -> None:
-    model = write(tmp_path, GPT2_CONFIG)
+    model = write(tmp_path, {**GPT2_CONFIG, "n_head": GPT2_CONFIG["n_embd"] // 32})
     ended = run_spatten("generate", "hi", "--tokens", "2", "--model", str(model), "--engine", "board", "--port", "fake")
     assert ended.status == 1
-    assert "the accelerator behind fake is not of the configuration ulx3s: it has qk_multipliers = 32" in ended.errors
+    wrong = "the accelerator behind fake is not of the configuration ulx3s: it has operand_bits = 12, not 8"
+    assert wrong in ended.errors
