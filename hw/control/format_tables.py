@@ -78,9 +78,14 @@ def lookup(m: Module, index: Value, layout: data.StructLayout, entries: Mapping[
         (entry,) = entries.values()
         m.d.comb += result.eq(Const(entry, layout))
         return result
-    if len(bits) == 1:
-        chosen = {key >> bits[0] & 1: Const(entry, layout).as_value() for key, entry in entries.items()}
-        m.d.comb += Value.cast(result).eq(select(chosen, index[bits[0]]))
+    if bits[0] >= BITS_CODE.width + DIM_CODE.width:
+        # Flags alone tell the entries apart. A flag may be given as the inverse of another signal, and a case of it would
+        # become one of two signals.
+        chosen = {
+            sum((key >> bit & 1) << place for place, bit in enumerate(bits)): Const(entry, layout).as_value()
+            for key, entry in entries.items()
+        }
+        m.d.comb += Value.cast(result).eq(select(chosen, Cat(index[bit] for bit in bits)))
         return result
     with m.Switch(Cat(index[bit] for bit in bits)):
         for key, entry in entries.items():

@@ -1,6 +1,7 @@
 """A board's core as the cells of an ECP5, simulated: jobs from the pin of the serial line back to it, bit for bit.
 
-The core is that of a small machine; with `--whole-netlist` (`make test-netlist`) it is the board's own, too.
+The core is that of a small machine, and the board's own. Both take long to compile: only with `--whole-netlist`
+(`make test-netlist`).
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def netlist_of(board: Board) -> str:
     return simulated(netlist.verilog)
 
 
-@pytest.mark.parametrize("board", [SMALL, pytest.param(WHOLE, marks=pytest.mark.whole)], ids=["small", "whole"])
+@pytest.mark.whole
+@pytest.mark.parametrize("board", [SMALL, WHOLE], ids=["small", "whole"])
 def test_a_prompt_and_a_token_through_the_cells(board: Board) -> None:
     with SimulatedBoard(board, link=FAST_LINK, core=netlist_of(board)) as simulation:
         serial = SimulatedSerial(simulation)
