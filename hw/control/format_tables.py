@@ -79,8 +79,8 @@ def lookup(m: Module, index: Value, layout: data.StructLayout, entries: Mapping[
         m.d.comb += result.eq(Const(entry, layout))
         return result
     if bits[0] >= BITS_CODE.width + DIM_CODE.width:
-        # Flags alone tell the entries apart. A flag may be given as the inverse of another signal, and then a case of it
-        # would become one of two signals.
+        # Flags alone tell the entries apart. A flag may be given as the inverse of another signal: a case of it would
+        # become one of two signals.
         chosen = {
             sum((key >> bit & 1) << place for place, bit in enumerate(bits)): Const(entry, layout).as_value()
             for key, entry in entries.items()
