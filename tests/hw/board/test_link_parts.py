@@ -33,6 +33,7 @@ TESTS = {
 """Of a seed, by part."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", TESTS)
 def test_in_icarus_without_initial_values(part: str) -> None:
     assert len(cosimulate(**board_runs()[part], simulator="icarus", strip_initial=True)) == TESTS[part]

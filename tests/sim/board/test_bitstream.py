@@ -58,6 +58,7 @@ def make(circuit: Circuit, out: Path, **options: Any) -> dict[str, Any]:
 # -- The whole way ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_circuit_becomes_a_bitstream_with_its_reports(circuit: Circuit, tmp_path: Path) -> None:
     told: list[str] = []
     facts = make(circuit, tmp_path / "out", tell=told.append)
@@ -87,6 +88,7 @@ def test_a_circuit_becomes_a_bitstream_with_its_reports(circuit: Circuit, tmp_pa
     assert again["bitstream"] == facts["bitstream"]
 
 
+@pytest.mark.slow
 def test_the_pads_and_clocks_of_the_board(tmp_path: Path) -> None:
     """With next to nothing in the place of the core: every pin of the SDRAM has its registers in the pad."""
     facts = make(shifter(), tmp_path)
@@ -100,6 +102,7 @@ def test_the_pads_and_clocks_of_the_board(tmp_path: Path) -> None:
     assert facts["bitstream"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False], ids=["a named clock", "a clock without a constraint"])
 def test_a_clock_that_is_too_slow_leaves_no_bitstream(named: bool, tmp_path: Path) -> None:
     """Not even one that was there before; the reports are written."""
@@ -116,6 +119,7 @@ def test_a_clock_that_is_too_slow_leaves_no_bitstream(named: bool, tmp_path: Pat
     assert "too slow" in (tmp_path / PAGE).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_bitstream_of_before_is_gone_whatever_stops_the_work(circuit: Circuit, tmp_path: Path) -> None:
     (tmp_path / BITSTREAM).write_text("of yesterday")
     elsewhere = circuit.constraints.replace('SITE "G2"', 'SITE "ZZ9"')

@@ -37,10 +37,12 @@ def run(circuit: zoo.Zoo, *, cycles: int, simulator: str = "icarus", **options: 
 FEW_MEMORIES = ("ram18", "write_shows_new", "two_readers", "shallow", "unclocked")
 
 
+@pytest.mark.slow
 def test_logic_is_what_it_was() -> None:
     assert run(zoo.logic(), cycles=100)
 
 
+@pytest.mark.slow
 def test_some_memories_are_what_they_were() -> None:
     assert run(zoo.memories(*FEW_MEMORIES), cycles=150)
 
@@ -205,6 +207,7 @@ def run_unit(arguments: dict[str, Any], **options: Any) -> list[str]:
     return cosimulate(**arguments, verilog=beside(arguments["component"]), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [fifo.mutation_run(), ram.mutation_run()], ids=["fifo", "ram"])
 def test_a_small_unit_is_what_it_was(arguments: dict[str, Any]) -> None:
     assert run_unit(arguments, simulator="icarus")
