@@ -87,7 +87,7 @@ BROKEN = [
     (zoo.memories, "rom", "DP16KD", "(i % 2) * 9 +: 9", "(i % 2) * 10 +: 9"),
     (zoo.memories, "lanes36", "DP16KD", "? address_a[3:0]", "? 4'hf"),
     (zoo.memories, "lanes18", "DP16KD", "{2'b0, address_a[1:0]}", "4'h3"),
-    (zoo.memories, "ram1", "DP16KD", "bytes[first_a][address_a[2:0]] <=", "bytes[first_a][0] <="),
+    (zoo.memories, "ram1", "DP16KD", "bytes[first_a][{1'b0, address_a[2:0]}] <=", "bytes[first_a][0] <="),
     (zoo.memories, "ram2", "DP16KD", "{address_b[2:1], 1'b0} :", "3'b0 :"),
     (zoo.memories, "ram4", "DP16KD", ">> place_b", ">> 0"),
     (zoo.memories, "ram9", "DP16KD", "address_a[13:3]", "address_a[11:3]"),
