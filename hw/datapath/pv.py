@@ -8,7 +8,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
-from spatten.hw.datapath.qk import DIM_BITS
+from spatten.hw.datapath.qk import DIM_BITS, check_head_dim_min
 from spatten.hw.lib.arithmetic import AdderTree, Multiplier, sum_shape
 from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.fifo import Fifo, SkidBuffer
@@ -224,10 +224,7 @@ class PvArray(wiring.Component):
             )
         if head_dim_max not in HEAD_DIMS:
             raise ValueError(f"head_dim_max must be one of {HEAD_DIMS}, not {head_dim_max!r}")
-        if head_dim_min not in HEAD_DIMS or head_dim_min > head_dim_max:
-            raise ValueError(
-                f"head_dim_min must be one of {HEAD_DIMS}, at most head_dim_max = {head_dim_max}, not {head_dim_min!r}"
-            )
+        check_head_dim_min(head_dim_min, head_dim_max)
         check_shape("header", header)
         self.multipliers = multipliers
         self.lanes = lanes

@@ -16,7 +16,7 @@ from spatten.hw.lib.pipeline import delayed, register
 from spatten.hw.lib.shared import Shared
 from spatten.spec.config import HEAD_DIMS
 
-__all__ = ["DIM_BITS", "QkArray", "QkSlice", "dim_code", "key_beat", "query_row", "score_beat"]
+__all__ = ["DIM_BITS", "QkArray", "QkSlice", "check_head_dim_min", "dim_code", "key_beat", "query_row", "score_beat"]
 
 
 DIM_BITS = (len(HEAD_DIMS) - 1).bit_length()
@@ -26,6 +26,14 @@ DIM_BITS = (len(HEAD_DIMS) - 1).bit_length()
 def dim_code(head_dim: int) -> int:
     """The code of a head dimension in a key beat: 0 for 16, 1 for 32, 2 for 64, 3 for 128."""
     return HEAD_DIMS.index(head_dim)
+
+
+def check_head_dim_min(head_dim_min: int, head_dim_max: int) -> None:
+    """Raise `ValueError` unless `head_dim_min` is a head dimension up to `head_dim_max`."""
+    if head_dim_min not in HEAD_DIMS or head_dim_min > head_dim_max:
+        raise ValueError(
+            f"head_dim_min must be one of {HEAD_DIMS}, at most head_dim_max = {head_dim_max}, not {head_dim_min!r}"
+        )
 
 
 def query_row(*, operand_bits: int, head_dim_max: int) -> data.StructLayout:
@@ -211,10 +219,7 @@ class QkArray(wiring.Component):
         check_integer("head_dim_max", head_dim_max)
         if head_dim_max not in HEAD_DIMS:
             raise ValueError(f"head_dim_max must be one of {HEAD_DIMS}, not {head_dim_max!r}")
-        if head_dim_min not in HEAD_DIMS or head_dim_min > head_dim_max:
-            raise ValueError(
-                f"head_dim_min must be one of {HEAD_DIMS}, at most head_dim_max = {head_dim_max}, not {head_dim_min!r}"
-            )
+        check_head_dim_min(head_dim_min, head_dim_max)
         if not HEAD_DIMS[0] <= slice_width <= multipliers:
             raise ValueError(f"slice_width must be {HEAD_DIMS[0]} to multipliers = {multipliers}, not {slice_width!r}")
         if lanes * slice_width < multipliers:

@@ -49,7 +49,7 @@ def test_the_words_of_two_readers_are_there_once() -> None:
     lint(convert(ReadWriteRam(shape=36, depth=512)))
 
 
-def test_it_maps_to_bare_block_rams_of_an_count_cells() -> None:
+def test_it_maps_to_bare_block_rams_of_an_ecp5() -> None:
     # 18 bits at most in each; the LUTs compare the addresses, and no read data passes through any.
     counts = count_cells(Ram(shape=64, depth=512))
     assert counts["block_rams"] == 2
