@@ -137,7 +137,7 @@ def test_a_run_of_what_has_changed_keeps_the_rest(
 ) -> None:
     """With nothing to measure, all rows stay, and the page is written from them."""
     figures, page = tmp_path / "units.json", tmp_path / "page.md"
-    kept = [{**row, "circuit": "the present one"} for row in rows()]
+    kept = [{**row, "circuit": "the present one", "ecp5_flow": units.ecp5_flow()} for row in rows()]
     figures.write_text(json.dumps({"units": kept, "topk": []}))
     page.write_text("".join(f"<!-- {name} -->\n<!-- end -->\n" for name in units.TABLES))
     monkeypatch.setattr(command.requirements, "missing", lambda requirements: [])
