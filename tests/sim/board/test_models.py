@@ -11,6 +11,7 @@ import pytest
 from amaranth.lib.wiring import In
 
 from spatten.hw.emit.verilog import convert
+from spatten.sim.board import models as board_models
 from spatten.sim.board.ecp5 import Flow, map_verilog
 from spatten.sim.board.models import beside, models, simulated
 from spatten.sim.verify.build import SimulatorError, build
@@ -53,6 +54,21 @@ def test_some_memories_are_what_they_were() -> None:
 @pytest.mark.parametrize("make", [zoo.logic, zoo.memories])
 def test_every_cell_is_what_it_replaces(make: Any, simulator: str) -> None:
     assert run(make(), simulator=simulator, cycles=300 if simulator == "icarus" else 2000)
+
+
+@pytest.mark.slow
+@pytest.mark.netlist
+@pytest.mark.parametrize("make", [zoo.logic, zoo.memories])
+def test_a_flattened_netlist_is_what_it_was(make: Any) -> None:
+    assert run(make(), simulator="verilator", cycles=2000, flat=True)
+
+
+@pytest.mark.slow
+@pytest.mark.netlist
+def test_a_wrong_table_of_a_flattened_netlist_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board_models, "_TABLES", board_models._TABLES.replace("{D, C, B, A}", "{C, D, B, A}"))
+    with pytest.raises(CosimulationError, match="in the netlist, not"):
+        run(zoo.logic("selection", "registers"), simulator="verilator", cycles=200, flat=True)
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from spatten.hw.board.board_top import CORE
 from spatten.hw.board.boards import BOARDS, Board
 from spatten.hw.emit.verilog import convert
 from spatten.sim.board.ecp5 import map_verilog
-from spatten.sim.board.models import simulated
+from spatten.sim.board.models import flattened
 from spatten.sim.board.port import FAST_LINK
 from spatten.sim.board.simulated_board import SimulatedBoard, SimulatedSerial
 from spatten.spec.config import TINY, Feature
@@ -63,7 +63,7 @@ def netlist_of(board: Board) -> str:
     )
     netlist = map_verilog(convert(core, name=CORE), top=CORE)
     print(netlist.counts())
-    return simulated(netlist.verilog)
+    return flattened(netlist)
 
 
 @pytest.mark.whole
