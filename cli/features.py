@@ -38,7 +38,7 @@ from spatten.sim.measure.features import (
 from spatten.sim.measure.synth import MissingToolError
 from spatten.sim.measure.units import PAGE
 
-SHOWN = ("feature", "LUT4", "flip-flops", "MULT18X18D", "DP16KD", "cells, mm2", "memories, mm2")
+SHOWN = ("feature", "LUT4", "flip-flops", "DP16KD", "cells, mm2", "memories, mm2")
 """Columns of the page's table that fit a terminal. The file has the costs of each unit."""
 
 

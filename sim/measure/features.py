@@ -156,11 +156,9 @@ def cost(change: Change, flow: str, figures: Mapping[str, Figures]) -> dict[str,
     present, absent = change.present, change.absent
     row: dict[str, Any] = {"feature": change.feature, "configuration": present.config.name, "unit": present.unit}
     row["count"], row["count_without"] = present.count, 0 if absent is None else absent.count
+    left: Figures = {} if absent is None else figures[key(absent, flow)]
     row["cost"] = {
-        kind: round(
-            row["count"] * figure - (0 if absent is None else row["count_without"] * figures[key(absent, flow)][kind]),
-            1,
-        )
+        kind: round(present.count * figure - row["count_without"] * left.get(kind, 0), 1)
         for kind, figure in figures[key(present, flow)].items()
     }
     return row

@@ -184,6 +184,22 @@ def test_the_page_in_the_repository_has_the_tools_format() -> None:
         assert len(cells) == len(features.HEADING)
 
 
+def test_the_page_is_written_only_with_a_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With no unit at all, so that nothing is measured."""
+    page, text = tmp_path / "page.md", "one\n<!-- features -->\nold\n<!-- end -->\ntwo\n"
+    page.write_text(text)
+    monkeypatch.setattr(features, "UNITS", {})
+    monkeypatch.setattr(command, "FIGURES", tmp_path / "features.json")
+    monkeypatch.setattr(command, "PAGE", page)
+    monkeypatch.setattr(command, "flow", str)
+    monkeypatch.setattr(command.requirements, "missing", lambda requirements: [])
+    command.main(jobs=1)
+    command.main(jobs=1, liberty=Path("cells.lib"), out=tmp_path / "another.json")
+    assert page.read_text() == text
+    command.main(jobs=1, liberty=Path("cells.lib"))
+    assert page.read_text() == text.replace("old\n", features.table([]))
+
+
 # -- Measuring --------------------------------------------------------------------------------------------------------
 
 
