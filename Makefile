@@ -45,7 +45,7 @@ lint_imports_command()
 endef
 export LINT_IMPORTS
 
-.PHONY: help verilog test check formal test-netlist mutate lint digests format demo run fidelity soak synth bench bench-board units bitstream flash train clean ready
+.PHONY: help verilog test check formal test-netlist mutate lint digests format demo run fidelity soak synth bench bench-board units features bitstream flash train clean ready
 
 help: ## List the targets
 	@echo "SpAtten: a generator of a sparse-attention accelerator, and its proof"
@@ -53,7 +53,8 @@ help: ## List the targets
 	@awk -F ' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-13s%s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  CONFIG=paper|eighth|ulx3s|tiny|FILE.toml   SET=\"topk_lanes=8 channels=4\"   for verilog, run, synth"
-	@echo "  UNIT=qk  LIBERTY=cells.lib.gz  CLOCK_NS=1      for synth; UNIT also for verilog and mutate, LIBERTY for units"
+	@echo "  UNIT=qk  LIBERTY=cells.lib.gz  CLOCK_NS=1      for synth; UNIT also for verilog and mutate,"
+	@echo "                                                 LIBERTY for units and features"
 	@echo "  BOARD=ulx3s   for bitstream, flash"
 	@echo "  NAME=left   for verilog: every module's name begins with it, so that two accelerators fit in one design"
 	@echo "  TEXT=\"a sentence\"   for demo, run   ARGS=\"...\"   further options, for any command line"
@@ -128,6 +129,10 @@ bench-board: ready ## Run layers on the simulated board BOARD=ulx3s, dense and p
 units: ready ## Measure every unit: rates, area, slack, FPGA cells, into docs/units.md
 	@$(NEEDS) units $(LIBRARY) $(ARGS)
 	$(RUN) -m spatten units $(LIBRARY) $(ARGS)
+
+features: ready ## Measure what each feature of the machine costs, in LUTs and in mm2, into docs/units.md
+	@$(NEEDS) features $(LIBRARY) $(ARGS)
+	$(RUN) -m spatten features $(LIBRARY) $(ARGS)
 
 bitstream: ready ## Make the bitstream of a board, with its timing and what each unit takes, into build/<board>/
 	$(RUN) -m spatten bitstream --board "$(BOARD)" $(ARGS)

@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "cycles": ("cycles", "main"),
     "synth": ("synth", "main"),
     "units": ("units", "main"),
+    "features": ("features", "main"),
     "bitstream": ("bitstream", "bitstream"),
     "flash": ("bitstream", "flash"),
     "mutate": ("mutate", "main"),

@@ -193,6 +193,7 @@ TARGETS: Mapping[str, Need] = {
     "formal": lambda arguments: PROOFS,
     "synth": _synthesis,
     "units": _units,
+    "features": lambda arguments: (OPENSTA,) if _given(arguments, "--liberty") else (),
     "bitstream": lambda arguments: (),
     "flash": lambda arguments: (LOADER,),
     "check": lambda arguments: _ALL_SIMULATION,

@@ -451,12 +451,11 @@ def synthesise(
     `clock_ns` is the period to aim at, by default 1 ns at 45 nm and as much more as the library's gates are larger. A
     result that is there already for the same circuit, library, clock, tools and flow is read back.
     """
-    clock = round(library.scale, 2) if clock_ns is None else clock_ns
+    clock = _default_clock(library) if clock_ns is None else clock_ns
     check_clock(clock)
     verilog = convert(component, name=name)
-    tools = {"yosys": yosys.version(yosys.program()), "opensta": yosys.version(_sta_program(), "-version")}
-    parts = [verilog, library.text, f"{clock}", json.dumps(tools), Path(__file__).read_text(encoding="utf-8")]
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    tools = _tools()
+    key = hashlib.sha256(f"{verilog}\0{flow(library, clock)}".encode()).hexdigest()
     stem = f"{name}-{library.name}"
     done = results / f"{stem}.json"
     if done.is_file():
@@ -488,6 +487,22 @@ def synthesise(
     files.write_text(results / f"{stem}.rpt", report)
     files.write_text(done, json.dumps(facts, indent=2) + "\n")
     return facts
+
+
+def flow(library: Library, clock_ns: float | None = None) -> str:
+    """A digest of what decides, besides a circuit, what `synthesise` makes of it."""
+    clock = _default_clock(library) if clock_ns is None else clock_ns
+    parts = [library.text, f"{clock}", json.dumps(_tools()), Path(__file__).read_text(encoding="utf-8")]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _default_clock(library: Library) -> float:
+    return round(library.scale, 2)
+
+
+def _tools() -> dict[str, str]:
+    """The programs that map and time, and their versions."""
+    return {"yosys": yosys.version(yosys.program()), "opensta": yosys.version(_sta_program(), "-version")}
 
 
 def check_clock(clock_ns: float) -> None:

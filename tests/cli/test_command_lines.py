@@ -23,6 +23,7 @@ import spatten.cli.bench_board
 import spatten.cli.bitstream
 import spatten.cli.cycles
 import spatten.cli.digests
+import spatten.cli.features
 import spatten.cli.mutate
 import spatten.cli.run
 import spatten.cli.soak
@@ -209,7 +210,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (spatten.cli.synth, "map_verilog"),
     ):
         monkeypatch.setattr(module, name, _stops)
-    for module, name in ((spatten.cli.run, "simulated_device"), (spatten.cli.units, "workers")):
+    for module, name in (
+        (spatten.cli.run, "simulated_device"),
+        (spatten.cli.units, "workers"),
+        (spatten.cli.features, "workers"),
+    ):
         monkeypatch.setattr(module, name, _stopping)
     monkeypatch.setitem(registry._devices, registry.EngineName.RTL, _stopping)
     monkeypatch.setattr(spatten.host.studies.train_lm, "saved_perplexity", lambda _: (27.0, 2))

@@ -52,6 +52,8 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("synth", ["--ecp5"], []),
         ("units", [], [*COMPILER, *COCOTB]),
         ("units", ["--liberty=other.lib"], [*COMPILER, *COCOTB, "sta"]),
+        ("features", [], []),
+        ("features", ["--liberty", "other.lib"], ["sta"]),
         ("bitstream", [], []),
         ("flash", [], ["openFPGALoader"]),
         ("check", [], [*COMPILER, "iverilog", *COCOTB]),
@@ -197,7 +199,7 @@ def test_the_makefile_asks_for_every_target_that_needs_something() -> None:
     recipes = dict(re.findall(r"^([\w-]+): ready.*\n((?:\t.*\n)+)", text, re.MULTILINE))
     assert recipes.keys() >= requirements.TARGETS.keys() - {"generate"}
     for target, recipe in recipes.items():
-        some = target in requirements.TARGETS and needed(target, ["--engine=rtl"])
+        some = target in requirements.TARGETS and needed(target, ["--engine=rtl", "--liberty=other.lib"])
         assert recipe.startswith(f"\t@$(NEEDS) {target}") == bool(some), target
 
 
