@@ -91,11 +91,11 @@ def one_of(enables: Sequence[Value], values: Sequence[Value]) -> Value:
 
 
 def product(wide: Value, narrow: Value) -> Value:
-    """wide x narrow as one sum of shifted terms, since a factor of a few bits needs no multiplier."""
-    result: Value = Const(0, 1)
-    for bit in range(len(narrow)):
-        result = result + (Mux(narrow[bit], wide, 0) << bit)
-    return result
+    """wide x narrow as a tree of shifted terms, since a factor of a few bits needs no multiplier."""
+    terms: list[Value] = [Mux(narrow[bit], wide, 0) << bit for bit in range(len(narrow))]
+    while len(terms) > 1:
+        terms = [sum(terms[n + 1 : n + 2], terms[n]) for n in range(0, len(terms), 2)]
+    return terms[0]
 
 
 def store_at(m: Module, registers: Sequence[Any], index: Value, value: ValueLike) -> None:
