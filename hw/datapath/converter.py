@@ -9,7 +9,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from spatten.hw.lib.logic import equals, gather_or, select
+from spatten.hw.lib.logic import equals, or_tree, select
 from spatten.hw.lib.parameters import check_integer, check_power_of_two, check_shape
 from spatten.hw.lib.pipeline import delayed, delayed_valid, register
 from spatten.hw.lib.shared import Shared
@@ -333,7 +333,7 @@ class _Slice(Shared):
             ]
             grid = gcd(*reaching, SECTOR_BITS) // _WORD_BITS
             chosen.append(
-                gather_or(
+                or_tree(
                     [
                         words[(first + place) % len(words)]
                         & equals(start[exact_log2(unit) :], first // unit).replicate(_WORD_BITS)
