@@ -76,6 +76,14 @@ def gather_or(values: Sequence[Value]) -> Value:
     return result
 
 
+def or_tree(values: Sequence[Value]) -> Value:
+    """The bitwise OR of all values, as a balanced tree: for what comes late, or is on a long path."""
+    if len(values) < 2:
+        return values[0] if values else Const(0, 1)
+    half = len(values) // 2
+    return or_tree(values[:half]) | or_tree(values[half:])
+
+
 def index_shape(count: int) -> Shape:
     """Shape of a number below `count`: of at least one bit, since Verilog has no signal without bits."""
     return unsigned(max(1, ceil_log2(count)))
@@ -89,14 +97,6 @@ def one_hot(index: Value, count: int) -> Value:
 def one_of(enables: Sequence[Value], values: Sequence[Value]) -> Value:
     """The value whose enable is set, as bits; zero if none is."""
     return gather_or([Mux(enable, value, 0) for enable, value in zip(enables, values, strict=True)])
-
-
-def or_tree(values: Sequence[Value]) -> Value:
-    """The bitwise OR of all values, as a balanced tree: for what comes late, or is on a long path."""
-    if len(values) < 2:
-        return values[0] if values else Const(0, 1)
-    half = len(values) // 2
-    return or_tree(values[:half]) | or_tree(values[half:])
 
 
 def product(wide: Value, narrow: Value) -> Value:
