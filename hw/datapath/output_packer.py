@@ -232,16 +232,21 @@ class OutputPacker(wiring.Component):
         if self._sectors <= self.channels:
             m.d.comb += step.is_final.eq(1)
             return step
-        # The rest of the beat moves down to the channels, for the next local address.
-        done = Signal(range(self._sectors // self.channels))
-        m.d.comb += step.is_final.eq(done == ((1 << step.log_sectors) - 1) >> self._channel_bits)
-        with m.If(step.moves):
-            m.d.sync += done.eq(Mux(step.is_final, 0, done + 1))
-            with m.If(~step.is_final):
-                m.d.sync += [
-                    step.elements.eq(step.elements >> self.channels * self._element_bits),
-                    step.address.eq(step.address + 1),
-                ]
+        # The rest of the beat moves down to the channels, for the next local address. Which step is the last is known a
+        # cycle early, since `i.ready` follows from that.
+        more = ((1 << log_sectors) - 1) >> self._channel_bits
+        left = Signal(range(self._sectors // self.channels), reset_less=True)
+        is_final = Signal(reset_less=True)
+        m.d.comb += step.is_final.eq(is_final)
+        with m.If(placed_ready):
+            m.d.sync += [left.eq(more), is_final.eq(~more.any())]
+        with m.Elif(step.moves):
+            m.d.sync += [
+                left.eq(left - 1),
+                is_final.eq(left == 1),
+                step.elements.eq(step.elements >> self.channels * self._element_bits),
+                step.address.eq(step.address + 1),
+            ]
         return step
 
     def _queue(self, m: Module, step: "_Step") -> None:
