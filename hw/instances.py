@@ -214,6 +214,7 @@ def output_packer(config: Config) -> OutputPacker:
         rows=config.tokens_max,
         heads=config.heads_max,
         address_bits=config.local_sector_bits,
+        head_dim_min=config.head_dim_min,
     )
 
 

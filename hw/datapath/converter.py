@@ -1,13 +1,15 @@
 """From packed sectors of K and V to operands: MSBs and LSBs joined, aligned to the operands' width."""
 
 from collections.abc import Callable
+from math import gcd
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
-from spatten.hw.lib.logic import select
+from spatten.hw.lib.logic import equals, or_tree, select
 from spatten.hw.lib.parameters import check_integer, check_power_of_two, check_shape
 from spatten.hw.lib.pipeline import delayed, delayed_valid, register
 from spatten.hw.lib.shared import Shared
@@ -21,6 +23,8 @@ _WORD_BITS = 32
 _SECTOR_WORDS = SECTOR_BITS // _WORD_BITS
 _STEP_CODES = 16
 """Parts of a row begin at multiples of so many codes."""
+_FEW_STARTS = 8
+"""Most places at which codes can begin for which words are picked, not shifted."""
 
 
 def part_layout(banks: int) -> data.StructLayout:
@@ -248,23 +252,22 @@ class _Slice(Shared):
         m.d.comb += step.eq(self._by_width(part.width, lambda bits: Const(_STEP_CODES * bits // _WORD_BITS)))
         width = register(m, part.width, "width")
         is_unsigned = register(m, part.unsigned, "is_unsigned")
-        joined = register(m, part.joined, "joined")
 
         msb_lanes: list[Value] = []
         lsb_lanes: list[Value] = []
         for lane in self._lanes():
             start = self._start(m, lane, part.msb_offset, step, f"msb{lane.start}_start")
-            msb_lanes.append(self._shift(m, lane, start, self._widths[-1], 2, f"msb{lane.start}"))
+            msb_lanes.append(self._find(m, lane, start, self._widths, f"msb{lane.start}"))
             if self._tensor == "key":
                 # LSBs of 16 codes take two words.
                 start = self._start(m, lane, Cat(Const(0, 1), part.lsb_offset), Const(2), f"lsb{lane.start}_start")
-                lsb_lanes.append(self._shift(m, lane, start, LSB_BITS, LSB_BITS, f"lsb{lane.start}"))
+                lsb_lanes.append(self._find(m, lane, start, (LSB_BITS,), f"lsb{lane.start}"))
 
         # The operands of all sub-lanes, side by side.
         codes = Signal(len(Value.cast(self.operands)))
         m.d.comb += codes.eq(self._by_width(width, lambda bits: self._codes(msb_lanes, bits, is_unsigned)))
         if self._tensor == "key":
-            codes = self._join(m, codes, Cat(lsb_lanes), width, joined)
+            codes = self._join(m, codes, Cat(lsb_lanes))
         m.d.comb += Value.cast(self.operands).eq(register(m, codes, "operands"))
         return m
 
@@ -294,13 +297,56 @@ class _Slice(Shared):
         m.d.comb += start.eq((self.first * _SECTOR_WORDS + offset + place)[: len(start)])
         return start
 
-    def _shift(self, m: Module, lane: range, start: Signal, bits: int, grid: int, name: str) -> Value:
+    def _find(self, m: Module, lane: range, start: Signal, widths: tuple[int, ...], name: str) -> Value:
         """The window's words from `start` on, wrapping at the end, in a register.
 
-        These are as many words as a sub-lane's codes of up to `bits` bits take. Only starts that can occur are served:
-        a part of n operands begins at a multiple of `grid` x n bits, or of a sector if that is less.
+        These are as many words as a sub-lane's codes of up to `widths[-1]` bits take. Only starts that can occur are
+        served: a part of n operands of b bits begins at a multiple of gcd(n x b, bits of a sector).
         """
-        parts = {min(head_dim, len(lane)) for head_dim in self._head_dims if self._has_key(lane, head_dim)}
+        parts = self._parts(lane)
+        unit = gcd(*(operands * bits for operands in parts for bits in widths), SECTOR_BITS) // _WORD_BITS
+        few = self._banks * _SECTOR_WORDS // unit <= _FEW_STARTS
+        words = self._pick(lane, start, widths, unit) if few else self._shift(m, lane, start, widths, name)
+        codes: Value = register(m, words, f"{name}_codes")
+        return codes
+
+    def _parts(self, lane: range) -> list[int]:
+        """Operands that a sub-lane takes of a part, for each head dimension of which it has keys."""
+        return [min(head_dim, len(lane)) for head_dim in self._head_dims if self._has_key(lane, head_dim)]
+
+    def _pick(self, lane: range, start: Signal, widths: tuple[int, ...], unit: int) -> Value:
+        """The words from `start` on, a multiple of `unit`, as the OR of what each start would give.
+
+        Where starts are few that is fewer LUTs than shifts by halves, and only two of them behind the words, which come
+        late from a block RAM.
+        """
+        words = [
+            self.words[n // _SECTOR_WORDS].word_select(n % _SECTOR_WORDS, _WORD_BITS)
+            for n in range(self._banks * _SECTOR_WORDS)
+        ]
+        parts = self._parts(lane)
+        chosen: list[Value] = []
+        for place in range(max(parts) * widths[-1] // _WORD_BITS):
+            # Codes so wide that they reach this word begin on a grid of their own.
+            reaching = [
+                operands * bits for operands in parts for bits in widths if operands * bits > place * _WORD_BITS
+            ]
+            grid = gcd(*reaching, SECTOR_BITS) // _WORD_BITS
+            chosen.append(
+                or_tree(
+                    [
+                        words[(first + place) % len(words)]
+                        & equals(start[exact_log2(unit) :], first // unit).replicate(_WORD_BITS)
+                        for first in range(0, len(words), grid)
+                    ]
+                )
+            )
+        return Cat(chosen)
+
+    def _shift(self, m: Module, lane: range, start: Signal, widths: tuple[int, ...], name: str) -> Value:
+        """The words from `start` on, by shifts by halves of the window, of a half of that, and so on."""
+        bits, grid = widths[-1], gcd(*widths)
+        parts = self._parts(lane)
 
         def reach(levels: int, finest: int) -> int:
             """Words that are wanted of the parts which begin at a multiple of 2**`finest` words or of less, while
@@ -326,8 +372,7 @@ class _Slice(Shared):
             split = moved * _WORD_BITS
             m.d.comb += after.eq(Cat(Mux(start[level], around[:split], words[:split]), words[split : len(after)]))
             words = after
-        codes: Value = register(m, words, f"{name}_codes")
-        return codes
+        return words
 
     def _codes(self, shifted: list[Value], bits: int, is_unsigned: Value) -> Value:
         """Codes of `bits` bits as operands: sign-extended, or for values shifted up to the operand's width."""
@@ -344,15 +389,14 @@ class _Slice(Shared):
                     operands.append(Cat(code, sign.replicate(space)))
         return Cat(operands)
 
-    def _join(self, m: Module, msbs: Value, lsbs: Value, width: Value, joined: Value) -> Signal:
+    def _join(self, m: Module, msbs: Value, lsbs: Value) -> Signal:
         """Operands: MSBs as they are where they come alone, or MSB x 16 + LSB, rounded, where LSBs join them."""
         bits = self._operand_bits
         # Bits by which MSBs move up: fewer than 4 where MSB and LSB are wider than an operand, and so are rounded.
         moves = {code: min(LSB_BITS, bits - code) for code in self._widths}
         distinct = sorted(set(moves.values()))
-        move = Signal(range(1 + len(distinct)))
-        which = self._by_width(width, lambda code: Const(1 + distinct.index(moves[code]), len(move)))
-        m.d.comb += move.eq(Mux(joined, which, 0))
+        which = self._by_width(self.part.width, lambda code: Const(1 + distinct.index(moves[code])))
+        move = register(m, Mux(self.part.joined, which, 0), "move")
 
         pairs = [(msbs.word_select(d, bits), lsbs.word_select(d, LSB_BITS)) for d in range(self._width)]
         floors: list[Value] = [msbs]

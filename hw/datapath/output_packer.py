@@ -7,7 +7,7 @@ from amaranth.hdl import Assert, Cat, Module, Mux, Signal, Value, signed, unsign
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from spatten.hw.datapath.qk import DIM_BITS
+from spatten.hw.datapath.qk import DIM_BITS, check_head_dim_min
 from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.fifo import Fifo
 from spatten.hw.lib.logic import index_shape
@@ -75,6 +75,8 @@ class OutputPacker(wiring.Component):
         Width of a local sector address. All sectors of the region must lie below 2**address_bits.
     depth : int
         Sectors that wait in front of each channel, at least 2.
+    head_dim_min : int
+        Smallest head dimension that a row may have.
 
     Ports
     -----
@@ -86,7 +88,8 @@ class OutputPacker(wiring.Component):
 
     Latency: 4 cycles from a beat's transfer on `i` to its first sectors on `o`.
     Throughput: a beat takes max(1, n / C) cycles: one beat per cycle at 16 channels whatever the rows, and 4 cycles for
-    64 elements at one channel. While a channel is stalled, `depth` sectors wait for it before the others wait too.
+    64 elements at one channel. Where every beat takes two cycles or more, `i.ready` follows from a register alone.
+    While a channel is stalled, `depth` sectors wait for it before the others wait too.
     Every channel gets its sectors in the order of the beats; between channels there is no order.
 
     Source: SpAtten (HPCA 2021) section IV-A for the interleaved channels.
@@ -103,6 +106,7 @@ class OutputPacker(wiring.Component):
         heads: int,
         address_bits: int,
         depth: int = 4,
+        head_dim_min: int = HEAD_DIMS[0],
     ) -> None:
         for name, value, low, high in (
             ("lanes", lanes, _SECTOR_ELEMENTS, None),
@@ -119,6 +123,7 @@ class OutputPacker(wiring.Component):
             check_power_of_two(name, value)
         if head_dim_max not in HEAD_DIMS:
             raise ValueError(f"head_dim_max must be one of {HEAD_DIMS}, not {head_dim_max!r}")
+        check_head_dim_min(head_dim_min, head_dim_max)
         self.lanes = lanes
         self.operand_bits = operand_bits
         self.head_dim_max = head_dim_max
@@ -127,6 +132,9 @@ class OutputPacker(wiring.Component):
         self.heads = heads
         self.address_bits = address_bits
         self.depth = depth
+        self.head_dim_min = head_dim_min
+        self.takes_turns = min(lanes, head_dim_min) // _SECTOR_ELEMENTS >= 2 * channels
+        """Whether a beat is taken only when the one before has moved on: every beat takes two cycles or more."""
         self._sectors = min(lanes, head_dim_max) // _SECTOR_ELEMENTS
         """Most sectors of a beat."""
         self._sector_bits = self._sectors.bit_length() - 1
@@ -185,7 +193,10 @@ class OutputPacker(wiring.Component):
         )
         # A sum of gated rows; so few bits need no multiplier.
         products = [Mux(bit, beat.row << shift, 0) for shift, bit in enumerate(beat.heads)]
-        m.d.comb += self.i.ready.eq(~valid | ready)
+        m.d.comb += self.i.ready.eq(~valid if self.takes_turns else ~valid | ready)
+        if self.takes_turns:
+            with m.If(ready):
+                m.d.sync += valid.eq(0)
         with m.If(self.i.ready):
             m.d.sync += [
                 valid.eq(self.i.valid),
@@ -232,16 +243,21 @@ class OutputPacker(wiring.Component):
         if self._sectors <= self.channels:
             m.d.comb += step.is_final.eq(1)
             return step
-        # The rest of the beat moves down to the channels, for the next local address.
-        done = Signal(range(self._sectors // self.channels))
-        m.d.comb += step.is_final.eq(done == ((1 << step.log_sectors) - 1) >> self._channel_bits)
-        with m.If(step.moves):
-            m.d.sync += done.eq(Mux(step.is_final, 0, done + 1))
-            with m.If(~step.is_final):
-                m.d.sync += [
-                    step.elements.eq(step.elements >> self.channels * self._element_bits),
-                    step.address.eq(step.address + 1),
-                ]
+        # The rest of the beat moves down to the channels, for the next local address. Which step is the last is known a
+        # cycle early, since `i.ready` follows from that.
+        more = ((1 << log_sectors) - 1) >> self._channel_bits
+        left = Signal(range(self._sectors // self.channels), reset_less=True)
+        is_final = Signal(reset_less=True)
+        m.d.comb += step.is_final.eq(is_final)
+        with m.If(placed_ready):
+            m.d.sync += [left.eq(more), is_final.eq(~more.any())]
+        with m.Elif(step.moves):
+            m.d.sync += [
+                left.eq(left - 1),
+                is_final.eq(left == 1),
+                step.elements.eq(step.elements >> self.channels * self._element_bits),
+                step.address.eq(step.address + 1),
+            ]
         return step
 
     def _queue(self, m: Module, step: "_Step") -> None:

@@ -316,7 +316,6 @@ class PvArray(wiring.Component):
         spends = Signal()
         returns = Signal()
         may_enter = Signal()
-        next_count = Signal.like(credit_count)
         beat = step.payload
         m.d.comb += [
             may_enter.eq(has_credit | ~beat.ends),
@@ -324,9 +323,11 @@ class PvArray(wiring.Component):
             self.i_value.ready.eq(may_enter & step.valid),
             spends.eq(step.valid & self.i_value.valid & has_credit & beat.ends),
             returns.eq(self.o.valid & self.o.ready),
-            next_count.eq(credit_count + returns - spends),
         ]
-        m.d.sync += [credit_count.eq(next_count), has_credit.eq(next_count != 0)]
+        with m.If(spends & ~returns):
+            m.d.sync += [credit_count.eq(credit_count - 1), has_credit.eq(credit_count != 1)]
+        with m.If(returns & ~spends):
+            m.d.sync += [credit_count.eq(credit_count + 1), has_credit.eq(1)]
 
         operands = self._live_operands(beat)
         sums = self._multiply(m, beat, operands)

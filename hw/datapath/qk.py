@@ -307,10 +307,13 @@ class QkArray(wiring.Component):
         m.submodules.queue = queue = Fifo(shape=self.o.payload.shape(), depth=self.places)
         fills = Signal()
         free = Signal(range(self.places + 1), init=self.places)
-        next_free = Signal.like(free)
         room = Signal(init=1)
-        m.d.comb += next_free.eq(free - fills + (self.o.valid & self.o.ready))
-        m.d.sync += [free.eq(next_free), room.eq(next_free >= 2)]
+        leaves = self.o.valid & self.o.ready
+        # `room` is whether two will be free: which it is in either case is known before what happens.
+        with m.If(fills & ~leaves):
+            m.d.sync += [free.eq(free - 1), room.eq(free >= 3)]
+        with m.If(leaves & ~fills):
+            m.d.sync += [free.eq(free + 1), room.eq(free >= 1)]
 
         query_waits = Signal()
         takes = Signal()

@@ -5,7 +5,7 @@ from itertools import pairwise
 from math import floor, isqrt
 from typing import Any
 
-from amaranth.hdl import Assert, Const, Module, Mux, Shape, ShapeLike, Signal, Value, signed, unsigned
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -14,6 +14,7 @@ from spatten.hw.lib.arithmetic import AdderTree, Multiplier
 from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.connections import optional
 from spatten.hw.lib.fifo import Fifo
+from spatten.hw.lib.logic import one_hot, or_tree
 from spatten.hw.lib.parameters import check_integer, check_shape
 from spatten.hw.lib.pipeline import delayed, delayed_valid, register
 from spatten.spec.config import SCALE_MANTISSA_BITS, SUM_FRACTION
@@ -39,6 +40,8 @@ _ADDEND_BITS = SUM_FRACTION + 1
 """Width of an exponential as it enters the sum, up to 1.0."""
 _RECIPROCAL_INDEX_BITS = 8
 _RECIPROCAL_LOW_BITS = 10
+_FINE_BITS = 3
+"""Lower bits of a shift that are taken apart from its upper bits."""
 _RECIPROCAL_BITS = 18
 """Width of a reciprocal, [0.5, 1.0] with 17 fraction bits."""
 
@@ -124,7 +127,7 @@ class Softmax(wiring.Component):
 
     Latency: the first probabilities of a row of b beats are valid 2b + `delay` cycles after the transfer of its first
     scores, its decision 2b + `decision_delay`, with nothing in their way. At two multiplier stages `delay` is
-    25 + ceil(log2 P) + ceil(log4 P), `decision_delay` 9 less: 30 and 21 for 8 lanes.
+    26 + ceil(log2 P) + ceil(log4 P), `decision_delay` 10 less: 31 and 21 for 8 lanes.
 
     Throughput: one beat per cycle whatever the lengths of the rows and their order, one-beat rows and flat ones
     included: while `o` and `o_decision` are taken as they come, `i.ready` never falls. Rows of equal
@@ -189,25 +192,26 @@ class Softmax(wiring.Component):
         ]
         # Cycles from a transfer on `i` to its row's maximum, and to where the second pass can take the row.
         self._maximum_at = 1 + ceil_log2(lanes) + 1
-        self._second_at = self._maximum_at + _FIFO_DELAY
+        self._second_at = self._maximum_at + _FIFO_DELAY + 1
         # Cycles from where the second pass takes a beat to its t, its pairs, the sum of its addends, its row's total,
         # and to where the third pass can take the row.
-        self._scaled_at = 1 + self._normalisers[0].delay + self._scalers[0].delay
+        self._scaled_at = self._normalisers[0].delay + self._scalers[0].delay
         self._paired_at = self._scaled_at + self._exponentials[0].delay
         self._summed_at = self._paired_at + self._addends[0].delay + self._tree.delay
         self._totalled_at = self._summed_at + 1
-        self._third_at = self._totalled_at + self._reciprocal.delay + _FIFO_DELAY
+        self._third_at = self._totalled_at + self._reciprocal.delay + _FIFO_DELAY + 1
         # Cycles from where the third pass takes a beat to its probabilities.
-        self._normalised_at = 1 + self._probabilities[0].delay
+        self._normalised_at = self._probabilities[0].delay
         self.delay = self._second_at + self._third_at + self._normalised_at + _FIFO_DELAY - 2
         self.decision_delay = self._second_at + self._totalled_at + 1 + _FIFO_DELAY - 2
-        # Places of the queues: beats of the longest row, and the cycles before a place that was left counts as free.
+        # Places of the queues: beats of the longest row, and the cycles before a place that was left counts as free. A
+        # pass holds one more beat, the one that it takes next.
         beats = -(-row_max // lanes)
-        self._score_places = beats + self._second_at
+        self._score_places = beats + self._second_at - 1
         self._pair_places = beats + self._third_at
         self.output_places = self._normalised_at + _FIFO_DELAY + 1
         self.decision_places = self._totalled_at + 1 + _FIFO_DELAY + 1
-        self.capacity = self._score_places + 1 + self._pair_places + self.output_places
+        self.capacity = self._score_places + 1 + 1 + self._pair_places + 1 + self.output_places
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -318,20 +322,19 @@ class Softmax(wiring.Component):
         decisions: Fifo | None,
     ) -> None:
         """Takes rows whose maximum is known, and fills `pairs`, `reciprocals` and `decisions`."""
-        beat, row = scores.o.payload, constants.o.payload
         takes, takes_last = Signal(), Signal()
+        beat_valid, beat = _held(m, scores.o, takes, "second_beat")
+        row_valid, row = _held(m, constants.o, takes_last, "second_row")
+        maximum_valid, maximum = _held(m, maxima.o, takes_last, "second_maximum")
         m.submodules.pair_room = pair_room = _Room(places=self._pair_places)
-        # A row's maximum is in its queue only when the row's constants and all of its scores are in theirs.
-        may_take = maxima.o.valid & pair_room.free
+        # A row's maximum is known only when the row's constants and all of its scores are in their queues.
+        may_take = maximum_valid & pair_room.free
         if decisions is not None:
             m.submodules.decision_room = decision_room = _Room(places=self.decision_places)
             may_take = may_take & (decision_room.free | ~row.progressive)
         m.d.comb += [
             takes.eq(may_take),
             takes_last.eq(takes & beat.last),
-            scores.o.ready.eq(takes),
-            constants.o.ready.eq(takes_last),
-            maxima.o.ready.eq(takes_last),
             pair_room.takes.eq(takes),
             pair_room.gives.eq(pairs.o.valid & pairs.o.ready),
         ]
@@ -344,27 +347,22 @@ class Softmax(wiring.Component):
                 Value.cast(self.o_decision.payload).eq(Value.cast(decisions.o.payload)),
             ]
         if asserts(platform):
-            m.d.sync += Assert(~takes | (scores.o.valid & constants.o.valid), "softmax lost scores or constants\n")
+            m.d.sync += Assert(~takes | (beat_valid & row_valid), "softmax lost scores or constants\n")
 
-        self._exponentiate(m, platform, takes, beat, row, maxima.o.payload, pairs)
+        self._exponentiate(m, platform, takes, beat, row, maximum, pairs)
         self._total(m, takes, takes_last, row, reciprocals, decisions)
 
     def _exponentiate(
-        self, m: Module, platform: Any, takes: Signal, beat: Any, row: Any, row_maximum: Any, pairs: Fifo
+        self, m: Module, platform: Any, takes: Signal, beat: Any, row: Any, maximum: Any, pairs: Fifo
     ) -> None:
         """The exponentials of a beat's keys go into `pairs`, and into the adder tree."""
-        maximum = register(m, row_maximum, "second_maximum")
-        position = register(m, row.position, "second_position")
-        mantissa = delayed(m, row.mantissa, 1 + self._normalisers[0].delay, "second_mantissa")
-        first_count = register(m, beat.count, "second_count")
-        count = delayed(m, first_count, self._scaled_at - 1, "second_count_after")
+        mantissa = delayed(m, row.mantissa, self._normalisers[0].delay, "second_mantissa")
+        count = delayed(m, beat.count, self._scaled_at, "second_count")
         m.submodules.tree = tree = self._tree
         if asserts(platform):
-            valid = delayed_valid(m, takes, 1, "second_beat")
             for lane in range(self.lanes):
-                spread = maximum - register(m, beat.scores[lane], f"second_checked{lane}")
                 m.d.sync += Assert(
-                    ~valid | (lane >= first_count) | (spread < 1 << (self.score_bits - 1)),
+                    ~takes | (lane >= beat.count) | (maximum - beat.scores[lane] < 1 << (self.score_bits - 1)),
                     "scores of a row differ by more than they may\n",
                 )
         for lane in range(self.lanes):
@@ -374,8 +372,8 @@ class Softmax(wiring.Component):
             m.submodules[f"addend{lane}"] = addend = self._addends[lane]
             m.d.comb += [
                 normaliser.maximum.eq(maximum),
-                normaliser.score.eq(register(m, beat.scores[lane], f"second_score{lane}")),
-                normaliser.position.eq(position),
+                normaliser.score.eq(beat.scores[lane]),
+                normaliser.position.eq(row.position),
                 scaler.normalised.eq(normaliser.normalised),
                 scaler.scale.eq(mantissa),
                 exponential.t.eq(scaler.t),
@@ -383,7 +381,7 @@ class Softmax(wiring.Component):
                 pairs.i.payload.mantissas[lane].eq(exponential.mantissa),
                 pairs.i.payload.exponents[lane].eq(exponential.exponent),
                 addend.mantissa.eq(exponential.mantissa),
-                addend.exponent.eq(exponential.exponent),
+                addend.next_exponent.eq(exponential.next_exponent),
                 tree.i[lane].eq(addend.addend),
             ]
         m.d.comb += [
@@ -434,15 +432,14 @@ class Softmax(wiring.Component):
 
     def _third_pass(self, m: Module, platform: Any, pairs: Fifo, reciprocals: Fifo, output: Fifo) -> None:
         """Takes rows whose reciprocal is known, and sends them to `o`, except the beats of dropped rows."""
-        beat, row = pairs.o.payload, reciprocals.o.payload
         takes, passes = Signal(), Signal()
+        beat_valid, beat = _held(m, pairs.o, takes, "third_beat")
+        row_valid, row = _held(m, reciprocals.o, takes & beat.last, "third_row")
         m.submodules.output_room = output_room = _Room(places=self.output_places)
         m.d.comb += [
-            # A row's reciprocal is in its queue only when all of the row's pairs are in theirs.
-            takes.eq(reciprocals.o.valid & (output_room.free | row.dropped if self.decides else output_room.free)),
+            # A row's reciprocal is known only when all of the row's pairs are in their queue.
+            takes.eq(row_valid & (output_room.free | row.dropped if self.decides else output_room.free)),
             passes.eq(takes & ~row.dropped if self.decides else takes),
-            pairs.o.ready.eq(takes),
-            reciprocals.o.ready.eq(takes & beat.last),
             output_room.takes.eq(passes),
             output_room.gives.eq(self.o.valid & self.o.ready),
             self.o.valid.eq(output.o.valid),
@@ -450,24 +447,22 @@ class Softmax(wiring.Component):
             Value.cast(self.o.payload).eq(Value.cast(output.o.payload)),
         ]
         if asserts(platform):
-            m.d.sync += Assert(~takes | pairs.o.valid, "softmax lost pairs\n")
+            m.d.sync += Assert(~takes | beat_valid, "softmax lost pairs\n")
 
-        reciprocal = register(m, row.reciprocal, "third_reciprocal")
-        z = register(m, row.z, "third_z")
         for lane in range(self.lanes):
             m.submodules[f"probability{lane}"] = probability = self._probabilities[lane]
             m.d.comb += [
-                probability.mantissa.eq(register(m, beat.mantissas[lane], f"third_mantissa{lane}")),
-                probability.exponent.eq(register(m, beat.exponents[lane], f"third_exponent{lane}")),
-                probability.reciprocal.eq(reciprocal),
-                probability.z.eq(z),
+                probability.mantissa.eq(beat.mantissas[lane]),
+                probability.exponent.eq(beat.exponents[lane]),
+                probability.reciprocal.eq(row.reciprocal),
+                probability.z.eq(row.z),
                 output.i.payload.probs[lane].eq(probability.prob),
             ]
         m.d.comb += [
-            output.i.valid.eq(delayed_valid(m, passes, self._normalised_at, "third_beat")),
-            output.i.payload.count.eq(delayed(m, beat.count, self._normalised_at, "third_count")),
-            output.i.payload.last.eq(delayed(m, beat.last, self._normalised_at, "third_last")),
-            Value.cast(output.i.payload.header).eq(delayed(m, row.header, self._normalised_at, "third_header")),
+            output.i.valid.eq(delayed_valid(m, passes, self._normalised_at, "normalised_beat")),
+            output.i.payload.count.eq(delayed(m, beat.count, self._normalised_at, "normalised_count")),
+            output.i.payload.last.eq(delayed(m, beat.last, self._normalised_at, "normalised_last")),
+            Value.cast(output.i.payload.header).eq(delayed(m, row.header, self._normalised_at, "normalised_header")),
         ]
 
 
@@ -484,9 +479,10 @@ class _Room(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         used = Signal(range(self._places + 1))
-        used_next = Signal.like(used)
-        m.d.comb += used_next.eq(used + self.takes - self.gives)
-        m.d.sync += [used.eq(used_next), self.free.eq(used_next != self._places)]
+        with m.If(self.takes & ~self.gives):
+            m.d.sync += [used.eq(used + 1), self.free.eq(used != self._places - 1)]
+        with m.If(self.gives & ~self.takes):
+            m.d.sync += [used.eq(used - 1), self.free.eq(1)]
         return m
 
 
@@ -512,13 +508,25 @@ class _Normaliser(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        difference = Signal(self._difference_bits, reset_less=True)
-        m.d.sync += difference.eq(self.maximum - self.score)
-        position = register(m, self.position, "difference_position")
-        # `shifted` has one bit more than the result, at its lower end: the half unit.
-        shifted = Signal(self._difference_bits + _NORMALISED_BITS + 1)
-        m.d.comb += shifted.eq((difference << (_NORMALISED_BITS + 1)) >> position)
-        m.d.sync += self.normalised.eq(_rounded(m, shifted, _NORMALISED_BITS))
+        # The difference with the point of the result, and the half unit below it, were the shift 0.
+        difference = Signal(self._difference_bits)
+        m.d.comb += difference.eq(self.maximum - self.score)
+        placed = difference << (_NORMALISED_BITS + 1)
+        # The shift's upper bits first; what lies above all that its lower bits can bring down only saturates.
+        kept = _NORMALISED_BITS + 1 + (1 << _FINE_BITS) - 1
+        coarse, fine = self.position[_FINE_BITS:], register(m, self.position[:_FINE_BITS], "fine")
+        by_coarse = Signal(kept, reset_less=True)
+        exceeds = Signal(reset_less=True)
+        above = [
+            placed[low : low + (1 << _FINE_BITS)].any() & (coarse <= (low - kept >> _FINE_BITS))
+            for low in range(kept, len(placed), 1 << _FINE_BITS)
+        ]
+        m.d.sync += [by_coarse.eq(placed >> (coarse << _FINE_BITS)), exceeds.eq(Cat(above).any())]
+        shifted = Signal(_NORMALISED_BITS + 1)
+        m.d.comb += shifted.eq(by_coarse >> fine)
+        above = [by_coarse[_NORMALISED_BITS + 1 + n] & (fine <= n) for n in range(kept - len(shifted))]
+        rounded = _rounded(m, Cat(shifted, Cat(exceeds, *above).any()), _NORMALISED_BITS)
+        m.d.sync += self.normalised.eq(rounded)
         return m
 
 
@@ -542,15 +550,17 @@ class _Chord(wiring.Component):
     """A falling function by chords: table[index] - round((table[index] - table[index + 1]) x low / 2**low_bits).
 
     The output is 0 where the input is not `live`. `delay` cycles. A line has an entry of the table and the step down to
-    the next one.
+    the next one; it passes `reads` registers: two where a flow makes a block RAM of the table, which is so late that
+    the multiplier must not follow at once.
     """
 
-    def __init__(self, *, table: list[int], low_bits: int) -> None:
+    def __init__(self, *, table: list[int], low_bits: int, reads: int = 1) -> None:
+        self._reads = reads
         self._steps = [start - end for start, end in pairwise(table)]
         self._starts = table[:-1]
         step_bits = max(self._steps).bit_length()
         self._multiplier = Multiplier(a_shape=low_bits, b_shape=step_bits, stages=1)
-        self.delay = 1 + self._multiplier.delay + 1
+        self.delay = reads + self._multiplier.delay + 1
         super().__init__(
             {
                 "index": In(range(len(self._starts))),
@@ -571,12 +581,13 @@ class _Chord(wiring.Component):
             for index, each in enumerate(lines):
                 with m.Case(index):
                     m.d.sync += read.eq(Const(each, line))
+        read = delayed(m, read, self._reads - 1, "read_after")
         m.submodules.multiplier = multiplier = self._multiplier
         start = delayed(m, read.start, multiplier.delay, "start")
-        live = delayed(m, self.live, 1 + multiplier.delay, "chord_live")
+        live = delayed(m, self.live, self._reads + multiplier.delay, "chord_live")
         falling = Signal.like(self.o, name="falling")
         m.d.comb += [
-            multiplier.a.eq(register(m, self.low, "chord_low")),
+            multiplier.a.eq(delayed(m, self.low, self._reads, "chord_low")),
             multiplier.b.eq(read.step),
             # The rounded product is subtracted: its upper bits, and its half unit as a borrow.
             falling.eq(start - multiplier.o[low_bits:] - multiplier.o[low_bits - 1]),
@@ -586,13 +597,22 @@ class _Chord(wiring.Component):
 
 
 class _Exponential(wiring.Component):
-    """2**-t as mantissa x 2**-exponent; the mantissa is 0 where the key is not `live`. `delay` cycles."""
+    """2**-t as mantissa x 2**-exponent; the mantissa is 0 where the key is not `live`. `delay` cycles.
+
+    `next_exponent` is the exponent one cycle early.
+    """
 
     def __init__(self) -> None:
         self._chord = _Chord(table=_exp_table(), low_bits=_T_FRACTION - _EXP_INDEX_BITS)
         self.delay = self._chord.delay
         super().__init__(
-            {"t": In(_T_BITS), "live": In(1), "mantissa": Out(_MANTISSA_BITS), "exponent": Out(_EXPONENT_BITS)}
+            {
+                "t": In(_T_BITS),
+                "live": In(1),
+                "mantissa": Out(_MANTISSA_BITS),
+                "exponent": Out(_EXPONENT_BITS),
+                "next_exponent": Out(_EXPONENT_BITS),
+            }
         )
 
     def elaborate(self, platform: Any) -> Module:
@@ -604,24 +624,34 @@ class _Exponential(wiring.Component):
             chord.index.eq(self.t[low_bits:_T_FRACTION]),
             chord.live.eq(self.live),
             self.mantissa.eq(chord.o),
-            self.exponent.eq(delayed(m, self.t[_T_FRACTION:], self.delay, "exponent")),
+            self.next_exponent.eq(delayed(m, self.t[_T_FRACTION:], self.delay - 1, "exponent")),
+            self.exponent.eq(register(m, self.next_exponent, "exponent_now")),
         ]
         return m
 
 
 class _Addend(wiring.Component):
-    """round(mantissa x 2**-exponent), with 24 fraction bits. `delay` cycles."""
+    """round(mantissa x 2**-exponent), with 24 fraction bits, of a mantissa up to 1.0. `delay` cycles.
+
+    The exponent comes one cycle before the mantissa, and waits in the form that the shift takes.
+    """
 
     delay = 1
 
     def __init__(self) -> None:
-        super().__init__({"mantissa": In(_MANTISSA_BITS), "exponent": In(_EXPONENT_BITS), "addend": Out(_ADDEND_BITS)})
+        super().__init__(
+            {"mantissa": In(_MANTISSA_BITS), "next_exponent": In(_EXPONENT_BITS), "addend": Out(_ADDEND_BITS)}
+        )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        placed = self.mantissa << (1 + _ADDEND_BITS - _MANTISSA_BITS)
+        by_fine = _shifted_down(placed, register(m, _fine(self.next_exponent), "fine"))
+        coarse = register(m, self.next_exponent[_FINE_BITS:], "coarse")
         shifted = Signal(1 + _ADDEND_BITS)
-        m.d.comb += shifted.eq((self.mantissa << (1 + _ADDEND_BITS - _MANTISSA_BITS)) >> self.exponent)
-        m.d.sync += self.addend.eq(_rounded(m, shifted, _ADDEND_BITS))
+        m.d.comb += shifted.eq(by_fine >> (coarse << _FINE_BITS))
+        # Up to 1.0: nothing to saturate.
+        m.d.sync += self.addend.eq(shifted[1:] + shifted[0])
         return m
 
 
@@ -629,7 +659,7 @@ class _Reciprocal(wiring.Component):
     """1/total as mantissa x 2**-z, for a total of 1.0 to `row_max`. `delay` cycles, one total per cycle."""
 
     def __init__(self, *, row_max: int) -> None:
-        self._chord = _Chord(table=_reciprocal_table(), low_bits=_RECIPROCAL_LOW_BITS)
+        self._chord = _Chord(table=_reciprocal_table(), low_bits=_RECIPROCAL_LOW_BITS, reads=2)
         self.delay = 1 + self._chord.delay
         super().__init__(
             {
@@ -642,14 +672,22 @@ class _Reciprocal(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.chord = chord = self._chord
+        # Of the bits above 1.0 the leading one, each compared with those above it only.
+        bits = range(len(self.total) - SUM_FRACTION)
+        leads = [~self.total[SUM_FRACTION + z + 1 :].any() & (self.total[SUM_FRACTION + z] if z else 1) for z in bits]
         leading = Signal.like(self.z, name="leading")
-        for z in range(1, len(self.total) - SUM_FRACTION):
-            with m.If(self.total[SUM_FRACTION + z]):
-                m.d.comb += leading.eq(z)
-        # The fraction bits behind the leading one, as many as the table and its chords take.
+        m.d.comb += leading.eq(or_tree([Mux(lead, z, 0) for z, lead in enumerate(leads)]))
+        # The fraction bits behind it, as many as the table and its chords take.
         fraction_bits = _RECIPROCAL_INDEX_BITS + _RECIPROCAL_LOW_BITS
         fraction = Signal(fraction_bits, reset_less=True)
-        m.d.sync += fraction.eq(self.total[SUM_FRACTION - fraction_bits :] >> leading)
+        m.d.sync += fraction.eq(
+            or_tree(
+                [
+                    Mux(lead, self.total[SUM_FRACTION + z - fraction_bits : SUM_FRACTION + z], 0)
+                    for z, lead in enumerate(leads)
+                ]
+            )
+        )
         m.d.comb += [
             chord.index.eq(fraction[_RECIPROCAL_LOW_BITS:]),
             chord.low.eq(fraction[:_RECIPROCAL_LOW_BITS]),
@@ -680,19 +718,16 @@ class _Probability(wiring.Component):
         prob_bits = len(self.prob)
         m.submodules.multiplier = multiplier = self._multiplier
         m.d.comb += [multiplier.a.eq(self.reciprocal), multiplier.b.eq(self.mantissa)]
-        # The product is at most 2**33, so that a shift beyond prob_bits + 1 leaves not even the half unit.
-        shift = Signal(range(prob_bits + 2), reset_less=True)
-        vanishes = Signal(reset_less=True)
         exponent = Signal(_EXPONENT_BITS + 1)
         m.d.comb += exponent.eq(self.exponent + self.z)
-        m.d.sync += [shift.eq(exponent), vanishes.eq(exponent[len(shift) :].any())]
-        shift = delayed(m, shift, multiplier.delay - 1, "shift")
-        vanishes = delayed(m, vanishes, multiplier.delay - 1, "vanishes")
+        exponent = delayed(m, exponent, multiplier.delay - 1, "exponent")
+        # The product is at most 2**33, so that a shift beyond prob_bits + 1 leaves not even the half unit.
+        shifts = register(m, one_hot(exponent, prob_bits + 2), "shifts")
 
         shifted = Signal(prob_bits + 2)
         point = _MANTISSA_BITS - 1 + _RECIPROCAL_BITS - 1 - prob_bits
-        m.d.comb += shifted.eq(multiplier.o[point - 1 :] >> shift)
-        m.d.sync += self.prob.eq(_rounded(m, Mux(vanishes, 0, shifted), prob_bits))
+        m.d.comb += shifted.eq(_shifted_down(multiplier.o[point - 1 :], shifts))
+        m.d.sync += self.prob.eq(_rounded(m, shifted, prob_bits))
         return m
 
 
@@ -713,13 +748,38 @@ def _reciprocal_table() -> list[int]:
     return [floor(Fraction(256 << (_RECIPROCAL_BITS - 1), 256 + i) + Fraction(1, 2)) for i in range(257)]
 
 
+def _held(m: Module, source: Any, taken: Value, name: str) -> tuple[Signal, Any]:
+    """Valid and payload of a register behind a stream from a queue, empty or with what is there until it is `taken`.
+
+    What decides whether a beat may be taken then comes from registers, since a block RAM is late.
+    """
+    valid = Signal(name=f"{name}_valid")
+    payload = Signal(source.payload.shape(), name=name, reset_less=True)
+    m.d.comb += source.ready.eq(~valid | taken)
+    with m.If(source.ready):
+        m.d.sync += [valid.eq(source.valid), payload.eq(source.payload)]
+    return valid, payload
+
+
 def _larger(*values: Value) -> Value:
     """The larger of two values, or a single value as it is."""
     return values[0] if len(values) == 1 else Mux(values[0] > values[1], values[0], values[1])
 
 
+def _fine(shift: Value) -> Value:
+    """The lower bits of a shift, one-hot: so the shift by them is two LUTs deep, not three."""
+    return one_hot(shift[:_FINE_BITS], 1 << _FINE_BITS)
+
+
+def _shifted_down(value: Value, shifts: Value) -> Value:
+    """`value` >> the shift that `shifts` says one-hot; 0 if it says none."""
+    return or_tree([Mux(bit, value[n:], 0) for n, bit in enumerate(shifts)])
+
+
 def _rounded(m: Module, value: Value, bits: int) -> Value:
     """`value` / 2, rounded half up and saturated to `bits`."""
-    rounded = Signal(len(value), name="rounded")
-    m.d.comb += rounded.eq(value[1:] + value[0])
+    # All that exceeds the result's bits comes down to one bit above them: a short sum, and a bit or two that saturate.
+    inside, above = value[1 : bits + 1], value[bits + 1 :].any()
+    rounded = Signal(bits + 2, name="rounded")
+    m.d.comb += rounded.eq(Cat(inside, above) + value[0])
     return rounded[:bits] | rounded[bits:].any().replicate(bits)

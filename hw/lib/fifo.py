@@ -55,13 +55,14 @@ class Fifo(Shared):
         write_pointer = Signal(range(self.depth))
         read_pointer = Signal(range(self.depth))
         stored = Signal(range(self.depth + 1))
-        full = Signal()
+        # What decides in the cycle comes from registers of one bit, which follow from `stored` and what happens.
+        some, full = Signal(), Signal()
         writes = Signal()
         reads = Signal()
         m.d.comb += [
             self.i.ready.eq(~full),
             writes.eq(self.i.valid & ~full),
-            reads.eq((stored != 0) & (~self.o.valid | self.o.ready)),
+            reads.eq(some & (~self.o.valid | self.o.ready)),
             self.level.eq(stored + self.o.valid),
             ram.write_enable.eq(writes),
             ram.write_address.eq(write_pointer),
@@ -70,10 +71,10 @@ class Fifo(Shared):
             ram.read_address.eq(read_pointer),
             Value.cast(self.o.payload).eq(Value.cast(ram.read_data)),
         ]
-        m.d.sync += [
-            stored.eq(stored + writes - reads),
-            full.eq(stored + writes - reads == self.depth),
-        ]
+        with m.If(writes & ~reads):
+            m.d.sync += [stored.eq(stored + 1), some.eq(1), full.eq(stored == self.depth - 1)]
+        with m.If(reads & ~writes):
+            m.d.sync += [stored.eq(stored - 1), some.eq(stored != 1), full.eq(0)]
         with m.If(writes):
             m.d.sync += write_pointer.eq(following(write_pointer, self.depth))
         with m.If(reads):

@@ -18,6 +18,7 @@ __all__ = [
     "index_shape",
     "one_hot",
     "one_of",
+    "or_tree",
     "product",
     "select",
     "store_at",
@@ -75,6 +76,14 @@ def gather_or(values: Sequence[Value]) -> Value:
     return result
 
 
+def or_tree(values: Sequence[Value]) -> Value:
+    """The bitwise OR of all values, as a balanced tree: for what comes late, or is on a long path."""
+    if len(values) < 2:
+        return values[0] if values else Const(0, 1)
+    half = len(values) // 2
+    return or_tree(values[:half]) | or_tree(values[half:])
+
+
 def index_shape(count: int) -> Shape:
     """Shape of a number below `count`: of at least one bit, since Verilog has no signal without bits."""
     return unsigned(max(1, ceil_log2(count)))
@@ -91,11 +100,11 @@ def one_of(enables: Sequence[Value], values: Sequence[Value]) -> Value:
 
 
 def product(wide: Value, narrow: Value) -> Value:
-    """wide x narrow as one sum of shifted terms, since a factor of a few bits needs no multiplier."""
-    result: Value = Const(0, 1)
-    for bit in range(len(narrow)):
-        result = result + (Mux(narrow[bit], wide, 0) << bit)
-    return result
+    """wide x narrow as a tree of shifted terms, since a factor of a few bits needs no multiplier."""
+    terms: list[Value] = [Mux(narrow[bit], wide, 0) << bit for bit in range(len(narrow))]
+    while len(terms) > 1:
+        terms = [sum(terms[n + 1 : n + 2], terms[n]) for n in range(0, len(terms), 2)]
+    return terms[0]
 
 
 def store_at(m: Module, registers: Sequence[Any], index: Value, value: ValueLike) -> None:

@@ -140,16 +140,18 @@ class AxiWriter(Shared):
         # W sends the data of presented bursts and nothing else. Under `stop` all other data are then dropped.
         beats = 8 * SECTOR_BYTES // self.channel_bits
         released = Signal(range(self.depth + 2))
+        some_released = Signal()
+        after = Signal.like(released, name="released_after")
         is_last_beat = Signal()
         sends = Signal()
         finishes = Signal()
         m.d.comb += [
-            axi.wvalid.eq(queue.o.valid & released.any()),
+            axi.wvalid.eq(queue.o.valid & some_released),
             axi.wlast.eq((ends & read_place).any() & is_last_beat),
             axi.wstrb.eq(-1),
             sends.eq(axi.wvalid & axi.wready),
             finishes.eq(sends & is_last_beat),
-            queue.o.ready.eq(finishes | (self.stop & ~released.any())),
+            queue.o.ready.eq(finishes | (self.stop & ~some_released)),
         ]
         if beats == 1:
             m.d.comb += [is_last_beat.eq(1), axi.wdata.eq(queue.o.payload)]
@@ -161,10 +163,8 @@ class AxiWriter(Shared):
             ]
             with m.If(sends):
                 m.d.sync += beat.eq(beat + 1)
-        with m.If(merger.presents):
-            m.d.sync += released.eq(released + merger.presented + 1 - finishes)
-        with m.Elif(finishes):
-            m.d.sync += released.eq(released - 1)
+        m.d.comb += after.eq(released + Mux(merger.presents, merger.presented + 1, 0) - finishes)
+        m.d.sync += [released.eq(after), some_released.eq(after.any())]
 
         # B: how many sectors each burst without response has.
         m.submodules.bursts = bursts = Fifo(shape=unsigned(len(merger.presented)), depth=self.outstanding - 1)

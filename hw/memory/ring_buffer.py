@@ -145,19 +145,20 @@ class RingBuffer(wiring.Component):
         end = Signal(range(self.sectors))
         base = Signal(range(self.sectors), reset_less=True)
         after = Signal(range(2 * self.sectors + 1))
-        level_after = Signal(range(2 * self.sectors + 1))
+        space = Signal(range(self.sectors + 1), init=self.sectors)
         grants = Signal()
         freed = Signal(range(self.sectors + 1))
         m.d.comb += [
             self.i_allocate.ready.eq(~waits),
             self.i_free.ready.eq(1),
-            level_after.eq(self.level + asked),
-            grants.eq(waits & (level_after <= self.sectors) & ~self.o_block.valid),
+            self.level.eq(self.sectors - space),
+            grants.eq(waits & (asked <= space) & ~self.o_block.valid),
             after.eq(end + asked),
             self.o_block.payload.eq(base),
             freed.eq(Mux(self.i_free.valid, self.i_free.payload, 0)),
         ]
-        m.d.sync += self.level.eq(Mux(grants, level_after, self.level) - freed)
+        # Both sums are there when it is known whether the space suffices.
+        m.d.sync += space.eq(Mux(grants, space - asked + freed, space + freed))
         with m.If(grants):
             m.d.sync += [
                 base.eq(end),

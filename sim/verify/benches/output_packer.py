@@ -22,10 +22,11 @@ PARAMETERS = parameters()
 SIZE: dict[str, int] = PARAMETERS["size"]
 LANES, CHANNELS, ROWS, HEADS = SIZE["lanes"], SIZE["channels"], SIZE["rows"], SIZE["heads"]
 ADDRESS_BITS, OPERAND_BITS, DEPTH = SIZE["address_bits"], SIZE["operand_bits"], SIZE["depth"]
-DIMS = [dim for dim in HEAD_DIMS if dim <= SIZE["head_dim_max"]]
+DIMS = [dim for dim in HEAD_DIMS if SIZE["head_dim_min"] <= dim <= SIZE["head_dim_max"]]
+TAKES_TURNS: bool = PARAMETERS["takes_turns"]
 COUNT: int = PARAMETERS["rows_sent"]
 SEEDS: list[int] = PARAMETERS["seeds"]
-LAYOUT = placed_beat(**{name: value for name, value in SIZE.items() if name != "depth"})
+LAYOUT = placed_beat(**{name: value for name, value in SIZE.items() if name not in ("depth", "head_dim_min")})
 LATENCY = 4
 
 
@@ -148,8 +149,9 @@ async def writes_match_golden(dut: HierarchyObject, idle: float, stall: float, s
     due: list[list[int]] = [[] for _ in range(CHANNELS)]
     begin = 0
     for n, (cycles, channels) in enumerate(zip(traffic.cycles, traffic.channels, strict=True)):
-        # Two beats are inside before one has left.
-        assert source.cycles[n] - first == max(n, sum(traffic.cycles[: n - 1]) + 1 if n > 1 else n), f"beat {n}"
+        # Two beats are inside before one has left, the second a cycle later where beats are taken in turn.
+        taken = 0 if n == 0 else max(n, sum(traffic.cycles[: n - 1]) + (2 if TAKES_TURNS else 1 if n > 1 else 0))
+        assert source.cycles[n] - first == taken, f"beat {n}"
         for sector, channel in enumerate(channels):
             due[channel].append(first + LATENCY + begin + sector * cycles // len(channels))
         begin += cycles
@@ -185,15 +187,20 @@ async def a_stalled_channel_holds_its_depth(dut: HierarchyObject) -> None:
     """While one channel takes nothing the others get all sectors until `depth` + 1 wait for it, and nothing is lost."""
     for channel in range(0, CHANNELS, max(1, CHANNELS // 4)):
         bench, source, sinks = make_bench(dut, SEEDS[0])
-        traffic = make_traffic(SEEDS[0] + channel, dims=[16], count=40 * CHANNELS)
+        traffic = make_traffic(SEEDS[0] + channel, dims=DIMS[:1], count=40 * CHANNELS)
         await bench.reset()
         sinks[channel].stop()
         start(source, sinks, traffic)
         await bench.step(40 * CHANNELS + 20)
-        # D = 16 makes one sector a beat: beats are taken up to the last that fits, and two more.
-        mine = [n for n, channels in enumerate(traffic.channels) if channel in channels]
-        assert source.count == mine[DEPTH + 1] + 2
-        assert sum(sink.count for sink in sinks) == mine[DEPTH + 1] - (DEPTH + 1)
+        # Beats are taken up to the one whose sector has no place, and one more; its earlier steps reach the others.
+        steps = [
+            ((n, sector // CHANNELS), target)
+            for n, channels in enumerate(traffic.channels)
+            for sector, target in enumerate(channels)
+        ]
+        waits = [step for step, target in steps if target == channel][DEPTH + 1]
+        assert source.count == waits[0] + 2
+        assert sum(sink.count for sink in sinks) == sum(target != channel and step < waits for step, target in steps)
         sinks[channel].start()
         await bench.drain()
 

@@ -8,7 +8,7 @@ from spatten.hw import instances
 from spatten.hw.datapath.output_packer import OutputPacker
 from spatten.sim.verify.cosim import seeds
 from spatten.sim.verify.runs.instance import instance_run, sizes
-from spatten.spec.config import Config
+from spatten.spec.config import HEAD_DIMS, Config
 
 
 def size(
@@ -20,6 +20,7 @@ def size(
     heads: int,
     address_bits: int,
     depth: int,
+    head_dim_min: int = HEAD_DIMS[0],
 ) -> dict[str, int]:
     return {
         "lanes": lanes,
@@ -30,6 +31,7 @@ def size(
         "heads": heads,
         "address_bits": address_bits,
         "depth": depth,
+        "head_dim_min": head_dim_min,
     }
 
 
@@ -42,10 +44,16 @@ SMALL = size(16, 5, 32, 2, 5, 3, 7, 2)
 
 
 def run_arguments(size: dict[str, int], rows_sent: int, count: int = 2) -> dict[str, Any]:
+    component = OutputPacker(**size)
     return {
-        "component": OutputPacker(**size),
+        "component": component,
         "test_module": "spatten.sim.verify.benches.output_packer",
-        "parameters": {"size": size, "rows_sent": rows_sent, "seeds": seeds(count)},
+        "parameters": {
+            "size": size,
+            "takes_turns": component.takes_turns,
+            "rows_sent": rows_sent,
+            "seeds": seeds(count),
+        },
         "seed": seeds()[0],
     }
 

@@ -25,6 +25,8 @@ SIZES = [
     size(64, 16, 128, 2, 1000, 16, 17, 4),  # two steps a beat, full width
     size(32, 4, 128, 8, 7, 5, 9, 2),  # four parts
     size(16, 9, 16, 1, 1, 1, 4, 2),  # nothing to choose
+    size(32, 8, 64, 1, 100, 12, 13, 4, 32),  # two steps a beat at least: beats are taken in turn
+    size(64, 8, 128, 2, 9, 3, 9, 2, 64),  # so also at two channels
 ]
 
 
@@ -68,6 +70,11 @@ def test_verilog_is_lint_clean(size: dict[str, int]) -> None:
         ({"heads": 0}, ValueError, "heads must be at least 1, not 0"),
         ({"address_bits": 0}, ValueError, "address_bits must be at least 1, not 0"),
         ({"depth": 1}, ValueError, "depth must be at least 2, not 1"),
+        (
+            {"head_dim_min": 64},
+            ValueError,
+            "head_dim_min must be one of (16, 32, 64, 128), at most head_dim_max = 32, not 64",
+        ),
     ],
 )
 def test_parameters_are_validated(change: dict[str, Any], error: type[Exception], text: str) -> None:
@@ -78,7 +85,9 @@ def test_parameters_are_validated(change: dict[str, Any], error: type[Exception]
 
 def test_ports_have_the_declared_shapes() -> None:
     component = OutputPacker(**SMALL)
-    assert component.i.payload.shape() == placed_beat(**{k: v for k, v in SMALL.items() if k != "depth"})
+    assert component.i.payload.shape() == placed_beat(
+        **{k: v for k, v in SMALL.items() if k not in ("depth", "head_dim_min")}
+    )
     assert [o.payload.shape() for o in component.o] == [sector_write(7)] * 2
 
 

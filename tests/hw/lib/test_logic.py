@@ -18,6 +18,7 @@ from spatten.hw.lib.logic import (
     index_shape,
     one_hot,
     one_of,
+    or_tree,
     product,
     select,
     wrapped,
@@ -50,6 +51,12 @@ def test_select_and_choose(count: int) -> None:
     values = [Const(value, 4) for value in wanted]
     assert table(3, lambda index: select(values, index))[:count] == wanted
     assert table(3, lambda index: choose(values, index)) == wanted + [wanted[-1]] * (8 - count)
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_or_tree(count: int) -> None:
+    wanted = [int(any(operand >> n & 1 for n in range(count))) for operand in range(64)]
+    assert table(6, lambda operand: or_tree(list(operand[:count]))) == wanted
 
 
 @pytest.mark.parametrize("size", range(1, 9))
