@@ -37,6 +37,7 @@ from spatten.hw.control.plan.refetch import Refetch
 from spatten.hw.control.plan.value_walker import ValueWalker
 from spatten.hw.lib.assertions import asserts
 from spatten.hw.lib.connections import optional
+from spatten.hw.lib.pipeline import register
 from spatten.hw.memory.address_generator import KEY, QUERY, VALUE
 from spatten.hw.memory.block_table import BlockTable, entry_shape
 from spatten.spec.config import Config, Feature
@@ -205,8 +206,8 @@ class Planner(wiring.Component):
             m.d.comb += [
                 arbiter.bids[ring].eq(issuer.bid),
                 issuer.wins.eq(arbiter.wins[ring]),
-                tables[ring].arrives.eq(ledger.arrives[ring]),
             ]
+            _pass_on(m, ledger.arrives[ring], tables[ring].arrives, f"{name}_arrives")
         self._walkers(m, tables, issuers)
         if asserts(platform):
             for table, issuer in zip(tables, issuers, strict=True):
@@ -220,9 +221,9 @@ class Planner(wiring.Component):
         if self._recomputes:
             m.d.comb += [
                 refetch.slots.eq(self.slots),
-                refetch.read.eq(self.again_read),
-                refetch.done.eq(self.again_done),
-                refetch.arrives.eq(ledger.refetch_arrives),
+                refetch.read.eq(register(m, self.again_read, "again_was_read", is_reset=True)),
+                refetch.done.eq(register(m, self.again_done, "again_was_done", is_reset=True)),
+                refetch.arrives.eq(register(m, ledger.refetch_arrives, "refetch_arrived", is_reset=True)),
                 self.again_arrived.eq(refetch.arrived),
                 arbiter.refetch_bid.eq(refetch.bid),
                 refetch.wins.eq(arbiter.refetch_wins),
@@ -261,8 +262,8 @@ class Planner(wiring.Component):
                 *_joined(table.o_allocate, self.o_allocate[ring]),
                 *_joined(self.i_block[ring], table.i_block),
                 *_joined(table.o_free, self.o_free[ring]),
-                table.uses.eq(self.uses[ring]),
             ]
+            _pass_on(m, self.uses[ring], table.uses, f"{name}_used")
             tables.append(table)
         m.d.comb += [
             self.arrived_query.eq(tables[QUERY].arrived),
@@ -318,6 +319,14 @@ class Planner(wiring.Component):
                 "space of a block returns before all of its row groups have arrived\n",
             ),
         ]
+
+
+def _pass_on(m: Module, event: Any, sink: Any, name: str) -> None:
+    """An event of a block to its table, a cycle later."""
+    m.d.comb += [
+        sink.valid.eq(register(m, event.valid, f"{name}_valid", is_reset=True)),
+        sink.entry.eq(register(m, event.entry, f"{name}_entry")),
+    ]
 
 
 def _joined(source: Any, sink: Any) -> list[Any]:

@@ -234,7 +234,7 @@ class QuickSelect(wiring.Component):
             crowded.eq(places.is_crowded),
             places.finishes.eq(search.finishes),
             places.threshold.eq(search.threshold),
-            places.equals.eq(search.equals),
+            places.rank.eq(search.last_rank),
         ]
         if self.header is not None:
             m.d.comb += Value.cast(places.header).eq(Value.cast(self.i.payload.header))

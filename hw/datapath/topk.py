@@ -58,7 +58,8 @@ class TopK(wiring.Component):
     Source: SpAtten (HPCA 2021) section V-B, Fig. 9: threshold, count of equals, and the filter over a buffered copy.
     """
 
-    FILTER_STAGES = 4
+    FILTER_STAGES = 3
+    """Behind the one in which a beat waits for its row's result."""
 
     def __init__(
         self,
@@ -115,25 +116,29 @@ class TopK(wiring.Component):
     def _filter(self, m: Module, copy: Fifo, select: QuickSelect) -> None:
         """Lets the beats of the copy pass once their row's result is there, and marks those values that survive."""
         lanes = self.lanes
+        goes_on = Signal()
         enters = Signal()
+        # The first stage is filled without a result, since the queue's memory is slow.
+        (waiting,) = elastic_stages(m, copy.o.valid, goes_on, 1)
         stages = elastic_stages(m, enters, self.o.ready, self.FILTER_STAGES)
-        takes = [stage.takes for stage in stages]
-        m.d.comb += [
-            enters.eq(copy.o.valid & select.o.valid),
-            copy.o.ready.eq(select.o.valid & stages[0].ready),
-            select.o.ready.eq(copy.o.valid & copy.o.payload.last & stages[0].ready),
-            self.o.valid.eq(stages[-1].valid),
-        ]
+        takes = [waiting.takes, *(stage.takes for stage in stages)]
         # The beats, and how many equals of the threshold their row may keep, up to where the mask is known.
         beats = [copy.o.payload]
         quotas = [select.o.payload.equals]
-        for stage in range(self.FILTER_STAGES - 1):
+        for stage in range(self.FILTER_STAGES):
             beats.append(register(m, beats[-1], f"beat{stage}", enable=takes[stage]))
+        for stage in range(1, self.FILTER_STAGES):
             quotas.append(register(m, quotas[-1], f"quota{stage}", enable=takes[stage]))
+        m.d.comb += [
+            copy.o.ready.eq(waiting.ready),
+            enters.eq(waiting.valid & select.o.valid),
+            goes_on.eq(select.o.valid & stages[0].ready),
+            select.o.ready.eq(waiting.valid & beats[1].last & stages[0].ready),
+            self.o.valid.eq(stages[-1].valid),
+        ]
 
-        # Stage 0: the beat comes out of the queue, the threshold out of the quick-select.
-        threshold = register(m, select.o.payload.threshold, "threshold", enable=takes[0])
-        # Stage 1: comparisons.
+        # Stage 0: the beat comes out of the queue. Stage 1: comparisons with the threshold from the quick-select.
+        threshold = select.o.payload.threshold
         live, values = beats[1].mask, beats[1].values
         is_larger = Cat(live[lane] & (values[lane] > threshold) for lane in range(lanes))
         is_equal = Cat(live[lane] & (values[lane] == threshold) for lane in range(lanes))

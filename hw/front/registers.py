@@ -13,6 +13,7 @@ from spatten.hw.control.job_layouts import events_layout, flag_of, job_layout, r
 from spatten.hw.front.axi_lite import AxiLite
 from spatten.hw.lib.assertions import check_stream
 from spatten.hw.lib.fifo import Fifo
+from spatten.hw.lib.logic import one_of
 from spatten.hw.memory.axi import Response
 from spatten.spec.config import HEAD_DIMS, MULTIPLIER_FRACTION, SCALE_SHIFT_MIN, Config, Feature
 from spatten.spec.constants import PAGE_BITS
@@ -99,7 +100,7 @@ class Registers(wiring.Component):
 
     Latency: from the later of a write's address and data 2 cycles to its response; of the doorbell 4, and 5 cycles to
     `o_job.valid` if the queue is empty. From a read's address 2 cycles to its data. `core_reset` rises in the cycle
-    after an error, and TIMEOUT + 2 cycles after the last activity.
+    after an error, and TIMEOUT + 3 cycles after the last activity.
 
     Checks of the descriptor are made all the time, in three stages of registers; the check of a field is done when a
     doorbell that is written right after the field is answered.
@@ -128,8 +129,9 @@ class Registers(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        write = _Write(m, self.s_axi)
-        read_word, reads = self._read_port(m)
+        writable = [register.word for register in self.map.values() if register.access is not Access.RO]
+        write = _Write(m, self.s_axi, writable)
+        chosen, reads = self._read_port(m)
         values: dict[str, Value] = {
             register.name: Const(register.reset, _WORD_BITS)
             for register in self.map.values()
@@ -148,7 +150,7 @@ class Registers(wiring.Component):
         job_level = self._jobs(m, write, values, draining, error_valid)
         report_level = self._reports(m, write, values, draining, report_valid)
         self._failure(m, write, values, timeout, draining, error_valid)
-        high = self._counters(m, write, values, read_word, reads)
+        high = self._counters(m, write, values, chosen, reads)
 
         pending = self._packed("INTERRUPT_STATUS", done=report_valid, error=error_valid)
         m.d.sync += self.irq.eq((pending & enable).any())
@@ -163,7 +165,7 @@ class Registers(wiring.Component):
             reports=report_level,
         )
         self._write_responses(m, write)
-        self._read_values(m, values, high, read_word, reads)
+        self._read_values(m, values, high, chosen, reads)
         check_stream(m, platform, self.i_report, "i_report", ends=draining)
         return m
 
@@ -187,13 +189,12 @@ class Registers(wiring.Component):
     # -- Bus ----------------------------------------------------------------------------------------------------------
 
     def _write_responses(self, m: Module, write: _Write) -> None:
-        writable = [register.word for register in self.map.values() if register.access is not Access.RO]
         with m.If(self.s_axi.bvalid & self.s_axi.bready):
             m.d.sync += self.s_axi.bvalid.eq(0)
         with m.If(write.executes & ~write.rings):
             m.d.sync += [
                 self.s_axi.bvalid.eq(1),
-                self.s_axi.bresp.eq(Mux(write.word.matches(*writable), Response.OKAY, Response.SLVERR)),
+                self.s_axi.bresp.eq(Mux(write.is_known, Response.OKAY, Response.SLVERR)),
             ]
         with m.If(write.decides):
             m.d.sync += [
@@ -201,36 +202,44 @@ class Registers(wiring.Component):
                 self.s_axi.bresp.eq(Mux(write.refused, Response.SLVERR, Response.OKAY)),
             ]
 
-    def _read_port(self, m: Module) -> tuple[Signal, Signal]:
-        """The number of the word that is read, and whether one is read in this cycle."""
+    def _read_port(self, m: Module) -> tuple[dict[str, Signal], Signal]:
+        """A bit for each register, which is set for the one that is read, and whether one is read in this cycle.
+
+        The bits are made of the address as it comes, so that the words have the whole cycle in which one is read.
+        """
         bus = self.s_axi
         held = Signal()
-        word = Signal(ADDRESS_BITS - _WORD_SHIFT, reset_less=True)
+        chosen = {
+            register.name: Signal(name=f"reads_{register.name.lower()}", reset_less=True)
+            for register in self.map.values()
+        }
         reads = Signal()
         m.d.comb += [bus.arready.eq(~held), reads.eq(held & ~bus.rvalid)]
         with m.If(bus.arvalid & bus.arready):
-            m.d.sync += [held.eq(1), word.eq(bus.araddr[_WORD_SHIFT:])]
+            m.d.sync += held.eq(1)
+            m.d.sync += [
+                chosen[register.name].eq(bus.araddr[_WORD_SHIFT:] == register.word) for register in self.map.values()
+            ]
         with m.If(reads):
             m.d.sync += [held.eq(0), bus.rvalid.eq(1)]
         with m.If(bus.rvalid & bus.rready):
             m.d.sync += bus.rvalid.eq(0)
-        return word, reads
+        return chosen, reads
 
-    def _read_values(self, m: Module, values: Mapping[str, Value], high: Value, word: Signal, reads: Signal) -> None:
-        highs = [self.map.counter(name)[1].word for name in event_names(self.config)]
-        value = Signal(_WORD_BITS)
-        response = Signal(Response)
-        with m.Switch(word):
-            for register in self.map.values():
-                if register.word not in highs:
-                    with m.Case(register.word):
-                        m.d.comb += value.eq(values[register.name])
-            with m.Case(*highs):
-                m.d.comb += value.eq(high)
-            with m.Default():
-                m.d.comb += [value.eq(0), response.eq(Response.SLVERR)]
+    def _read_values(
+        self, m: Module, values: Mapping[str, Value], high: Value, chosen: Mapping[str, Signal], reads: Signal
+    ) -> None:
+        highs = [self.map.counter(name)[1].name for name in event_names(self.config)]
+        words = {name: value for name, value in values.items() if name not in highs}
+        value = one_of([chosen[name] for name in words], list(words.values())) | Mux(
+            Cat(chosen[name] for name in highs).any(), high, 0
+        )
+        is_known = Cat(chosen.values()).any()
         with m.If(reads):
-            m.d.sync += [self.s_axi.rdata.eq(value), self.s_axi.rresp.eq(response)]
+            m.d.sync += [
+                self.s_axi.rdata.eq(value),
+                self.s_axi.rresp.eq(Mux(is_known, Response.OKAY, Response.SLVERR)),
+            ]
 
     # -- Jobs ---------------------------------------------------------------------------------------------------------
 
@@ -275,7 +284,7 @@ class Registers(wiring.Component):
             m.d.comb += found.eq(RejectReason.QUEUE_FULL)
         with m.Elif(fails):
             m.d.comb += [found.eq(reason), found_word.eq(word)]
-        m.d.comb += write.refused.eq(found != RejectReason.NONE)
+        m.d.comb += write.refused.eq(wrong_version | draining | error_valid | ~jobs.i.ready | fails)
         last_reason = Signal(RejectReason)
         last_word = Signal(_NUMBER_BITS)
         with m.If(write.decides):
@@ -349,6 +358,8 @@ class Registers(wiring.Component):
         all_idle = self.channels_idle.all()
         quiet = Signal(_WORD_BITS, init=1)
         expired = Signal()
+        moves = Signal()
+        m.d.sync += moves.eq(self.activity)
         m.d.comb += [
             self.core_reset.eq(draining),
             self.stop.eq(draining),
@@ -370,7 +381,7 @@ class Registers(wiring.Component):
             m.d.sync += stuck.eq(Mux(expired, ~self.channels_idle, 0))
         with m.Else():
             m.d.sync += [waited.eq(0), stuck.eq(0)]
-            with m.If(~self.busy | self.activity | (self.i_report.valid & ~self.i_report.ready)):
+            with m.If(~self.busy | moves | (self.i_report.valid & ~self.i_report.ready)):
                 m.d.sync += starts_to_count()
             with m.If(self.channel_error.valid):
                 m.d.comb += found.eq(Mux(self.channel_error.is_decode, ErrorCode.DECODE_ERROR, ErrorCode.SLAVE_ERROR))
@@ -397,7 +408,9 @@ class Registers(wiring.Component):
 
     # -- Counters -----------------------------------------------------------------------------------------------------
 
-    def _counters(self, m: Module, write: _Write, values: dict[str, Value], read_word: Signal, reads: Signal) -> Signal:
+    def _counters(
+        self, m: Module, write: _Write, values: dict[str, Value], chosen: Mapping[str, Signal], reads: Signal
+    ) -> Signal:
         """Adds up the events; returns the register in which a read of a low word keeps the high word.
 
         Low words carry into high words a cycle later, and high words are cleared a cycle later. So a high word that is
@@ -412,7 +425,7 @@ class Registers(wiring.Component):
         m.d.sync += events.eq(self.i_events)
         names = event_names(self.config)
         takes = Signal(len(names))
-        m.d.sync += takes.eq(0)
+        highs = []
         high = Signal(_WORD_BITS)
         for number, name in enumerate(names):
             low = Signal(_WORD_BITS, name=f"{name}_low")
@@ -426,22 +439,22 @@ class Registers(wiring.Component):
             ]
             register, _ = self.map.counter(name)
             values[register.name] = low
-            with m.If(reads & (read_word == register.word)):
-                m.d.sync += takes[number].eq(1)
-            with m.If(takes[number]):
-                m.d.sync += high.eq(above)
+            m.d.sync += takes[number].eq(reads & chosen[register.name])
+            highs.append(above)
+        with m.If(takes.any()):
+            m.d.sync += high.eq(one_of(list(takes), highs))
         return high
 
 
 class _Write:
     """A write on the bus: address and data are taken when they come, and it is done when both are there and the write
-    before is over.
+    before is over. `writable` are the numbers of the words that may be written.
 
     `rings` is set, by its user, for a write to the doorbell: the response to that follows with `decides`, and `waits`
     must be set until then.
     """
 
-    def __init__(self, m: Module, bus: Any) -> None:
+    def __init__(self, m: Module, bus: Any, writable: Sequence[int]) -> None:
         self.rings = Signal(name="doorbell_rings")
         self.waits = Signal(name="doorbell_waits")
         self.decides = Signal(name="doorbell_decides")
@@ -452,13 +465,19 @@ class _Write:
         self._data = Signal(_WORD_BITS, reset_less=True, name="write_data")
         self.strobes = Signal(_WORD_BYTES, reset_less=True, name="write_strobes")
         self.executes = Signal(name="write_executes")
+        self.is_known = Signal(reset_less=True, name="write_is_known")
+        """It is of a word of `writable`."""
         m.d.comb += [
             bus.awready.eq(~address_held),
             bus.wready.eq(~data_held),
             self.executes.eq(address_held & data_held & ~bus.bvalid & ~self.waits),
         ]
         with m.If(bus.awvalid & bus.awready):
-            m.d.sync += [address_held.eq(1), self.word.eq(bus.awaddr[_WORD_SHIFT:])]
+            m.d.sync += [
+                address_held.eq(1),
+                self.word.eq(bus.awaddr[_WORD_SHIFT:]),
+                self.is_known.eq(bus.awaddr[_WORD_SHIFT:].matches(*writable)),
+            ]
         with m.If(bus.wvalid & bus.wready):
             m.d.sync += [data_held.eq(1), self._data.eq(bus.wdata), self.strobes.eq(bus.wstrb)]
         with m.If(self.executes):

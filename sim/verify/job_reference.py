@@ -64,6 +64,7 @@ def sizes_of(config: Config, job: dict[str, Any]) -> dict[str, int]:
     rows = [token for token in range(job["query_offset"], job["query_offset"] + job["queries"]) if token < end]
     return {
         "dense": is_first and not has(job, Flag.HAS_KV) and new_token_is_valid,
+        "has_rows": bool(rows),
         "rows": len(rows),
         "reach": job["query_offset"] + len(rows) if job["mode"] == Mode.CAUSAL else end,
         "before_queries": job["query_offset"] * queries.row_sectors,

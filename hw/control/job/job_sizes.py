@@ -25,6 +25,7 @@ def job_sizes(config: Config) -> data.StructLayout:
 
     dense : the live tokens are 0 to valid_length - 1, whatever the context kept; in generation, the new token is one of
         them
+    has_rows : with `dense`, there is a live query row
     rows, reach : with `dense`, number of live query rows, and keys that the longest row sees
     before_queries : sectors from the query of token id 0 to the first query of the job
     query_step, key_step, lsb_step, value_step : sectors from one group of heads of a plane to the next
@@ -34,6 +35,7 @@ def job_sizes(config: Config) -> data.StructLayout:
     return data.StructLayout(
         {
             "dense": 1,
+            "has_rows": 1,
             "rows": tokens,
             "reach": tokens,
             "before_queries": unsigned(config.sector_bits),
@@ -110,6 +112,7 @@ class JobSizes(wiring.Component):
         ]
         m.d.comb += [
             self.sizes.dense.eq(dense),
+            self.sizes.has_rows.eq(rest.any() & job.queries.any()),
             self.sizes.rows.eq(Mux(rest < job.queries, rest, job.queries)),
             self.sizes.reach.eq(
                 Mux(equals(job.mode, Mode.CAUSAL), job.query_offset + self.sizes.rows, job.valid_length)

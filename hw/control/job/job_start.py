@@ -253,7 +253,7 @@ class JobStart(wiring.Component):
                     m.d.sync += step.eq(StartStep.ASK)
                 with m.Elif(pinned):
                     m.d.sync += [self._wants_pinned.eq(1), step.eq(StartStep.ASK)]
-                with m.If(~self._heads.live_heads.any() | (sizes.dense & ~sizes.rows.any())):
+                with m.If(~self._heads.live_heads.any() | (sizes.dense & ~sizes.has_rows)):
                     m.d.sync += step.eq(StartStep.EMPTY)
                 with m.Elif(sizes.dense):
                     m.d.comb += starts.eq(1)

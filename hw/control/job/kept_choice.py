@@ -31,7 +31,8 @@ def topk_sizes(config: Config) -> dict[str, int]:
 class KeptChoice(wiring.Component):
     """Sends the importance of a job's tokens, then that of its live heads, to the top-k engine, and hands on who stays.
 
-    *Tokens*, in step TOKENS: candidates go from the token importance unit to the engine, and its answers back.
+    *Tokens*, in step TOKENS from its second cycle on: candidates go from the token importance unit to the engine, and
+    its answers back.
 
     *Heads*: what is read in step READ is collected, and goes to the engine in SEND, `topk_lanes` heads a beat. All
     heads are candidates, each in its own place: that of a live head is its importance with a 1 behind it, that of
@@ -89,27 +90,24 @@ class KeptChoice(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        self._tokens = Signal()
+        """The engine works on tokens."""
+        m.d.sync += self._tokens.eq((self.step == FinishStep.TOKENS) & ~self.tokens_done)
         if not self._has_heads:
             self._choose_tokens(m)
             return m
         self._lines = -(-self.config.heads_max // self.config.topk_lanes)
         """Beats of the heads."""
-        self._tokens = Signal()
-        """The engine works on tokens."""
         self._takes_heads = Signal()
         """Its answers are of heads."""
-        with m.Switch(self.step):
-            with m.Case(FinishStep.TOKENS):
-                m.d.comb += self._tokens.eq(1)
-            with m.Case(FinishStep.SEND):
-                m.d.comb += self._takes_heads.eq(1)
+        m.d.comb += self._takes_heads.eq(self.step == FinishStep.SEND)
         self._candidates(m)
         self._answers(m)
         return m
 
     def _choose_tokens(self, m: Module) -> None:
         """What goes to the engine and comes from it, where it prunes tokens only."""
-        takes = self.step == FinishStep.TOKENS
+        takes = self._tokens
         candidates, answers = self.i_candidates, self.i_topk
         topk = self.o_topk.payload
         m.d.comb += [

@@ -37,7 +37,7 @@ class MemberLines(wiring.Component):
         lines leave
     has_kv_sector, pinned_sector : in, where the bitmaps lie
     wants_pinned : in, the bitmap that is asked for, or comes, is that of pinned tokens
-    lines : out, how many lines the job has
+    lines : out, how many lines are to leave: from the cycle after SHAPE on all of the job's
     o_rows : stream of `members_request`, i_rows : stream of the bitmaps, to and from the sector reader
     o : stream of lines (`members` of `hw.datapath.token_importance.Layouts`)
 
@@ -68,14 +68,15 @@ class MemberLines(wiring.Component):
         lane_bits = ceil_log2(lanes)
         request = self.o_rows.payload
         m.d.comb += [
-            self.lines.eq((job.keys + (lanes - 1)) >> lane_bits),
             request.sectors.eq((job.keys + (SECTOR_BITS - 1)) >> ceil_log2(SECTOR_BITS)),
             request.sector.eq(Mux(self.wants_pinned, self.pinned_sector, self.has_kv_sector)),
             request.rows.eq(1),
         ]
         has_kv = Signal(config.tokens_max, reset_less=True)
         pinned = Signal(config.tokens_max, reset_less=True)
-        line = Signal(range(config.tokens_max // lanes + 1), reset_less=True)
+        lines_left = Signal(self.lines.shape(), reset_less=True)
+        some_left = Signal(reset_less=True)
+        m.d.comb += self.lines.eq(lines_left)
         # How many tokens of the sequence are in this line and in those behind it.
         unlisted = Signal(range(config.tokens_max + 1), reset_less=True)
         whole_line = unlisted[lane_bits:].any()
@@ -86,7 +87,11 @@ class MemberLines(wiring.Component):
         ]
         with m.Switch(self.step):
             with m.Case(StartStep.SHAPE):
-                m.d.sync += [unlisted.eq(job.valid_length), line.eq(0)]
+                m.d.sync += [
+                    unlisted.eq(job.valid_length),
+                    lines_left.eq((job.keys + (lanes - 1)) >> lane_bits),
+                    some_left.eq(job.keys.any()),
+                ]
             with m.Case(StartStep.ASK):
                 m.d.comb += self.o_rows.valid.eq(1)
             with m.Case(StartStep.ROW), m.If(self.i_rows.valid):
@@ -96,8 +101,9 @@ class MemberLines(wiring.Component):
                 with m.Else():
                     m.d.sync += has_kv.eq(self.i_rows.payload)
             with m.Case(StartStep.LINES):
-                m.d.comb += self.o.valid.eq(line != self.lines)
-                with m.If(self.o.valid & self.o.ready):
-                    m.d.sync += [line.eq(line + 1), has_kv.eq(has_kv >> lanes), pinned.eq(pinned >> lanes)]
+                m.d.comb += self.o.valid.eq(some_left)
+                with m.If(some_left & self.o.ready):
+                    m.d.sync += [lines_left.eq(lines_left - 1), some_left.eq(lines_left != 1)]
+                    m.d.sync += [has_kv.eq(has_kv >> lanes), pinned.eq(pinned >> lanes)]
                     m.d.sync += unlisted.eq(Mux(whole_line, unlisted - lanes, 0))
         return m

@@ -44,7 +44,7 @@ class RowCounts(wiring.Component):
     added : out, array by context: how many rows have been added to the head importance
     recomputed_rows, saturated_elements : out, array by slot, as wide as the report has them: counted modulo that
 
-    Latency: a count holds an event from the next cycle on, saturated elements from the one after it.
+    Latency: a count holds an event from the next cycle on, written rows and saturated elements from the one after it.
     """
 
     def __init__(self, *, config: Config) -> None:
@@ -80,13 +80,13 @@ class RowCounts(wiring.Component):
         m = Module()
         # Saturated elements come with every part of a row, while only the last part is an event `row_written`.
         saturated = Signal.like(self.saturated, name="saturated_now", reset_less=True)
-        saturated_slot = Signal.like(self.row_written.slot, name="saturated_slot", reset_less=True)
-        m.d.sync += [saturated.eq(self.saturated), saturated_slot.eq(self.row_written.slot)]
+        row_written = Signal.like(self.row_written, name="row_written_now")
+        m.d.sync += [saturated.eq(self.saturated), row_written.eq(self.row_written)]
         for n in range(self.config.jobs_in_flight):
             begins = self.begins & equals(self.slot, n)
             for name, counts, event in (
                 ("probs", self.probs, self.probs_done),
-                ("written", self.written, self.row_written),
+                ("written", self.written, row_written),
                 *([("recomputed", self.recomputed_rows, self.recomputed)] if self._recomputes else []),
             ):
                 counter = Signal.like(counts[n], name=f"{name}{n}", reset_less=True)
@@ -94,7 +94,7 @@ class RowCounts(wiring.Component):
                 m.d.sync += counter.eq(Mux(begins, 0, counter + happens))
                 m.d.comb += counts[n].eq(counter)
             elements = Signal.like(self.saturated_elements[n], name=f"saturated{n}", reset_less=True)
-            m.d.sync += elements.eq(Mux(begins, 0, elements + Mux(equals(saturated_slot, n), saturated, 0)))
+            m.d.sync += elements.eq(Mux(begins, 0, elements + Mux(equals(row_written.slot, n), saturated, 0)))
             m.d.comb += self.saturated_elements[n].eq(elements)
         for n in range(self.config.contexts if self._has_heads else 0):
             begins = self.begins & equals(self.context, n)

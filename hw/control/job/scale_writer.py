@@ -49,19 +49,26 @@ class ScaleWriter(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         heads = self.config.heads_max
+        # The head whose scale is written, and those behind it.
+        writes = Signal()
+        head = Signal(head_shape(self.config), reset_less=True)
         left = Signal(heads)
-        head = Signal(head_shape(self.config))
+        following = Signal(heads)
         scale = Signal(self.scales[0].shape())
         m.d.comb += [
-            head.eq(first_set(left)),
+            following.eq(left),
             Value.cast(scale).eq(select([Value.cast(self.scales[h]) for h in range(heads)], head)),
-            self.scale.enable.eq(left.any()),
+            self.scale.enable.eq(writes),
             self.scale.slot.eq(self.slot),
             self.scale.head.eq(head),
             self.scale.mantissa.eq(scale.mantissa),
             self.scale.shift.eq(scale.shift),
         ]
-        m.d.sync += left.eq(left & (left - 1))
         with m.Switch(self.step), m.Case(StartStep.SHAPE):
-            m.d.sync += left.eq(self.live_heads)
+            m.d.comb += following.eq(self.live_heads)
+        m.d.sync += [
+            writes.eq(following.any()),
+            head.eq(first_set(following)),
+            left.eq(following & (following - 1)),
+        ]
         return m

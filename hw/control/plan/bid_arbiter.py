@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Assert, Cat, Const, Module, Mux, ResetSignal, Signal, Value
+from amaranth.hdl import Assert, Cat, Const, Module, ResetSignal, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,6 +18,7 @@ from spatten.spec.config import Config, Feature
 __all__ = ["BidArbiter"]
 
 _RINGS = (QUERY, KEY, VALUE)
+_PAIRS = ((QUERY, KEY), (KEY, VALUE), (QUERY, VALUE))
 
 
 class BidArbiter(wiring.Component):
@@ -34,13 +35,13 @@ class BidArbiter(wiring.Component):
     Ports
     -----
     bids : in, array of `group_bid`: of the query, key and value ring; `urgent` counts for values only
-    refetch_bid : in, `group_bid` for the keys of a flat row, which goes first; its `urgent` and `order` are ignored;
-        like `refetch_wins` only with progressive recompute
+    refetch_bid : in, `group_bid` for the keys of a flat row, which goes first; its `urgent` and `next_order` are
+        ignored; like `refetch_wins` only with progressive recompute
     takes : in, the row group that wins would be taken in this cycle; without it no bid wins
     wins, refetch_wins : out, which bid wins, at most one; an array for the rings
     valid, request : out, whether there is one, and its `group_request`
 
-    Combinational.
+    Combinational but for the orders, which are compared a cycle before.
     """
 
     def __init__(self, *, config: Config) -> None:
@@ -61,6 +62,12 @@ class BidArbiter(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         bids = self.bids
+        self._low_first = {}
+        """By two rings: whether the bid of the lower one comes first by their orders."""
+        for low, high in _PAIRS:
+            is_first = Signal(name=f"first{low}{high}", reset_less=True)
+            m.d.sync += is_first.eq((bids[low].next_order - bids[high].next_order)[ORDER_BITS - 1])
+            self._low_first[low, high] = is_first
         if self._has_urgent:
             value_urgent = bids[VALUE].valid & bids[VALUE].urgent
         if self._recomputes:
@@ -74,12 +81,11 @@ class BidArbiter(wiring.Component):
             wins = wins & self.takes
             m.d.comb += self.wins[ring].eq(wins & ~refetch.valid if self._recomputes else wins)
         requests = [Value.cast(bids[ring].request) for ring in _RINGS]
-        winning = one_of([self.wins[ring] for ring in _RINGS], requests)
         all_wins: list[Value] = [self.wins[ring] for ring in _RINGS]
         if self._recomputes:
-            winning = Mux(refetch.valid, Value.cast(refetch.request), winning)
+            requests.append(Value.cast(refetch.request))
             all_wins.append(self.refetch_wins)
-        m.d.comb += [Value.cast(self.request).eq(winning), self.valid.eq(Cat(all_wins).any())]
+        m.d.comb += [Value.cast(self.request).eq(one_of(all_wins, requests)), self.valid.eq(Cat(all_wins).any())]
         if asserts(platform):
             self._check_orders(m, value_urgent if self._has_urgent else Const(0, 1))
         return m
@@ -87,9 +93,9 @@ class BidArbiter(wiring.Component):
     def _check_orders(self, m: Module, value_urgent: Value) -> None:
         """Asserts that the orders of bids that stand are close enough to be compared."""
         standing = {ring: self.bids[ring].valid for ring in _RINGS} | {VALUE: self.bids[VALUE].valid & ~value_urgent}
-        for low, high in ((QUERY, KEY), (KEY, VALUE), (QUERY, VALUE)):
-            ahead = Signal(ORDER_BITS, name=f"ahead{low}{high}")
-            m.d.comb += ahead.eq(self.bids[low].order - self.bids[high].order)
+        for low, high in _PAIRS:
+            ahead = Signal(ORDER_BITS, name=f"ahead{low}{high}", reset_less=True)
+            m.d.sync += ahead.eq(self.bids[low].next_order - self.bids[high].next_order)
             is_close = (ahead <= ORDER_SPAN_MAX) | (ahead >= (1 << ORDER_BITS) - ORDER_SPAN_MAX)
             m.d.sync += Assert(
                 ResetSignal() | ~standing[low] | ~standing[high] | is_close,
@@ -98,6 +104,5 @@ class BidArbiter(wiring.Component):
 
     def _is_before(self, ring: int, other: int) -> Value:
         """Whether the bid of a ring comes before that of another one by their orders."""
-        low, high = min(ring, other), max(ring, other)
-        is_low_first = (self.bids[low].order - self.bids[high].order)[ORDER_BITS - 1]
-        return is_low_first if ring == low else ~is_low_first
+        is_low_first = self._low_first[min(ring, other), max(ring, other)]
+        return is_low_first if ring < other else ~is_low_first

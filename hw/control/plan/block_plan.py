@@ -105,7 +105,7 @@ class BlockPlan(wiring.Component):
         m.d.comb += self.passes.eq(sum((need[n] for n in range(most)), Const(0, 2)))
 
     def _fetches(self, m: Module) -> list[Any]:
-        """The fetches of the format, each in a register."""
+        """The fetches of the format, each in registers: its sector in two parts, which are added up behind these."""
         job, block = self.job, self.block
         bits = job.key_bits if self.has_lsb else job.value_bits
         msb_plane = plane_table(m, self.config, dim=job.head_dim, bits=bits, name="msb_plane")
@@ -118,6 +118,8 @@ class BlockPlan(wiring.Component):
             entry = block.fetch[n]
             plane = Signal(PLANE, name=f"plane{n}")
             fetch = Signal(plane_fetch(self.config), name=f"fetch{n}", reset_less=True)
+            first = Signal(fetch.sector.shape(), name=f"first{n}", reset_less=True)
+            whole = Signal(plane_fetch(self.config), name=f"whole_fetch{n}")
             origin, step, fetched_head = msb_origin, msb_step, first_head
             if self.has_lsb:
                 m.d.comb += Value.cast(plane).eq(Mux(entry.is_lsb, Value.cast(lsb_plane), Value.cast(msb_plane)))
@@ -127,11 +129,13 @@ class BlockPlan(wiring.Component):
             else:
                 m.d.comb += plane.eq(msb_plane)
             row = Mux(plane.paired, fetched_head >> 1, fetched_head)
+            m.d.comb += [whole.eq(fetch), whole.sector.eq(fetch.sector + first)]
             m.d.sync += [
-                fetch.sector.eq(origin + product(step, row) + entry.first),
+                first.eq(origin + entry.first + product(step, row[:1])),
+                fetch.sector.eq(product(step, row[1:]) << 1),
                 fetch.pitch.eq(plane.sectors),
                 fetch.sectors.eq(entry.sectors),
                 fetch.place.eq(entry.place),
             ]
-            fetches.append(fetch)
+            fetches.append(whole)
         return fetches

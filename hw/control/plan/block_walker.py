@@ -104,6 +104,9 @@ class BlockWalker(wiring.Component):
         self._heads = Signal(config.heads_max, reset_less=True)
         self._head = Signal(head_shape(config), reset_less=True)
         self._order = Signal(ORDER_BITS, reset_less=True)
+        self._is_last = Signal(reset_less=True)
+        """No head is left behind the block: a cycle behind `head`."""
+        m.d.sync += self._is_last.eq(~self._remaining().any())
         m.d.comb += [
             self.slot.eq(self._taken[: len(self.slot)] if self.jobs > 1 else 0),
             self.job.eq(job),
@@ -127,6 +130,9 @@ class BlockWalker(wiring.Component):
         self._rank = rank = Signal(self.rank.shape(), reset_less=True)
         self._rows_left = rows_left = Signal(range(config.tokens_max + 1), reset_less=True)
         self._sector = Signal(self.sector.shape(), reset_less=True)
+        self._is_last_chunk = Signal(reset_less=True)
+        """No row is left behind the chunk: a cycle behind `rank`."""
+        m.d.sync += self._is_last_chunk.eq(rows_left == self.count)
         room = Signal(range(lanes + 1))
         m.d.comb += [
             room.eq(lanes - rank[:lane_bits] if lane_bits else 1),
@@ -172,7 +178,7 @@ class BlockWalker(wiring.Component):
                         self._rows_left.eq(self._rows_left - self.count),
                     ]
                     m.next = "ASK"
-                    with m.If(self._rows_left == self.count):
+                    with m.If(self._is_last_chunk):
                         self._end_heads(m)
                 else:
                     self._end_heads(m)
@@ -194,14 +200,10 @@ class BlockWalker(wiring.Component):
 
     def _end_heads(self, m: Module) -> None:
         """Goes on to the next head, or to the next job."""
-        heads = self._heads
-        if self.ring == QUERY:
-            remaining, order = heads & (heads - 1), self._order + 1
-        else:
-            remaining, order = self._without_block(), self._order + 1 + self.serves_two
-        m.d.sync += [heads.eq(remaining), self._order.eq(order)]
+        order = self._order + 1 if self.ring == QUERY else self._order + 1 + self.serves_two
+        m.d.sync += [self._heads.eq(self._remaining()), self._order.eq(order)]
         m.next = "HEAD"
-        with m.If(~remaining.any()):
+        with m.If(self._is_last):
             self._end_job(m)
 
     def _end_job(self, m: Module) -> None:
@@ -209,9 +211,11 @@ class BlockWalker(wiring.Component):
         m.d.sync += self._taken.eq(following(self._taken, 2 * self.jobs))
         m.next = "IDLE"
 
-    def _without_block(self) -> Value:
+    def _remaining(self) -> Value:
         """The heads to be walked without those of the block."""
         heads, head = self._heads, self._head
+        if self.ring == QUERY:
+            return (heads & (heads - 1))[: len(heads)]
         single = (Const(1, len(heads)) << head)[: len(heads)]
         pair = (Const(3, len(heads)) << even_head(head))[: len(heads)]
         return (heads & ~Mux(self._format.paired, pair, single))[: len(heads)]

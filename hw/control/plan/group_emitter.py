@@ -18,7 +18,6 @@ from spatten.hw.control.plan.plan_layouts import (
     live_write,
 )
 from spatten.hw.lib.connections import optional
-from spatten.hw.lib.fifo import SkidBuffer
 from spatten.hw.lib.ram import Ram, ReadWriteRam
 from spatten.spec.config import Config, Feature
 
@@ -48,8 +47,8 @@ class GroupEmitter(wiring.Component):
     takes : out, a request may come in this cycle
     o : stream of `emitted_group`
 
-    Latency: 2 cycles from a request to its group. Throughput: a group per cycle. `o.ready` enters a skid buffer and
-    nothing else.
+    Latency: 2 cycles from a request to its group. Throughput: a group per cycle. Two requests are inside at most;
+    `takes` comes from `o.ready` in the same cycle, and needs one that comes from registers.
     """
 
     def __init__(self, *, config: Config) -> None:
@@ -72,14 +71,14 @@ class GroupEmitter(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        m.submodules.leaving = leaving = SkidBuffer(shape=emitted_group(config))
-        wiring.connect(m, leaving.o, wiring.flipped(self.o))
         size = config.topk_lanes * id_shape(config).width
         depth = config.jobs_in_flight << len(Value.cast(self.live_write.row))
         live: Any = ReadWriteRam(shape=size, depth=depth) if self._has_kept else Ram(shape=size, depth=depth)
         m.submodules.live = live
-        # The request waits in a register while the live list's memory is read; then the row group goes through a buffer
-        # that cuts the ready path.
+        # The request waits in a register while the live list's memory is read; then the row group is in another one.
+        # What the memory gives goes into a register by as little logic as can be, since the memory is slow.
+        emitted = Signal(emitted_group(config), reset_less=True)
+        leaves = Signal()
         waits = Signal()
         request = Signal(group_request(config), reset_less=True)
         written = self._live_address(self.live_write.slot, self.live_write.row)
@@ -98,41 +97,52 @@ class GroupEmitter(wiring.Component):
             live.write_data.eq(Value.cast(self.live_write.ids)),
             live.read_enable.eq(self.valid),
             live.read_address.eq(self._live_address(self.request.slot, self.request.row)),
-            self.takes.eq(~waits | leaving.i.ready),
+            self.takes.eq(~waits | leaves),
+            leaves.eq(~self.o.valid | self.o.ready),
+            self.o.payload.eq(emitted),
         ]
         with m.If(self.takes):
             m.d.sync += [waits.eq(self.valid), request.eq(self.request)]
+            # Only ranks need the row any more.
+            m.d.sync += request.row.eq(Mux(self.request.dense, self.request.row, 0))
             if self._has_kept:
                 m.d.sync += kept.eq(self.kept)
-        emitted = leaving.i.payload
-        m.d.comb += [
-            leaving.i.valid.eq(waits),
-            emitted.entry.eq(request.entry),
-            emitted.sector_class.eq(request.sector_class),
-            emitted.counts.eq(request.counts),
-        ]
-        for name in ("count", "sector", "pitch", "sectors", "ring", "place", "stride"):
-            m.d.comb += emitted.group[name].eq(request[name])
-        for lane, list_id in enumerate(self._list_ids(request, live.read_data)):
-            m.d.comb += emitted.group.ids[lane].eq(
-                Mux(request.kept, kept[lane], list_id) if self._has_kept else list_id
-            )
+        with m.If(leaves):
+            m.d.sync += [
+                self.o.valid.eq(waits),
+                emitted.entry.eq(request.entry),
+                emitted.sector_class.eq(request.sector_class),
+                emitted.counts.eq(request.counts),
+            ]
+            for name in ("count", "sector", "pitch", "sectors", "ring", "place", "stride"):
+                m.d.sync += emitted.group[name].eq(request[name])
+            for lane, list_id in enumerate(self._list_ids(request, live.read_data)):
+                m.d.sync += emitted.group.ids[lane].eq(
+                    Mux(request.kept, kept[lane], list_id) if self._has_kept else list_id
+                )
         return m
 
     def _list_ids(self, request: Any, live_row: Value) -> list[Value]:
-        """The ids of a request that `live_row` or its ranks have, in front the first one after those to be skipped."""
+        """The ids of a request that `live_row` or its ranks have, in front the first one after those to be skipped.
+
+        A request that is not dense has row 0 here.
+        """
         lanes = self.config.topk_lanes
         lane_bits = ceil_log2(lanes)
         id_bits = id_shape(self.config).width
-        ids: list[Value] = [live_row.word_select(lane, id_bits) for lane in range(lanes)]
-        ranks = [Cat(Const(lane, lane_bits), request.row)[:id_bits] for lane in range(lanes)]
-        ids = [Mux(request.dense, rank, live_id) for rank, live_id in zip(ranks, ids, strict=True)]
+        live_ids: list[Value] = [live_row.word_select(lane, id_bits) for lane in range(lanes)]
+        ranks: list[Value] = [
+            Cat(Mux(request.dense, Const(lane, lane_bits), 0), request.row)[:id_bits] for lane in range(lanes)
+        ]
         for level in range(lane_bits):
-            ids = [
-                Mux(request.skip[level], ids[lane + (1 << level)] if lane + (1 << level) < lanes else 0, ids[lane])
-                for lane in range(lanes)
-            ]
-        return ids
+            live_ids, ranks = (
+                [
+                    Mux(request.skip[level], ids[lane + (1 << level)] if lane + (1 << level) < lanes else 0, ids[lane])
+                    for lane in range(lanes)
+                ]
+                for ids in (live_ids, ranks)
+            )
+        return [Mux(request.dense, 0, live_id) | rank for rank, live_id in zip(ranks, live_ids, strict=True)]
 
     def _live_address(self, slot: Value, row: Value) -> Value:
         """An address in the live lists' memory, where the rows of a slot lie together."""

@@ -43,7 +43,7 @@ class GroupIssuer(wiring.Component):
     Ports
     -----
     i : stream of `block_issue`, through a skid buffer
-    bid : out, `group_bid`; it is urgent for a pruned row
+    bid : out, `group_bid`; it is urgent for a pruned row; `next_order` comes from `wins` in the same cycle
     wins : in, the bid is taken; only while it is valid
     kept_valid, kept_count : in, ids of a pruned row are there, and how many; only of the value ring with local pruning
     kept_taken : out, these ids have been asked for; like these
@@ -84,13 +84,13 @@ class GroupIssuer(wiring.Component):
         if self.has_kept:
             count_now = Mux(block.kept, self.kept_count, count_now)
         last = Signal()
-        fetch, last_pass = self._pass(m, block)
+        fetch, last_pass, fetch_place = self._pass(m, block)
         target = Signal(width + 1)
         place_after = Signal(width + 2)
         m.d.comb += [
             count.eq(count_now),
             last.eq(last_pass & (rows_left == count)),
-            target.eq(place + fetch.place),
+            target.eq(place + fetch_place),
             place_after.eq(place + block.stride * group_advance(config, self.ring)),
             following.o.ready.eq(~valid | (self.wins & last)),
         ]
@@ -99,7 +99,7 @@ class GroupIssuer(wiring.Component):
         request = self.bid.request
         m.d.comb += [
             self.bid.valid.eq(valid),
-            self.bid.order.eq(block.order),
+            self.bid.next_order.eq(Mux(following.o.ready, following.o.payload.order, block.order)),
             request.slot.eq(block.slot),
             request.row.eq(live_row),
             request.skip.eq(block.skip),
@@ -137,20 +137,29 @@ class GroupIssuer(wiring.Component):
                 live_row.eq(following.o.payload.first_row),
                 place.eq(following.o.payload.place),
             ]
+            if fetches_max(self.ring) > 1:
+                m.d.sync += fetch_place.eq(following.o.payload.fetch[0].place)
         return m
 
-    def _pass(self, m: Module, block: Any) -> tuple[Any, Value]:
-        """The fetch that is asked for of the group's rows, and whether it is their last one."""
+    def _pass(self, m: Module, block: Any) -> tuple[Any, Value, Value]:
+        """The fetch that is asked for of the group's rows, whether it is their last one, and its place in their rows,
+        which comes from a register."""
         most = fetches_max(self.ring)
         if most == 1:
-            return block.fetch[0], Const(1, 1)
+            return block.fetch[0], Const(1, 1), block.fetch[0].place
         step = Signal(range(most))
+        next_step = Signal(range(most))
+        place = Signal(block.fetch[0].place.shape(), name="fetch_place", reset_less=True)
         fetch = Signal(plane_fetch(self.config))
         last_pass = Signal()
         m.d.comb += [
             Value.cast(fetch).eq(choose([Value.cast(block.fetch[n]) for n in range(most)], step)),
             last_pass.eq(step + 1 == block.passes),
+            next_step.eq(Mux(last_pass, 0, step + 1)),
         ]
         with m.If(self.wins):
-            m.d.sync += step.eq(Mux(last_pass, 0, step + 1))
-        return fetch, last_pass
+            m.d.sync += [
+                step.eq(next_step),
+                place.eq(choose([block.fetch[n].place for n in range(most)], next_step)),
+            ]
+        return fetch, last_pass, place

@@ -303,14 +303,15 @@ def group_bid(config: Config) -> data.StructLayout:
 
     valid : `request` is wanted; a bid stands until it wins
     urgent : it goes before what is not urgent; only with local pruning
-    order : of bids that are alike in this the one with the lower number wins, modulo 256
+    next_order : of the bid that stands in the next cycle: of bids that are alike in this the one with the lower number
+        wins, modulo 256
     request : a `group_request`
     """
     return data.StructLayout(
         {
             "valid": 1,
             **optional(config.has(Feature.PRUNE_VALUES), urgent=1),
-            "order": ORDER_BITS,
+            "next_order": ORDER_BITS,
             "request": group_request(config),
         }
     )

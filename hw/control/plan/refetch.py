@@ -53,7 +53,7 @@ class Refetch(wiring.Component):
     slots : in, as of `hw.control.planner.Planner`
     i : stream of `flat_row`, through a queue for as many as there are stash slots, of which each flat row has one
     o : stream of `again_row`, once for each row
-    bid : out, `group_bid`; it stands until it wins; without `urgent` and `order`
+    bid : out, `group_bid`; it stands until it wins; without `urgent` and `next_order`
     wins : in, the bid is taken; only while it is valid
     arrives : in, another group has arrived
     arrived : out, how many groups of this row have arrived; 0 again some cycles before the row is offered

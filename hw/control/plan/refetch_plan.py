@@ -13,6 +13,7 @@ from spatten.hw.control.job_slots import by_slot, slot_layout
 from spatten.hw.control.plan.plan_layouts import flat_row, plane_fetch
 from spatten.hw.datapath.progressive import Kind
 from spatten.hw.lib.logic import product
+from spatten.hw.lib.pipeline import register
 from spatten.spec.config import Config
 
 __all__ = ["RefetchPlan"]
@@ -56,8 +57,8 @@ class RefetchPlan(wiring.Component):
         job = Signal(slot_layout(self.config), reset_less=True)
         block = Signal(BLOCK, reset_less=True)
         head = self.row.header.head
-        is_second_pass = Signal()
-        m.d.comb += is_second_pass.eq(self.row.kind == Kind.SECOND)
+        is_second_pass = Signal(reset_less=True)
+        m.d.sync += is_second_pass.eq(self.row.kind == Kind.SECOND)
         job_format = block_table(
             m,
             self.config,
@@ -76,23 +77,32 @@ class RefetchPlan(wiring.Component):
             self.stride.eq(block.stride),
             pair.eq(Mux(block.paired, Mux(head[0], 2, 1), 1)),
         ]
-        msb_plane = plane_table(m, self.config, dim=job.head_dim, bits=job.key_bits, name="msb_plane")
-        lsb_plane = plane_table(m, self.config, dim=job.head_dim, bits=LSB_CODE, name="lsb_plane")
+        msb_plane, lsb_plane = (
+            register(m, plane_table(m, self.config, dim=job.head_dim, bits=bits, name=f"{name}_format"), name)
+            for name, bits in (("msb_plane", job.key_bits), ("lsb_plane", LSB_CODE))
+        )
         needed = Signal(PASSES_MAX, reset_less=True)
         needs = []
         for n in range(PASSES_MAX):
             entry = block.fetch[n]
             fetch = Signal(plane_fetch(self.config), name=f"fetch{n}", reset_less=True)
+            first = Signal(fetch.sector.shape(), name=f"first{n}", reset_less=True)
+            whole = Signal(plane_fetch(self.config), name=f"whole_fetch{n}")
             plane = Signal(PLANE, name=f"plane{n}")
             # The table of formats says of every plane that is read alone that it is the MSB plane.
             is_lsb = is_second_pass | entry.is_lsb
             m.d.comb += [
                 Value.cast(plane).eq(Mux(is_lsb, Value.cast(lsb_plane), Value.cast(msb_plane))),
-                self.fetches[n].eq(fetch),
+                # The sector is in two parts, which are added up behind their registers.
+                whole.eq(fetch),
+                whole.sector.eq(fetch.sector + first),
+                self.fetches[n].eq(whole),
             ]
-            step = product(Mux(is_lsb, job.lsb_step, job.key_step), Mux(plane.paired, head >> 1, head))
+            step = Mux(is_lsb, job.lsb_step, job.key_step)
+            plane_row = Mux(plane.paired, head >> 1, head)
             m.d.sync += [
-                fetch.sector.eq(Mux(is_lsb, job.key_lsb, job.key) + step + entry.first),
+                first.eq(Mux(is_lsb, job.key_lsb, job.key) + entry.first + product(step, plane_row[:1])),
+                fetch.sector.eq(product(step, plane_row[1:]) << 1),
                 fetch.pitch.eq(plane.sectors),
                 fetch.sectors.eq(entry.sectors),
                 fetch.place.eq(entry.place),

@@ -99,6 +99,9 @@ class ChunkWalker(wiring.Component):
 
         # The heads that are still to be walked, the first of which is walked now, and what its scores are.
         self._heads = Signal(config.heads_max, reset_less=True)
+        self._is_last = Signal(reset_less=True)
+        """No head is left behind the one that is walked: a cycle behind the heads."""
+        m.d.sync += self._is_last.eq(~(self._heads & (self._heads - 1)).any())
         self._lowest_head = Signal(row["head"])
         self._head = Signal(row["head"], reset_less=True)
         m.d.comb += self._lowest_head.eq(first_set(self._heads))
@@ -154,7 +157,7 @@ class ChunkWalker(wiring.Component):
         m.d.comb += [
             room.eq(lanes - self._rank[:lane_bits] if lane_bits else 1),
             count.eq(Mux(self._rows_left < room, self._rows_left, room)),
-            self._last_chunk.eq(self._rows_left == count),
+            self._last_chunk.eq(self._rows_left <= room),
             chunk.head.eq(self._head),
             chunk.rows.eq(count),
             chunk.dim.eq(job.head_dim),
@@ -258,13 +261,12 @@ class ChunkWalker(wiring.Component):
 
     def _end_head(self, m: Module) -> None:
         """Goes on to the next head, or to the next job."""
-        heads_after = self._heads & (self._heads - 1)
         m.d.sync += [
-            self._heads.eq(heads_after),
+            self._heads.eq(self._heads & (self._heads - 1)),
             self._begins_keys.eq(~self._keys_stay),
             self._begins_values.eq(~self._values_stay),
         ]
         m.next = "HEAD"
-        with m.If(~heads_after.any()):
+        with m.If(self._is_last):
             m.d.sync += self._taken.eq(following(self._taken, 2 * self.jobs))
             m.next = "IDLE"

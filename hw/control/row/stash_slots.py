@@ -43,8 +43,15 @@ class StashSlots(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         taken = Signal(STASH_SLOTS)
-        m.d.comb += [self.taken.eq(taken), self.has_free.eq(~taken.all()), self.slot.eq(first_set(~taken))]
-        m.d.sync += taken.eq((taken & ~self.freed) | Mux(self.takes, Const(1, STASH_SLOTS) << self.slot, 0))
+        taken_next = Signal(STASH_SLOTS)
+        has_free = Signal(init=1)
+        m.d.comb += [
+            self.taken.eq(taken),
+            self.has_free.eq(has_free),
+            self.slot.eq(first_set(~taken)),
+            taken_next.eq((taken & ~self.freed) | Mux(self.takes, Const(1, STASH_SLOTS) << self.slot, 0)),
+        ]
+        m.d.sync += [taken.eq(taken_next), has_free.eq(~taken_next.all())]
         if asserts(platform):
             m.d.sync += [
                 Assert(ResetSignal() | ~(self.freed & ~taken).any(), "a stash slot is freed that is not taken\n"),

@@ -41,13 +41,14 @@ class BinSearch(wiring.Component):
     rank : out, of the wanted value in the bin of the pass, when the first beat of the pass is counted: 3 cycles after
         `starts`; where there may be several passes from 2 cycles after `starts` on and from the cycle after `done` on
     finishes : out, for a cycle, with the `done` of a row's last pass
-    threshold, equals : out, with `finishes`: the wanted value, and how many of its equals belong to the k largest
+    threshold, last_rank : out, with `finishes`: the wanted value, and its rank among its equals: these and itself
+        belong to the k largest
 
     and where there may be several passes
 
     are_equal, equal_value : in, from `EqualValues`, with `done`: all values of the bin are equal, and to what
 
-    `finishes`, `threshold` and `equals` come from `done` and what belongs to it in the same cycle.
+    `finishes`, `threshold` and `last_rank` come from `done` and what belongs to it in the same cycle.
     """
 
     def __init__(self, *, width: int, n_max: int, digit_bits: int) -> None:
@@ -67,7 +68,7 @@ class BinSearch(wiring.Component):
             "rank": Out(self.rank_shape),
             "finishes": Out(1),
             "threshold": Out(width),
-            "equals": Out(range(n_max + 1)),
+            "last_rank": Out(self.rank_shape),
         }
         if self.passes_max > 1:
             ports |= {"are_equal": In(1), "equal_value": In(width)}
@@ -83,29 +84,28 @@ class BinSearch(wiring.Component):
         m.d.sync += loads.eq(self.starts)
         with m.If(loads):
             m.d.sync += [current.eq(self.first_bin), rank.eq(self.first_rank)]
-        last_rank = Signal(self.rank_shape)
-        m.d.comb += [self.bin.eq(current), self.equals.eq(last_rank + 1)]
+        m.d.comb += self.bin.eq(current)
         if self.passes_max == 1:
             # The next row may load its bin before this row's last beats are counted.
             m.d.comb += [self.rank.eq(delayed(m, rank, 1, "counted_rank")), self.finishes.eq(self.done)]
-            self._take_digit(m, delayed(m, current.value, 3, "counted_value"), last_rank)
+            self._take_digit(m, delayed(m, current.value, 3, "counted_value"))
             return m
 
-        self._take_digit(m, current.value, last_rank)
+        self._take_digit(m, current.value)
         has_free_bits = current.low.any()
         m.d.comb += [self.rank.eq(rank), self.finishes.eq(self.done & (self.are_equal | ~has_free_bits))]
         with m.If(has_free_bits):
-            m.d.comb += [self.threshold.eq(self.equal_value), last_rank.eq(rank)]
+            m.d.comb += [self.threshold.eq(self.equal_value), self.last_rank.eq(rank)]
         self._narrow(m, current, rank)
         if asserts(platform):
             m.d.sync += Assert(~self.starts | ~self.done, "a row starts before the row ahead has finished\n")
         return m
 
-    def _take_digit(self, m: Module, bin_value: Value, last_rank: Signal) -> None:
+    def _take_digit(self, m: Module, bin_value: Value) -> None:
         """The result where the digit is the last one, which completes the value of the bin."""
         m.d.comb += [
             self.threshold.eq(Cat(self.digit, bin_value[self.digit_bits :])),
-            last_rank.eq(self.digit_rank),
+            self.last_rank.eq(self.digit_rank),
         ]
 
     def _narrow(self, m: Module, current: data.View[data.StructLayout], rank: Signal) -> None:

@@ -37,8 +37,9 @@ class DigitCounter(wiring.Component):
     valid, first, last : in, a beat of a row
     rank : in, at least 0; looked at with `first`
     reaches : in, for each boundary (that below bin 1 first) one bit per lane, set if there is an element at or above it
-    done : out, for one cycle, when `bin` and `bin_rank` are those of a row; these hold until the cycle after the next
+    done : out, for one cycle, when the outputs below are those of a row; these hold until the cycle after the next
         row's first beat
+    reached : out, one bit per bin: the wanted element is in it or above; so the bits below any that is set are set
     bin : out, one bit per bin, one of them set
     bin_rank : out, signed, elements of that bin above the wanted one
 
@@ -58,6 +59,7 @@ class DigitCounter(wiring.Component):
                 "rank": In(self.rank_shape),
                 "reaches": In(data.ArrayLayout(unsigned(lanes), bins - 1)),
                 "done": Out(1),
+                "reached": Out(bins),
                 "bin": Out(bins),
                 "bin_rank": Out(self.rank_shape),
             }
@@ -81,6 +83,7 @@ class DigitCounter(wiring.Component):
             ranks.append(rank_below)
 
         reached = [Const(1, 1), *(rank_below[-1] for rank_below in ranks), Const(0, 1)]
+        m.d.comb += self.reached.eq(Cat(reached[: self.bins]))
         m.d.comb += self.bin.eq(Cat(reached[n] & ~reached[n + 1] for n in range(self.bins)))
         upper = [*ranks, top_rank]
         m.d.comb += self.bin_rank.eq(one_of(list(self.bin), [rank.as_unsigned() for rank in upper]).as_signed())
@@ -96,13 +99,19 @@ def thermometer(bits: list[Value]) -> list[Value]:
     return [*(top | bit for bit in lower), top, *(top & bit for bit in lower)]
 
 
-def constant_of_bin(one_hot: Value, constants: list[int], width: int) -> Value:
-    """The constant, cut to `width` bits, at the place of the bit that is set."""
+def constant_of_bin(reached: Value, constants: list[int], width: int) -> Value:
+    """The constant, cut to `width` bits, at the place of the highest bit that is set; those below it are set, too.
+
+    Of neighbours that have a one in the same place it is only looked whether the first is reached, and that behind the
+    last is not.
+    """
     columns: list[Value] = []
     for bit in range(width):
-        places = [n for n, constant in enumerate(constants) if constant >> bit & 1]
-        if len(places) in (0, len(constants)):
-            columns.append(Const(1 if places else 0, 1))
-        else:
-            columns.append(Cat(one_hot[n] for n in places).any())
+        ones = [constant >> bit & 1 for constant in constants]
+        begins = [n for n, one in enumerate(ones) if one and (n == 0 or not ones[n - 1])]
+        runs: list[Value] = []
+        for begin in begins:
+            end = next((n for n in range(begin, len(ones)) if not ones[n]), None)
+            runs.append(reached[begin] if end is None else reached[begin] & ~reached[end])
+        columns.append(Cat(runs).any() if runs else Const(0, 1))
     return Cat(columns)

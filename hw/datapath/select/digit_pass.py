@@ -94,7 +94,7 @@ class DigitPass(wiring.Component):
             m.d.comb += counter.reaches[boundary].eq(Cat(bits[boundary] for bits in reached) & in_bin)
         m.d.comb += [
             self.done.eq(counter.done),
-            self.digit.eq(constant_of_bin(counter.bin, list(range(counter.bins)), digit_bits)),
+            self.digit.eq(constant_of_bin(counter.reached, list(range(counter.bins)), digit_bits)),
             self.digit_rank.eq(counter.bin_rank),
         ]
         if self.passes_on:

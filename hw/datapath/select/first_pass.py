@@ -72,9 +72,9 @@ class FirstPass(wiring.Component):
 
         lows = lowest_free_bits(self.width, self.digit_bits)
         m.d.comb += [
-            self.bin.value.eq(constant_of_bin(counter.bin, [value for value, _ in bins], self.width)),
-            self.bin.known.eq(constant_of_bin(counter.bin, [-1 << free for _, free in bins], self.width)),
-            self.bin.low.eq(constant_of_bin(counter.bin, lows, len(self.bin.low))),
+            self.bin.value.eq(constant_of_bin(counter.reached, [value for value, _ in bins], self.width)),
+            self.bin.known.eq(constant_of_bin(counter.reached, [-1 << free for _, free in bins], self.width)),
+            self.bin.low.eq(constant_of_bin(counter.reached, lows, len(self.bin.low))),
             self.rank.eq(counter.bin_rank),
         ]
         return m

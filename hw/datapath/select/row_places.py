@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Assert, Module, ShapeLike, Signal, Value
+from amaranth.hdl import Assert, Cat, Const, Module, ShapeLike, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -34,7 +34,7 @@ class RowPlaces(wiring.Component):
     is_crowded : out, all places are taken
     finishes : in, the result of the next row is found, in the order in which rows entered; only for a row inside, a
         cycle after it entered or later
-    threshold, equals : in, with `finishes`: that result
+    threshold, rank : in, with `finishes`: that result; one more of the equals belong to the k largest than `rank` says
     o : stream of `selection(width, n_max, header)`, out, one per row, in their order
 
     Latency: 1 cycle from `finishes` to `o`. Throughput: one row per cycle; `is_crowded` comes from a register.
@@ -49,7 +49,7 @@ class RowPlaces(wiring.Component):
             "is_crowded": Out(1),
             "finishes": In(1),
             "threshold": In(width),
-            "equals": In(range(n_max + 1)),
+            "rank": In(range(n_max + 1)),
             "o": Out(stream.Signature(self.layout)),
         }
         if header is not None:
@@ -58,20 +58,20 @@ class RowPlaces(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        inside = Signal(range(self.places + 1))
-        finished = Signal(range(self.places + 1))
-        next_inside = Signal(range(self.places + 1))
+        # As many bits are set as rows are inside, or finished, from the lowest on: `o.ready` may come late.
+        inside = Signal(self.places)
+        finished = Signal(self.places)
         leaves = Signal()
         m.d.comb += [
-            self.o.valid.eq(finished.any()),
-            leaves.eq(self.o.valid & self.o.ready),
-            next_inside.eq(inside + self.enters - leaves),
+            self.o.valid.eq(finished[0]),
+            self.is_crowded.eq(inside[-1]),
+            leaves.eq(finished[0] & self.o.ready),
         ]
-        m.d.sync += [
-            inside.eq(next_inside),
-            self.is_crowded.eq(next_inside == self.places),
-            finished.eq(finished + self.finishes - leaves),
-        ]
+        for rows_there, comes in ((inside, self.enters), (finished, self.finishes)):
+            with m.If(comes & ~leaves):
+                m.d.sync += rows_there.eq(Cat(Const(1, 1), rows_there))
+            with m.If(leaves & ~comes):
+                m.d.sync += rows_there.eq(rows_there >> 1)
         # Which place is next, one-hot.
         entering = Signal(self.places, init=1)
         finishing = Signal(self.places, init=1)
@@ -81,8 +81,8 @@ class RowPlaces(wiring.Component):
                 m.d.sync += place.eq(place.rotate_left(1))
         if asserts(platform):
             m.d.sync += [
-                Assert(~self.enters | (inside < self.places), "a row enters while all places are taken\n"),
-                Assert(~self.finishes | (finished < inside), "a row finishes that is not inside\n"),
+                Assert(~self.enters | ~inside[-1], "a row enters while all places are taken\n"),
+                Assert(~self.finishes | (inside & ~finished).any(), "a row finishes that is not inside\n"),
             ]
         rows = [Signal(self.layout, name=f"row{n}", reset_less=True) for n in range(self.places)]
         for n, row in enumerate(rows):
@@ -90,6 +90,12 @@ class RowPlaces(wiring.Component):
                 with m.If(self.enters & entering[n]):
                     m.d.sync += Value.cast(row.header).eq(Value.cast(self.header))
             with m.If(self.finishes & finishing[n]):
-                m.d.sync += [row.threshold.eq(self.threshold), row.equals.eq(self.equals)]
-        m.d.comb += Value.cast(self.o.payload).eq(one_of(list(leaving), [Value.cast(row) for row in rows]))
+                m.d.sync += [row.threshold.eq(self.threshold), row.equals.eq(self.rank)]
+        # The sum is behind the registers, since the rank comes late.
+        chosen = Signal(self.layout)
+        m.d.comb += [
+            Value.cast(chosen).eq(one_of(list(leaving), [Value.cast(row) for row in rows])),
+            self.o.payload.eq(chosen),
+            self.o.payload.equals.eq(chosen.equals + 1),
+        ]
         return m

@@ -81,6 +81,7 @@ class SelectBuffers(wiring.Component):
         m = Module()
         write_buffer = Signal()
         write_beat = Signal(range(self.beats_max + 1))
+        is_first = Signal(init=1)
         read_buffer = Signal()
         read_beat = Signal(range(max(2, self.beats_max)))
         sizes = {"width": self.width, "lanes": self.lanes, "n_max": self.n_max}
@@ -88,7 +89,7 @@ class SelectBuffers(wiring.Component):
         enters_last = Signal()
         at_end = Signal()
         m.d.comb += [
-            self.is_first.eq(~write_beat.any()),
+            self.is_first.eq(is_first),
             self.has_room.eq(~Mux(write_buffer, buffers[1].is_full, buffers[0].is_full)),
             self.is_full.eq(Mux(read_buffer, buffers[1].is_full, buffers[0].is_full)),
             enters_last.eq(self.enters & self.last),
@@ -97,7 +98,7 @@ class SelectBuffers(wiring.Component):
         if asserts(platform):
             m.d.sync += Assert(~self.enters | (write_beat < self.beats_max), "i: a row is longer than n_max\n")
         with m.If(self.enters):
-            m.d.sync += write_beat.eq(Mux(self.last, 0, write_beat + 1))
+            m.d.sync += [write_beat.eq(Mux(self.last, 0, write_beat + 1)), is_first.eq(self.last)]
         with m.If(enters_last):
             m.d.sync += write_buffer.eq(~write_buffer)
         for n, buffer in enumerate(buffers):

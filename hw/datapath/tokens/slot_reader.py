@@ -77,13 +77,14 @@ class SlotReader(wiring.Component):
         valid = Signal()
         ready = Signal()
         row = Signal(self.layouts.final_row, name="final_row", reset_less=True)
-        self._read(m, valid, ready, row)
-        self._pass_on(m, valid, ready, row)
+        count = Signal(self.last_count.shape(), reset_less=True)
+        self._read(m, valid, ready, row, count)
+        self._pass_on(m, valid, ready, row, count)
         if asserts(platform):
             m.d.sync += Assert(~(self.offers & self.writes), "rows are to go to the engine and to the lines at once\n")
         return m
 
-    def _read(self, m: Module, valid: Signal, ready: Signal, row: Any) -> None:
+    def _read(self, m: Module, valid: Signal, ready: Signal, row: Any, count: Signal) -> None:
         """Read row after row, and clip the row in the memory's output into the register `row`."""
         layouts = self.layouts
         importance_bits = layouts.importance_bits
@@ -112,7 +113,7 @@ class SlotReader(wiring.Component):
         with m.If(row_ready):
             m.d.sync += valid.eq(fetched)
         with m.If(row_ready & fetched):
-            m.d.sync += row.last.eq(fetched_last)
+            m.d.sync += [row.last.eq(fetched_last), count.eq(Mux(fetched_last, self.last_count, layouts.lanes))]
             for lane in range(layouts.lanes):
                 word = self.read_words[lane]
                 saturated = word.sum[importance_bits]
@@ -122,14 +123,14 @@ class SlotReader(wiring.Component):
                     row.saturated[lane].eq(saturated),
                 ]
 
-    def _pass_on(self, m: Module, valid: Value, ready: Signal, row: Any) -> None:
+    def _pass_on(self, m: Module, valid: Value, ready: Signal, row: Any, count: Signal) -> None:
         """The row goes to the top-k engine, or with the engine's answer to the id lines."""
         lanes = self.layouts.lanes
         candidates, rows = self.o_candidates, self.o_rows
         placed = Signal()
         m.d.comb += [
             candidates.valid.eq(valid & self.offers),
-            candidates.payload.count.eq(Mux(row.last, self.last_count, lanes)),
+            candidates.payload.count.eq(count),
             candidates.payload.last.eq(row.last),
             self.offered.eq(candidates.valid & candidates.ready & candidates.payload.last),
             rows.valid.eq(valid & self.writes & (self.i_kept.valid | ~self.prunes)),

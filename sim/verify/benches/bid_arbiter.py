@@ -26,6 +26,16 @@ class Choice(Twin):
 
     def reset(self) -> None:
         self.base = self.source.randrange(256)
+        self.next = self._stand()
+        self.is_first = True
+
+    def _stand(self) -> tuple[int, list[dict[str, Any]]]:
+        """The bids of a cycle, and where their window begins."""
+        self.base = (self.base + self.source.randrange(3)) % 256
+        # The bids of queries and keys say nothing of urgency, that of a flat row nothing of its order.
+        bids = [self._bid(valid=0.7, urgent=0.2) for _ in (QUERY, KEY, VALUE)]
+        del bids[QUERY]["urgent"], bids[KEY]["urgent"]
+        return self.base, bids
 
     def _bid(self, *, valid: float, urgent: float) -> dict[str, Any]:
         order = (self.base + self.source.choice([0, 1, 2, 3, 64, ORDER_SPAN_MAX])) % 256
@@ -37,18 +47,23 @@ class Choice(Twin):
         }
 
     def inputs(self) -> Values:
-        self.base = (self.base + self.source.randrange(3)) % 256
-        # The bids of queries and keys say nothing of urgency, that of a flat row nothing of its order.
-        self.bids = [self._bid(valid=0.7, urgent=0.2) for _ in (QUERY, KEY, VALUE)]
-        del self.bids[QUERY]["urgent"], self.bids[KEY]["urgent"]
+        self.first, self.bids = self.next
+        self.next = self._stand()
+        # In the first cycle nobody has given the orders a cycle before.
+        for bid in self.bids if self.is_first else ():
+            bid["valid"] = False
+        self.is_first = False
+        given = [dict(bid, next_order=coming["order"]) for bid, coming in zip(self.bids, self.next[1], strict=True)]
+        for bid in given:
+            del bid["order"]
         self.refetch = self._bid(valid=0.1, urgent=1)
         del self.refetch["order"]
         self.takes = self.source.random() < 0.8
-        return {"bids": self.bids, "refetch_bid": self.refetch, "takes": self.takes}
+        return {"bids": given, "refetch_bid": self.refetch, "takes": self.takes}
 
     def outputs(self) -> Values:
         standing = [ring for ring in (QUERY, KEY, VALUE) if self.bids[ring]["valid"]]
-        first = min(standing, key=lambda ring: ((self.bids[ring]["order"] - self.base) % 256, -ring), default=None)
+        first = min(standing, key=lambda ring: ((self.bids[ring]["order"] - self.first) % 256, -ring), default=None)
         is_urgent = bool(self.bids[VALUE]["valid"] and self.bids[VALUE]["urgent"])
         if is_urgent:
             first = VALUE

@@ -97,7 +97,7 @@ class ManyPasses(Twin):
         self.finishes = self.done and (self.row.low == 0 or self.are_equal)
         if self.finishes:
             rank = self.next_rank if self.row.low == 0 else self.row.rank
-            wanted |= {"finishes": 1, "threshold": self.row.value, "equals": rank + 1}
+            wanted |= {"finishes": 1, "threshold": self.row.value, "last_rank": rank}
             self.saw("finishes by its last digit" if self.row.low == 0 else "finishes as equals")
         return wanted
 
@@ -159,7 +159,7 @@ class OnePass(Twin):
             if self.now == start + 3:
                 wanted["rank"] = row.rank
         if self.result is not None:
-            wanted |= {"threshold": self.result.value, "equals": self.digit_rank + 1}
+            wanted |= {"threshold": self.result.value, "last_rank": self.digit_rank}
         return wanted
 
     def clock(self) -> None:

@@ -80,7 +80,7 @@ class SortedRow(Twin):
         self.shown = self.results.pop(self.now, self.shown)
         if self.shown is not None:
             bin, rank = self.shown
-            wanted |= {"bin": 1 << bin, "bin_rank": rank}
+            wanted |= {"reached": (2 << bin) - 1, "bin": 1 << bin, "bin_rank": rank}
         return wanted
 
     def clock(self) -> None:

@@ -25,9 +25,9 @@ COPIED = ("count", "sector", "pitch", "sectors", "ring", "place", "stride")
 
 
 class Groups(Twin):
-    """The ids of a request are looked up when it comes; up to three groups are inside.
+    """The ids of a request are looked up when it comes; up to two groups are inside.
 
-    One of these waits for its ids, which take a cycle; behind it two may wait for the fetch unit.
+    One of these waits for its ids, which take a cycle; another one may wait for the fetch unit.
     """
 
     goals = {"dense": 50, "kept": 50, "live": 50, "skipped": 50, "full": 50, "row written again": 20, "other": 50}
@@ -40,8 +40,8 @@ class Groups(Twin):
 
     def inputs(self) -> Values:
         source = self.source
-        self.takes = self.waits is None or len(self.leaving) < 2
         self.ready = source.random() < 0.6
+        self.takes = self.waits is None or self.ready or not self.leaving
         given: dict[str, Any] = {"o": {"ready": self.ready}, "live_write": {"enable": 0}, "valid": 0}
         self.request: dict[str, Any] | None = None
         if self.takes and source.random() < 0.8:
@@ -96,10 +96,9 @@ class Groups(Twin):
 
     def clock(self) -> None:
         self.saw("full", not self.takes)
-        room = len(self.leaving) < 2
         if self.ready and self.leaving:
             self.leaving.popleft()
-        if self.waits is not None and room:
+        if self.waits is not None and not self.leaving:
             self.leaving.append(self.waits)
             self.waits = None
         if self.request is not None:

@@ -84,7 +84,6 @@ class Groups(Twin):
             for number, fetch in enumerate(fetches):
                 bids.append(
                     {
-                        "order": block["order"],
                         "urgent": block["kept"],
                         "request": {
                             **{name: block[name] for name in ("slot", "skip", "dense", "kept", "entry", "stride")},
@@ -118,9 +117,15 @@ class Groups(Twin):
         return given
 
     def outputs(self) -> Values:
-        wanted: dict[str, Any] = {"i": {"ready": len(self.waiting) < 2}, "bid": {"valid": self.stands}}
+        bid: dict[str, Any] = {"valid": self.stands}
         if self.stands:
-            wanted["bid"] = {"valid": True, **self.bids[0]}
+            bid |= self.bids[0]
+        # The order is that of the next cycle, if there is a block then.
+        if len(self.bids) > self.wins:
+            bid["next_order"] = self.order
+        elif self.waiting:
+            bid["next_order"] = self.waiting[0]["order"]
+        wanted: dict[str, Any] = {"i": {"ready": len(self.waiting) < 2}, "bid": bid}
         if RING == VALUE:
             wanted["kept_taken"] = self.wins and self.is_kept and self.bids[0]["request"]["counts"]
         return wanted
@@ -139,6 +144,7 @@ class Groups(Twin):
         if not self.bids and self.waiting:
             block = self.waiting.popleft()
             self.bids.extend(self.bids_of(block))
+            self.order = block["order"]
             places = [bid["request"]["place"] for bid in self.bids]
             self.saw("blocks")
             self.saw("wrapped", places[-1] < places[0])

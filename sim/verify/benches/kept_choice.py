@@ -44,6 +44,7 @@ class Kept(Twin):
     def reset(self) -> None:
         self.steps: deque[FinishStep] = deque()
         self.over = True
+        self.takes_tokens = False
         self.candidates: dict[str, Any] | None = None
         self.marks: dict[str, Any] | None = None
 
@@ -110,7 +111,7 @@ class Kept(Twin):
 
     def _row(self) -> dict[str, Any] | None:
         """What goes to the engine."""
-        if self.step == FinishStep.TOKENS:
+        if self.takes_tokens:
             if self.candidates is None:
                 return None
             count = self.candidates["count"]
@@ -124,7 +125,7 @@ class Kept(Twin):
         return {"k": self.keep_heads, "last": heads[-1] == HEADS[-1], "count": len(keys), "values": _lanes(keys)}
 
     def outputs(self) -> Values:
-        in_tokens, in_heads = self.step == FinishStep.TOKENS, self.step == FinishStep.SEND
+        in_tokens, in_heads = self.takes_tokens, self.step == FinishStep.SEND
         self.row = self._row()
         self.marks_taken = self.marks is not None and (in_heads or self.kept_ready)
         ends = self.marks_taken and self.marks is not None and self.marks["last"]
@@ -170,6 +171,7 @@ class Kept(Twin):
                 bits = [mask >> lane & 1 for mask in self.marked for lane in range(LANES)]
                 self.chosen = {head for head in HEADS if bits[head]}
         self.over = self.ends if in_tokens or in_heads else self.step != FinishStep.READ or not self.unread
+        self.takes_tokens = in_tokens and not self.over
 
 
 def _lanes(keys: list[int]) -> list[int | None]:

@@ -66,6 +66,7 @@ class Members(Twin):
                 line["live"] |= int(is_live) << lane
                 line["pinned"] |= int(wanted[1] and pinned) << lane
             self.lines.append(line)
+        self.lines_left = len(self.lines)
         self.saw(["no bitmap", "members", "pinned", "both"][wanted[0] + 2 * wanted[1]])
         self.saw("padding", job["valid_length"] < job["keys"])
         self.saw("lines of padding", job["valid_length"] <= job["keys"] - 2 * LANES)
@@ -98,10 +99,11 @@ class Members(Twin):
         assert self.job is not None
         asks, sends = self.step == StartStep.ASK, bool(self.left)
         wanted: dict[str, Any] = {
-            "lines": len(self.lines),
             "o_rows": {"valid": asks},
             "o": {"valid": sends},
         }
+        if self.step != StartStep.SHAPE:
+            wanted["lines"] = self.lines_left
         if self.row_valid:
             wanted["i_rows"] = {"ready": 1}
         if asks:
@@ -116,6 +118,7 @@ class Members(Twin):
         self.saw("line stalled", self.left and not self.ready)
         if self.left and self.ready:
             self.left.pop(0)
+            self.lines_left -= 1
         self.over = {
             StartStep.ASK: self.ready,
             StartStep.ROW: self.row_valid,

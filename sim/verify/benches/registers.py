@@ -791,7 +791,7 @@ async def a_failure_drains_and_is_reported(dut: HierarchyObject, kind: str, answ
         else:
             wanted |= {"code": ErrorCode.TIMEOUT, "valid": 1}
             front.set("activity", 0)
-            for _ in range(timeout + 1):
+            for _ in range(timeout + 2):
                 assert front.get("core_reset") == 0, front.where()
                 await bench.step()
         assert front.get("core_reset") == front.get("stop") == 1, front.where()
@@ -921,6 +921,7 @@ class FailureModel:
         self.seen: Counter[str] = Counter()
         self._waited = 0
         self._quiet = 1
+        self._moved = 0
         self._expired = False
         self._stuck = 0
         self._irq = 0
@@ -988,7 +989,7 @@ class FailureModel:
                 self.draining = False
                 self._quiet, self._expired = 1, False
         else:
-            if not source["busy"] or source["activity"]:
+            if not source["busy"] or self._moved:
                 self._quiet, self._expired = 1, False
             if error is not None or soft_reset:
                 self.draining = True
@@ -997,6 +998,7 @@ class FailureModel:
                 self.seen[ErrorCode(error["code"]).name if error and error["code"] > 15 else "other"] += 1
                 self.seen["together"] += error is not None and bool(soft_reset)
                 self.seen["while cleared"] += error is not None and bool(clears)
+        self._moved = source["activity"]
         if error is not None and (not self.error["valid"] or clears):
             self.error = error
         elif clears:

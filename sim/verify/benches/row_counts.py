@@ -39,8 +39,8 @@ class Counts(Twin):
         """By stage and slot or context."""
         self.elements: Counter[int] = Counter()
         """By slot, without those of the last cycle."""
-        self.late: tuple[int, int] | None = None
-        """Slot and number of the elements of the last cycle."""
+        self.late: tuple[int, int, int] | None = None
+        """Slot and number of the elements of the last cycle, and whether they ended a row."""
         self.busy_slots = list(JOBS)
         self.begin_chance = 0.05
 
@@ -86,14 +86,16 @@ class Counts(Twin):
 
     def clock(self) -> None:
         events = {(stage, event["slot"]) for stage, event in self.given.items() if event["valid"]}
-        self.events.update(events)
+        self.events.update(event for event in events if event[0] != "row_written")
         self.saw("all in one cycle", len(events) == 4 and len({place for _, place in events}) == 1)
         places = {event["slot"] for event in self.given.values() if event["valid"]}
         self.saw("one of the slot that begins", self.begins in places)
         if self.late is not None:
-            self.elements[self.late[0]] += self.late[1]
-            self.saw("saturated in the cycle before", self.begins == self.late[0])
-        self.late = self.given["row_written"]["slot"], self.saturated
+            slot, elements, ends_row = self.late
+            self.elements[slot] += elements
+            self.events["row_written", slot] += ends_row
+            self.saw("saturated in the cycle before", self.begins == slot)
+        self.late = self.given["row_written"]["slot"], self.saturated, self.given["row_written"]["valid"]
         self.saw("high", max(self.events.values(), default=0) > MOST // 2)
         self.saw("many recomputed", max(self.events["recomputed", n] for n in JOBS) > 150)
         self.saw("many elements", max(self.elements.values(), default=0) > 1 << 11)

@@ -41,7 +41,9 @@ class Queue(Twin):
         ports: dict[str, object] = {"enters": self.enters, "finishes": self.finishes, "o": {"ready": self.ready}}
         if self.enters and HEADER is not None:
             ports["header"] = self.header
-        return ports | (self.result if self.finishes else {})
+        if self.finishes:
+            ports |= {"threshold": self.result["threshold"], "rank": self.result["equals"] - 1}
+        return ports
 
     def outputs(self) -> Values:
         inside = len(self.waiting) + len(self.finished)
