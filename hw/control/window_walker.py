@@ -13,7 +13,7 @@ from amaranth.utils import ceil_log2
 from spatten.hw.control.format_tables import BANKS, window_layout
 from spatten.hw.control.plan.plan_layouts import groups_max
 from spatten.hw.control.segments import beats_max, row_windows
-from spatten.hw.lib.logic import product, select, wrapped
+from spatten.hw.lib.logic import product, select, wrapped_sum
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import Config
 
@@ -102,17 +102,17 @@ class WindowWalker(wiring.Component):
             self.count.eq(Mux(self.last_window, last_sectors, all_sectors)),
         ]
         stepped = pointer + windows.step
-        following = wrapped(stepped, self.sectors)
+        following = wrapped_sum(pointer, windows.step, self.sectors)
         if self.linear_sectors:
             sector = Signal(range(self.sectors + self.linear_sectors + 8))
             m.d.comb += [
                 sector.eq(pointer + self.part.start),
-                self.sector.eq(Mux(self.linear, sector, wrapped(sector, self.sectors))),
+                self.sector.eq(Mux(self.linear, sector, wrapped_sum(pointer, self.part.start, self.sectors))),
             ]
             following = Mux(self.linear, Mux(stepped == self.limit, self.base, stepped), following)
             following = Mux(self.last_window, self.base, following)
         else:
-            m.d.comb += self.sector.eq(wrapped(pointer + self.part.start, self.sectors))
+            m.d.comb += self.sector.eq(wrapped_sum(pointer, self.part.start, self.sectors))
             if self.restarts:
                 following = Mux(self.last_window, self.base, following)
         with m.If(self.steps):
@@ -127,8 +127,8 @@ class WindowWalker(wiring.Component):
 class ArrivalGate(wiring.Component):
     """Whether the rows of a window that waits are in the ring: all of one group, since windows are aligned to groups.
 
-    What is there of a block is looked up a cycle before: in the cycle in which a window begins to wait, that of its own
-    block, and in every further cycle again.
+    Whether they are there is looked up a cycle before: in the cycle in which a window begins to wait, and in every
+    further cycle again. So `has_rows` comes from a register.
 
     Parameters
     ----------
@@ -139,8 +139,9 @@ class ArrivalGate(wiring.Component):
     Ports
     -----
     arrived : in, of each block of the ring the row groups that are there
-    begins : in, the window that waits in the next cycle is of block `next_entry`; else it is of block `entry`
-    group : in, group of the window that waits
+    entry, group : in, block and group of the window that waits
+    begins, next_entry, next_group : in, the window that waits in the next cycle is of that block and group; without
+        `begins` it is the one that waits now
     linear_arrived, linear, next_linear : in, groups that are there behind the ring, and whether `entry`, `next_entry`
         stand for that part; only with `has_linear`
     has_rows : out, the window's rows are there
@@ -155,8 +156,9 @@ class ArrivalGate(wiring.Component):
             "arrived": In(data.ArrayLayout(count, config.blocks)),
             "begins": In(1),
             "entry": In(entry_shape(config.blocks)),
-            "next_entry": In(entry_shape(config.blocks)),
             "group": In(range(self.groups)),
+            "next_entry": In(entry_shape(config.blocks)),
+            "next_group": In(range(self.groups)),
             "has_rows": Out(1),
         }
         if has_linear:
@@ -170,7 +172,7 @@ class ArrivalGate(wiring.Component):
         if self.has_linear:
             there = Mux(self.linear, self.linear_arrived, there)
             there_next = Mux(self.next_linear, self.linear_arrived, there_next)
-        available = Signal(range(self.groups + 1), reset_less=True)
-        m.d.sync += available.eq(Mux(self.begins, there_next, there))
-        m.d.comb += self.has_rows.eq(available > self.group)
+        has_rows = Signal(reset_less=True)
+        m.d.sync += has_rows.eq(Mux(self.begins, there_next > self.next_group, there > self.group))
+        m.d.comb += self.has_rows.eq(has_rows)
         return m

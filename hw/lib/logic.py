@@ -22,6 +22,7 @@ __all__ = [
     "select",
     "store_at",
     "wrapped",
+    "wrapped_sum",
 ]
 
 
@@ -108,6 +109,21 @@ def store_at(m: Module, registers: Sequence[Any], index: Value, value: ValueLike
 def wrapped(place: Value, size: int) -> Value:
     """`place` in a ring of `size` places; it may be given as beyond the ring's end by less than `size`."""
     return Mux(place >= size, place - size, place)
+
+
+def wrapped_sum(place: Value, step: Value, size: int) -> Value:
+    """`place` + `step` in a ring of `size` places, as `wrapped` has it, but with one chain of carries instead of two.
+
+    The sum less `size` is made beside the sum: each bit of `size` is taken off the two operands first.
+    """
+    total = place + step
+    if size & (size - 1) == 0:
+        return total[: size.bit_length() - 1]
+    bits = len(total)
+    left, right, rest = place | Const(0, bits), step | Const(0, bits), Const((1 << bits) - size, bits)
+    carries = (left & right) | ((left | right) & rest)
+    less = (left ^ right ^ rest) + (carries << 1)
+    return Mux(less[bits], less[:bits], total)
 
 
 def following(place: Value, size: int) -> Value:

@@ -9,6 +9,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from spatten.hw.control.plan.plan_layouts import groups_max
 from spatten.hw.control.row.row_layouts import key_window, placed_segment
 from spatten.hw.control.window_walker import WindowWalker
 from spatten.hw.datapath.progressive import Kind
@@ -36,9 +37,9 @@ class KeyWindows(wiring.Component):
     -----
     i : stream of `placed_segment`, of at least a row and a key, which an assertion checks in simulation
     o : stream of `key_window`; `ready` may depend on `valid`
-    begins, next_entry, next_linear : out, in this cycle the next window is made, which is offered from the next cycle
-        on; its block, or whether it lies behind the ring (as of `hw.control.window_walker.ArrivalGate`; `next_linear`
-        only with progressive recompute)
+    begins, next_entry, next_group, next_linear : out, in this cycle the next window is made, which is offered from the
+        next cycle on; its block and group, and whether it lies behind the ring (as of
+        `hw.control.window_walker.ArrivalGate`; `next_linear` only with progressive recompute)
 
     Latency: 2 cycles from a segment to its first window. Throughput: a window per cycle, across rows and segments.
     Combinational from `o.ready` to `begins` and `i.ready`.
@@ -53,6 +54,7 @@ class KeyWindows(wiring.Component):
                 "o": Out(stream.Signature(key_window(config))),
                 "begins": Out(1),
                 "next_entry": Out(entry_shape(config.blocks)),
+                "next_group": Out(range(groups_max(config))),
                 **optional(self._recomputes, next_linear=Out(1)),
             }
         )
@@ -86,6 +88,7 @@ class KeyWindows(wiring.Component):
         m.d.comb += [
             self.begins.eq(runs & (~self.o.valid | self.o.ready)),
             self.next_entry.eq(segment.entry),
+            self.next_group.eq(self._keys_done >> ceil_log2(config.topk_lanes)),
             *([self.next_linear.eq(segment.linear)] if self._recomputes else []),
             self._done_after.eq(self._keys_done + self._placed.windows.window_keys),
             self._ends.eq(walker.last_beat & walker.last_window & (self._rows_left == 1)),
@@ -170,7 +173,7 @@ class KeyWindows(wiring.Component):
             if self._recomputes:
                 m.d.sync += window.linear.eq(segment.linear)
             m.d.sync += [
-                window.group.eq(self._keys_done >> ceil_log2(lanes)),
+                window.group.eq(self.next_group),
                 window.fills.eq(last_beat & (last_window | ends_beat)),
                 window.ends_row.eq(last_beat & last_window),
                 window.ends_block.eq(ends_block),

@@ -233,6 +233,7 @@ class Gate:
             "next_entry": following["entry"],
             "next_linear": following["linear"],
             "group": window["group"],
+            "next_group": following["group"],
         }
         self._ports.give(self._given)
         self._next = following if begins else window

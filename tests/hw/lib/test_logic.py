@@ -21,6 +21,7 @@ from spatten.hw.lib.logic import (
     product,
     select,
     wrapped,
+    wrapped_sum,
 )
 
 
@@ -56,6 +57,10 @@ def test_select_and_choose(count: int) -> None:
 def test_places_of_a_ring(size: int) -> None:
     assert table(3, lambda place: following(place, size))[:size] == [(n + 1) % size for n in range(size)]
     assert table(4, lambda place: wrapped(place, size))[: 2 * size] == [n % size for n in range(2 * size)]
+    sums = table(6, lambda both: wrapped_sum(both[:3], both[3:], size))
+    assert [[sums[n + (step << 3)] for n in range(size)] for step in range(size)] == [
+        [(n + step) % size for n in range(size)] for step in range(size)
+    ]
 
 
 def test_one_hot_and_one_of() -> None:
