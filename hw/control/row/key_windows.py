@@ -64,14 +64,15 @@ class KeyWindows(wiring.Component):
         config = self.config
         count = range(config.tokens_max + 1)
         # The segment whose windows are made, and its rows from this one on. Of this row: all keys, those in windows
-        # before this one, those from this one on, and those that the beat of scores has already; and how many keys are
-        # in windows up to this one.
+        # before this one, those from this one on, and those that the beat of scores has already; how many keys are in
+        # windows up to this one; and where behind the ring the last window before the limit begins.
         self._placed = Signal(placed_segment(config), reset_less=True)
         self._segment = segment = self._placed.segment
         self._rows_left = Signal(range(config.topk_lanes + 1), reset_less=True)
         self._keys = Signal(count, reset_less=True)
         self._keys_done = Signal(range(config.tokens_max), reset_less=True)
         self._keys_left = Signal(count, reset_less=True)
+        self._last_place = Signal(range(key_ring_sectors(config) + lsb_sectors(config)), reset_less=True)
         self._beat_keys = Signal(range(config.softmax_lanes), reset_less=True)
         self._done_after = Signal(range(config.tokens_max + config.softmax_lanes))
         self._ends = Signal()
@@ -101,7 +102,7 @@ class KeyWindows(wiring.Component):
             walker.start.eq(self.i.payload.segment.base),
             *([walker.linear.eq(segment.linear)] if self._recomputes else []),
             walker.base.eq(segment.base),
-            *([walker.limit.eq(segment.limit)] if self._recomputes else []),
+            *([walker.last_place.eq(self._last_place)] if self._recomputes else []),
         ]
         m.d.sync += self.o.valid.eq(runs | (self.o.valid & ~self.o.ready))
         with m.If(self._takes):
@@ -136,6 +137,8 @@ class KeyWindows(wiring.Component):
                 self._keys_done.eq(0),
                 self._beat_keys.eq(0),
             ]
+            if self._recomputes:
+                m.d.sync += self._last_place.eq(segment.limit - self.i.payload.windows.step)
 
     def _make(self, m: Module) -> None:
         """Makes the window, in registers."""

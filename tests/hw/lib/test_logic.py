@@ -10,6 +10,7 @@ from amaranth.hdl import Const, Module, Signal, Value, unsigned
 from amaranth.sim import Simulator
 
 from spatten.hw.lib.logic import (
+    at_least,
     choose,
     count_ones,
     equals,
@@ -72,6 +73,10 @@ def test_one_hot_and_one_of() -> None:
 
 def test_bits_that_are_set() -> None:
     assert table(5, lambda bits: count_ones(list(bits))) == [n.bit_count() for n in range(32)]
+    for least in range(1, 7):
+        assert table(5, lambda bits, least=least: at_least(list(bits), least)) == [
+            n.bit_count() >= least for n in range(32)
+        ]
     assert table(5, first_set) == [max(0, (n & -n).bit_length() - 1) for n in range(32)]
     assert table(3, lambda value: equals(value, 0)) == [1, 0, 0, 0, 0, 0, 0, 0]
     assert table(3, lambda value: equals(value, 5)) == [0, 0, 0, 0, 0, 1, 0, 0]
