@@ -103,6 +103,7 @@ class KeyReader(wiring.Component):
             gate.next_entry.eq(windows.next_entry),
             *([gate.next_linear.eq(windows.next_linear)] if self._recomputes else []),
             gate.group.eq(window.group),
+            gate.next_group.eq(windows.next_group),
             goes.eq(holds & self.i_row.valid & gate.has_rows & (credits.has_one | ~window.fills)),
             credits.takes.eq(goes & window.fills),
             credits.returns.eq(self.left),

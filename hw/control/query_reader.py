@@ -127,10 +127,16 @@ class QueryReader(wiring.Component):
             queries.o.ready.eq(self.o.ready),
             Value.cast(self.o.payload).eq(queries.o.payload),
         ]
-        # How many queries are inside: in the pipeline from the ring, and waiting in the queue.
+        # How many queries are inside, in the pipeline from the ring and waiting in the queue; and whether one more may
+        # come, in a register of its own.
         inside = Signal(range(QUERIES + 1))
-        m.d.comb += windows.has_room.eq(inside != QUERIES)
-        m.d.sync += inside.eq(inside + windows.asked.valid - (self.o.valid & self.o.ready))
+        has_room = Signal(init=1)
+        leaves = self.o.valid & self.o.ready
+        m.d.comb += windows.has_room.eq(has_room)
+        with m.If(windows.asked.valid & ~leaves):
+            m.d.sync += [inside.eq(inside + 1), has_room.eq(inside != QUERIES - 1)]
+        with m.If(leaves & ~windows.asked.valid):
+            m.d.sync += [inside.eq(inside - 1), has_room.eq(1)]
         if asserts(platform):
             m.d.sync += Assert(ResetSignal() | ~queries.i.valid | queries.i.ready, "a query finds no place\n")
         return m

@@ -22,7 +22,6 @@ from spatten.hw.control.saved.state_layouts import (
     layouts,
     sector_at,
     state_command,
-    state_sectors,
     token_sectors,
 )
 from spatten.hw.control.saved.token_load import TokenLoad
@@ -68,7 +67,7 @@ class StateStore(wiring.Component):
         lanes = config.topk_lanes
         lines = config.tokens_max // lanes
         line = Signal(range(lines + 1), reset_less=True)
-        sector = Signal(range(state_sectors(config) + 1), reset_less=True)
+        sector = Signal.like(self.o.payload.sector, name="sector", reset_less=True)
         kept = Signal(config.tokens_max, reset_less=True)
         # Bits of a sector, or of all tokens if these are fewer; but at least those of a line.
         size = max(min(SECTOR_BITS, config.tokens_max * WORD_BITS), lanes * WORD_BITS)
@@ -78,7 +77,7 @@ class StateStore(wiring.Component):
         m.d.comb += [
             self.o_access.payload.context.eq(self.i.payload.context),
             self.o_access.payload.line.eq(line),
-            self.o.payload.sector.eq(self.i.payload.sector + sector),
+            self.o.payload.sector.eq(sector),
         ]
         rest = Cat(self._kept_image(kept), self._head_image())
         rest_sectors = len(rest) // SECTOR_BITS
@@ -93,7 +92,7 @@ class StateStore(wiring.Component):
         )
         with m.FSM(name="state_store"):
             with m.State("IDLE"), m.If(self.i.valid):
-                m.d.sync += [line.eq(0), sector.eq(0), filled.eq(0), part.eq(0)]
+                m.d.sync += [line.eq(0), sector.eq(self.i.payload.sector), filled.eq(0), part.eq(0)]
                 m.next = "ASK"
             with m.State("ASK"):
                 m.d.comb += self.o_access.valid.eq(1)

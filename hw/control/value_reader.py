@@ -137,6 +137,7 @@ class ValueReader(wiring.Component):
             gate.entry.eq(window.entry),
             gate.next_entry.eq(windows.next_entry),
             gate.group.eq(window.group),
+            gate.next_group.eq(windows.next_group),
             goes.eq(holds & gate.has_rows & (credits.has_one | ~window.fills)),
             credits.takes.eq(goes & window.fills),
             credits.returns.eq(self.left),

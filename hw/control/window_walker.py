@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Shape, ShapeLike, Signal, Value
+from amaranth.hdl import Const, Module, Mux, Shape, ShapeLike, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -13,7 +13,7 @@ from amaranth.utils import ceil_log2
 from spatten.hw.control.format_tables import BANKS, window_layout
 from spatten.hw.control.plan.plan_layouts import groups_max
 from spatten.hw.control.segments import beats_max, row_windows
-from spatten.hw.lib.logic import product, select, wrapped
+from spatten.hw.lib.logic import gather_or, product, ring_sum, select, wrapped_sum
 from spatten.hw.memory.block_table import entry_shape
 from spatten.spec.config import Config
 
@@ -46,8 +46,8 @@ class WindowWalker(wiring.Component):
     steps : in, the window is taken: its next beat follows, or the next window
     base : in, where the row begins, in the ring or behind it; behind the last window the walk goes back to it, for the
         next row of the same keys. Only with `restarts` or `linear_sectors`.
-    linear, limit : in, the row lies behind the ring, where an address wraps at `limit`, to `base`. The distance of
-        these is a multiple of the windows' `step`, so that no window lies on both sides. Only with `linear_sectors`.
+    linear, last_place : in, the row lies behind the ring, where `base` follows on the window at `last_place`. Only with
+        `linear_sectors`.
     first_beat, last_beat, last_window : out, of a key the first and the last beat; of the row the last window
     part : out, what is needed of the window
     sector, count : out, first sector of the window, in the ring, and how many there are of the row
@@ -79,7 +79,7 @@ class WindowWalker(wiring.Component):
         if restarts and not linear_sectors:
             ports |= {"base": In(address)}
         if linear_sectors:
-            ports |= {"linear": In(1), "base": In(address), "limit": In(range(sectors + linear_sectors + 1))}
+            ports |= {"linear": In(1), "base": In(address), "last_place": In(address)}
         super().__init__(ports)
 
     def elaborate(self, platform: Any) -> Module:
@@ -101,34 +101,39 @@ class WindowWalker(wiring.Component):
             last_sectors.eq(self.part.sectors + product(windows.stride, last_rows)),
             self.count.eq(Mux(self.last_window, last_sectors, all_sectors)),
         ]
-        stepped = pointer + windows.step
-        following = wrapped(stepped, self.sectors)
+        wraps, stepped, less = ring_sum(pointer, windows.step, self.sectors)
+        goes_back, stays_linear = Const(0, 1), Const(0, 1)
         if self.linear_sectors:
             sector = Signal(range(self.sectors + self.linear_sectors + 8))
             m.d.comb += [
                 sector.eq(pointer + self.part.start),
-                self.sector.eq(Mux(self.linear, sector, wrapped(sector, self.sectors))),
+                self.sector.eq(Mux(self.linear, sector, wrapped_sum(pointer, self.part.start, self.sectors))),
             ]
-            following = Mux(self.linear, Mux(stepped == self.limit, self.base, stepped), following)
-            following = Mux(self.last_window, self.base, following)
+            goes_back = self.last_window | (self.linear & (pointer == self.last_place))
+            stays_linear = self.linear & ~goes_back
         else:
-            m.d.comb += self.sector.eq(wrapped(pointer + self.part.start, self.sectors))
+            m.d.comb += self.sector.eq(wrapped_sum(pointer, self.part.start, self.sectors))
             if self.restarts:
-                following = Mux(self.last_window, self.base, following)
+                goes_back = self.last_window
+        # The sum less the ring's size comes last, and meets one gate that joins what may follow.
+        early = [Mux(self.starts, self.start, 0), Mux(~self.starts & stays_linear, stepped, 0)]
+        if self.restarts or self.linear_sectors:
+            early.append(Mux(~self.starts & goes_back, self.base, 0))
+        late = Mux(~self.starts & ~goes_back & ~stays_linear, Mux(wraps, less, stepped), 0)
         with m.If(self.steps):
             m.d.sync += beat.eq(Mux(self.last_beat, 0, beat + 1))
-            with m.If(self.last_beat):
-                m.d.sync += pointer.eq(following)
         with m.If(self.starts):
-            m.d.sync += [beat.eq(0), pointer.eq(self.start)]
+            m.d.sync += beat.eq(0)
+        with m.If(self.starts | (self.steps & self.last_beat)):
+            m.d.sync += pointer.eq(gather_or(early) | late)
         return m
 
 
 class ArrivalGate(wiring.Component):
     """Whether the rows of a window that waits are in the ring: all of one group, since windows are aligned to groups.
 
-    What is there of a block is looked up a cycle before: in the cycle in which a window begins to wait, that of its own
-    block, and in every further cycle again.
+    Whether they are there is looked up a cycle before: in the cycle in which a window begins to wait, and in every
+    further cycle again. So `has_rows` comes from a register.
 
     Parameters
     ----------
@@ -139,8 +144,9 @@ class ArrivalGate(wiring.Component):
     Ports
     -----
     arrived : in, of each block of the ring the row groups that are there
-    begins : in, the window that waits in the next cycle is of block `next_entry`; else it is of block `entry`
-    group : in, group of the window that waits
+    entry, group : in, block and group of the window that waits
+    begins, next_entry, next_group : in, the window that waits in the next cycle is of that block and group; without
+        `begins` it is the one that waits now
     linear_arrived, linear, next_linear : in, groups that are there behind the ring, and whether `entry`, `next_entry`
         stand for that part; only with `has_linear`
     has_rows : out, the window's rows are there
@@ -155,8 +161,9 @@ class ArrivalGate(wiring.Component):
             "arrived": In(data.ArrayLayout(count, config.blocks)),
             "begins": In(1),
             "entry": In(entry_shape(config.blocks)),
-            "next_entry": In(entry_shape(config.blocks)),
             "group": In(range(self.groups)),
+            "next_entry": In(entry_shape(config.blocks)),
+            "next_group": In(range(self.groups)),
             "has_rows": Out(1),
         }
         if has_linear:
@@ -170,7 +177,7 @@ class ArrivalGate(wiring.Component):
         if self.has_linear:
             there = Mux(self.linear, self.linear_arrived, there)
             there_next = Mux(self.next_linear, self.linear_arrived, there_next)
-        available = Signal(range(self.groups + 1), reset_less=True)
-        m.d.sync += available.eq(Mux(self.begins, there_next, there))
-        m.d.comb += self.has_rows.eq(available > self.group)
+        has_rows = Signal(reset_less=True)
+        m.d.sync += has_rows.eq(Mux(self.begins, there_next > self.next_group, there > self.group))
+        m.d.comb += self.has_rows.eq(has_rows)
         return m

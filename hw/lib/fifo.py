@@ -29,6 +29,7 @@ class Fifo(Shared):
     -----
     i, o : streams of `shape`
     level : out, entries inside, 0 to depth + 1
+    some : out, there is an entry inside; unlike `level` it follows from two registers of a bit
 
     Latency: 2 cycles from a transfer on `i` to its valid on `o`. Throughput: one entry per cycle. `i.ready` and
     `o.valid` come from registers, so it also breaks the ready path.
@@ -45,6 +46,7 @@ class Fifo(Shared):
                 "i": In(stream.Signature(shape)),
                 "o": Out(stream.Signature(shape)),
                 "level": Out(range(depth + 2)),
+                "some": Out(1),
             }
         )
 
@@ -56,14 +58,15 @@ class Fifo(Shared):
         read_pointer = Signal(range(self.depth))
         stored = Signal(range(self.depth + 1))
         # What decides in the cycle comes from registers of one bit, which follow from `stored` and what happens.
-        some, full = Signal(), Signal()
+        any_stored, full = Signal(), Signal()
         writes = Signal()
         reads = Signal()
         m.d.comb += [
             self.i.ready.eq(~full),
             writes.eq(self.i.valid & ~full),
-            reads.eq(some & (~self.o.valid | self.o.ready)),
+            reads.eq(any_stored & (~self.o.valid | self.o.ready)),
             self.level.eq(stored + self.o.valid),
+            self.some.eq(any_stored | self.o.valid),
             ram.write_enable.eq(writes),
             ram.write_address.eq(write_pointer),
             Value.cast(ram.write_data).eq(Value.cast(self.i.payload)),
@@ -72,9 +75,9 @@ class Fifo(Shared):
             Value.cast(self.o.payload).eq(Value.cast(ram.read_data)),
         ]
         with m.If(writes & ~reads):
-            m.d.sync += [stored.eq(stored + 1), some.eq(1), full.eq(stored == self.depth - 1)]
+            m.d.sync += [stored.eq(stored + 1), any_stored.eq(1), full.eq(stored == self.depth - 1)]
         with m.If(reads & ~writes):
-            m.d.sync += [stored.eq(stored - 1), some.eq(stored != 1), full.eq(0)]
+            m.d.sync += [stored.eq(stored - 1), any_stored.eq(stored != 1), full.eq(0)]
         with m.If(writes):
             m.d.sync += write_pointer.eq(following(write_pointer, self.depth))
         with m.If(reads):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from amaranth.hdl import Const, Module, Mux, Shape, Value, ValueLike, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Value, ValueLike, unsigned
 from amaranth.utils import ceil_log2
 
 __all__ = [
+    "add",
+    "at_least",
     "choose",
     "count_ones",
     "equals",
@@ -20,9 +22,11 @@ __all__ = [
     "one_of",
     "or_tree",
     "product",
+    "ring_sum",
     "select",
     "store_at",
     "wrapped",
+    "wrapped_sum",
 ]
 
 
@@ -58,6 +62,25 @@ def count_ones(bits: Sequence[Value]) -> Value:
         return bits[0] if bits else Const(0, 1)
     half = len(bits) // 2
     return count_ones(bits[:half]) + count_ones(bits[half:])
+
+
+def at_least(bits: Sequence[Value], count: int) -> Value:
+    """Whether at least `count` of `bits` are set, by a tree that counts no further, without a carry."""
+    reached = _reached(bits, count)
+    return reached[count - 1] if count <= len(reached) else Const(0, 1)
+
+
+def _reached(bits: Sequence[Value], count: int) -> list[Value]:
+    """Whether at least 1, 2, ... of `bits` are set, up to `count`."""
+    if len(bits) < 2:
+        return list(bits)
+    half = len(bits) // 2
+    always = Const(1, 1)
+    left, right = [[always, *_reached(part, count)] for part in (bits[:half], bits[half:])]
+    return [
+        gather_or([left[n] & right[least - n] for n in range(len(left)) if 0 <= least - n < len(right)])
+        for least in range(1, min(count, len(bits)) + 1)
+    ]
 
 
 def first_set(bits: Value) -> Value:
@@ -99,6 +122,11 @@ def one_of(enables: Sequence[Value], values: Sequence[Value]) -> Value:
     return gather_or([Mux(enable, value, 0) for enable, value in zip(enables, values, strict=True)])
 
 
+def add(left: Value, right: Value, carry: Value) -> Value:
+    """`left` + `right` + `carry`, a bit, as wide as `left`, in one chain of carries."""
+    return (Cat(Const(1, 1), left) + Cat(carry, right))[1 : 1 + len(left)]
+
+
 def product(wide: Value, narrow: Value) -> Value:
     """wide x narrow as a tree of shifted terms, since a factor of a few bits needs no multiplier."""
     terms: list[Value] = [Mux(narrow[bit], wide, 0) << bit for bit in range(len(narrow))]
@@ -117,6 +145,28 @@ def store_at(m: Module, registers: Sequence[Any], index: Value, value: ValueLike
 def wrapped(place: Value, size: int) -> Value:
     """`place` in a ring of `size` places; it may be given as beyond the ring's end by less than `size`."""
     return Mux(place >= size, place - size, place)
+
+
+def wrapped_sum(place: Value, step: Value, size: int) -> Value:
+    """`place` + `step` in a ring of `size` places, as `wrapped` has it, but with one chain of carries, not two."""
+    wraps, total, less = ring_sum(place, step, size)
+    return Mux(wraps, less, total)
+
+
+def ring_sum(place: Value, step: Value, size: int) -> tuple[Value, Value, Value]:
+    """Whether `place` + `step` wraps in a ring of `size` places; the sum, and where it wraps to.
+
+    The second is made beside the first: each bit of `size` is taken off the two operands before they are added. Where
+    `size` is a power of two the place is always the second.
+    """
+    total = place + step
+    if size & (size - 1) == 0:
+        return Const(1, 1), total, total[: size.bit_length() - 1]
+    bits = len(total)
+    left, right, rest = place | Const(0, bits), step | Const(0, bits), Const((1 << bits) - size, bits)
+    carries = (left & right) | ((left | right) & rest)
+    less = (left ^ right ^ rest) + (carries << 1)
+    return less[bits], total, less[:bits]
 
 
 def following(place: Value, size: int) -> Value:

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.lib.assertions import check_stream
 from spatten.hw.lib.fifo import Fifo, SkidBuffer
-from spatten.hw.lib.logic import equals, one_of, product, select
+from spatten.hw.lib.logic import at_least, equals, one_of, product, select
 from spatten.hw.lib.parameters import check_integer, check_power_of_two
 from spatten.hw.lib.pipeline import delay_line, delayed_valid, register
 from spatten.hw.lib.shared import Shared
@@ -315,29 +315,21 @@ class _ChannelQueue(Shared):
         for stage in range(_STAGES):
             m.d.comb += takes[stage].eq(~Cat(valid[stage:]).all() | skid.i.ready)
             with m.If(takes[stage]):
-                m.d.sync += valid[stage].eq(valid[stage - 1] if stage else work.left.any())
+                m.d.sync += valid[stage].eq(valid[stage - 1] if stage else work.some)
         sequences = [work.sequence]
         for stage in range(_STAGES):
             sequences.append(register(m, sequences[-1], f"sequence{stage}", enable=takes[stage]))
         m.d.comb += [skid.i.valid.eq(valid[-1]), skid.i.payload.tag.sequence.eq(sequences[-1])]
         self._locate(m, takes, work, skid.i.payload)
 
-        # The oldest group is in the last stage that has one, else being worked off, or else in the queue. What is left
-        # of a group is known late, and so comes last in the logic.
-        staged = Signal(generator.sequence_bits)
-        oldest = Signal(generator.sequence_bits)
-        m.d.comb += staged.eq(sequences[1])
-        for held, here in [*zip(sequences[2:], valid[1:], strict=True), (self.o.payload.tag.sequence, self.o.valid)]:
-            with m.If(here):
-                m.d.comb += staged.eq(held)
-        is_staged = Cat(*valid, self.o.valid).any()
-        unstaged = Mux(work.left.any(), work.sequence, queue.o.payload.sequence)
-        m.d.comb += oldest.eq(Mux(is_staged, staged, unstaged))
-        inside = is_staged | work.left.any()
+        # The oldest group is in the last stage that has one, else being worked off, or else in the queue.
+        here = [*valid, self.o.valid]
+        inside = Cat(work.some, *here).any()
+        held = [*sequences, self.o.payload.tag.sequence]
         m.d.comb += [
-            self.pending.some.eq(inside | queue.level.any()),
+            self.pending.some.eq(inside | queue.some),
             self.pending.known.eq(inside | queue.o.valid),
-            self.pending.sequence.eq(oldest),
+            self.pending.sequence.eq(_last([queue.o.valid, work.some, *here], [queue.o.payload.sequence, *held])),
         ]
         return m
 
@@ -348,23 +340,26 @@ class _ChannelQueue(Shared):
         work = _Work(
             group=Signal(generator.group_shape, name="group", reset_less=True),
             sequence=Signal(generator.sequence_bits, name="sequence", reset_less=True),
-            left=Signal(hits, name="left"),
+            some=Signal(name="some_left"),
+            left=Signal(hits, name="left", reset_less=True),
             pick=Signal(hits, name="pick"),
         )
-        rest = Signal(hits)
+        # Whether the pick is the group's last is known a cycle before, from how many bits are set.
+        is_last = Signal(reset_less=True)
         m.d.comb += [
             work.pick.eq(work.left & -work.left),
-            rest.eq(work.left & ~work.pick),
-            queue.o.ready.eq(~work.left.any() | (takes & ~rest.any())),
+            queue.o.ready.eq(~work.some | (takes & is_last)),
         ]
         with m.If(queue.o.ready):
             m.d.sync += [
-                work.left.eq(Mux(queue.o.valid, queue.o.payload.mask, 0)),
+                work.some.eq(queue.o.valid),
+                work.left.eq(queue.o.payload.mask),
+                is_last.eq(~at_least(list(queue.o.payload.mask), 2)),
                 work.group.eq(queue.o.payload.group),
                 work.sequence.eq(queue.o.payload.sequence),
             ]
         with m.Elif(takes):
-            m.d.sync += work.left.eq(rest)
+            m.d.sync += [work.left.eq(work.left & ~work.pick), is_last.eq(~at_least(list(work.left), 3))]
         return work
 
     def _locate(self, m: Module, takes: list[Signal], work: "_Work", request: Any) -> None:
@@ -457,7 +452,17 @@ class _Work:
 
     group: Any
     sequence: Signal
+    some: Signal
+    """Some of its requests are still to be made; all else means nothing without."""
     left: Signal
     """The bits of the group's mask whose requests are still to be made."""
     pick: Signal
     """The lowest of them, which is next."""
+
+
+def _last(here: list[Value], values: list[Value]) -> Value:
+    """The last of the values that are here, by a tree; the first of them if none is."""
+    if len(values) == 1:
+        return values[0]
+    half = len(values) // 2
+    return Mux(Cat(here[half:]).any(), _last(here[half:], values[half:]), _last(here[:half], values[:half]))

@@ -236,59 +236,65 @@ class BurstMerger(Shared):
         check_stream(m, platform, self.i, "i", ends=self.stop)
         sector_bits = self.address_bits - _SECTOR_SHIFT
         local = self.i.payload
-        sector = Signal(sector_bits)
-        offset = Signal(self.page_bits)
-        m.d.comb += [
-            offset.eq(local),
-            sector.eq(Cat(offset, (self.base + (local >> self.page_bits))[: sector_bits - self.page_bits])),
-        ]
+        offset = self._offset(local)
 
         # Behind the presented burst: `open`, the burst that grows, and `spilled`, the beginning of the next.
+        # `open_more` is 0 if there is no such burst; `open_next` is the offset in its page behind the burst.
         open_valid = Signal()
-        open_sector = Signal(sector_bits, reset_less=True)
-        open_more = Signal(self.more_bits, reset_less=True)
-        open_next = Signal(self.local_bits, reset_less=True)
+        open_local = Signal(self.local_bits, reset_less=True)
+        open_more = Signal(self.more_bits)
+        open_next = Signal(self.page_bits, reset_less=True)
         spilled_valid = Signal()
-        spilled_sector = Signal(sector_bits, reset_less=True)
-        spilled_next = Signal(self.local_bits, reset_less=True)
+        spilled_local = Signal(self.local_bits, reset_less=True)
+        presented_local = Signal(self.local_bits)
+        begun = Signal(self.local_bits)
 
         enters = Signal()
         is_free = Signal()
+        is_next = (offset == open_next) & (local >> self.page_bits == open_local >> self.page_bits)
+        page = self.base + (presented_local >> self.page_bits)
         m.d.comb += [
             self.i.ready.eq(~spilled_valid | self.stop),
             self.waits.eq(open_valid),
             enters.eq(self.i.valid & ~spilled_valid & ~self.stop),
             is_free.eq(~self.o.valid | self.o.ready),
-            self.joins.eq(enters & open_valid & ~is_free & self._follows(local == open_next, offset, open_more)),
-            self.presented.eq(Mux(open_valid, open_more, 0)),
+            self.joins.eq(enters & open_valid & ~is_free & self._follows(is_next, offset, open_more)),
+            self.presented.eq(open_more),
+            presented_local.eq(Mux(open_valid, open_local, local)),
+            begun.eq(Mux(spilled_valid, spilled_local, local)),
             self.presents.eq(is_free & ~self.stop & (open_valid | self.i.valid) & (self.room > self.presented)),
         ]
         with m.If(is_free):
             m.d.sync += self.o.valid.eq(self.presents)
         with m.If(self.presents):
             m.d.sync += [
-                self.o.payload.sector.eq(Mux(open_valid, open_sector, sector)),
+                self.o.payload.sector.eq(Cat(self._offset(presented_local), page[: sector_bits - self.page_bits])),
                 self.o.payload.more.eq(self.presented),
             ]
-        # A request that enters is presented at once, joins the open burst, begins it, or waits to begin the next.
+        # A request that enters is presented at once, joins the open burst, begins it, or waits to begin the next. Where
+        # a burst begins is stored in each cycle in which the old place means nothing.
         with m.If(self.stop):
-            m.d.sync += [open_valid.eq(0), spilled_valid.eq(0)]
+            m.d.sync += [open_valid.eq(0), open_more.eq(0), spilled_valid.eq(0)]
         with m.Elif(self.presents), m.If(open_valid):
-            m.d.sync += [
-                open_valid.eq(spilled_valid | enters),
-                open_sector.eq(Mux(spilled_valid, spilled_sector, sector)),
-                open_more.eq(0),
-                open_next.eq(Mux(spilled_valid, spilled_next, local + 1)),
-                spilled_valid.eq(0),
-            ]
+            m.d.sync += [open_valid.eq(spilled_valid | enters), open_more.eq(0), spilled_valid.eq(0)]
         with m.Elif(enters):
             with m.If(~open_valid):
-                m.d.sync += [open_valid.eq(1), open_sector.eq(sector), open_more.eq(0), open_next.eq(local + 1)]
+                m.d.sync += open_valid.eq(1)
             with m.Elif(self.joins):
-                m.d.sync += [open_more.eq(open_more + 1), open_next.eq(local + 1)]
+                m.d.sync += open_more.eq(open_more + 1)
             with m.Else():
-                m.d.sync += [spilled_valid.eq(1), spilled_sector.eq(sector), spilled_next.eq(local + 1)]
+                m.d.sync += spilled_valid.eq(1)
+        with m.If(~open_valid | self.presents):
+            m.d.sync += [open_local.eq(begun), open_next.eq(self._offset(begun) + 1)]
+        with m.Elif(self.joins):
+            m.d.sync += open_next.eq(open_next + 1)
+        with m.If(~spilled_valid):
+            m.d.sync += spilled_local.eq(local)
         return m
+
+    def _offset(self, local: Value) -> Value:
+        """Where in its page a sector lies."""
+        return (local | Const(0, self.page_bits))[: self.page_bits]
 
     def _follows(self, is_next: Value, offset: Value, more: Value) -> Value:
         """Whether a request can join a burst of 1 + `more` sectors; at offset 0 it cannot: a page begins there."""

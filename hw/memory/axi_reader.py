@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from amaranth.hdl import Assert, Module, Signal, unsigned
+from amaranth.hdl import Assert, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import stream
 from amaranth.lib.wiring import In, Out
 
 from spatten.hw.lib.assertions import asserts
+from spatten.hw.lib.logic import add
 from spatten.hw.lib.parameters import check_integer
 from spatten.hw.lib.shared import Shared
 from spatten.hw.memory.axi import (
@@ -122,10 +123,9 @@ class AxiReader(Shared):
 
         room = Signal(range(self.outstanding + 1), init=self.outstanding)
         answered = Signal()
-        with m.If(merger.presents):
-            m.d.sync += room.eq(room - merger.presented - 1 + arrives)
-        with m.Elif(arrives):
-            m.d.sync += room.eq(room + 1)
+        # A burst of 1 + n sectors takes as many places: -1 - n is the complement of n.
+        taken = ~(merger.presented | Const(0, len(room)))
+        m.d.sync += room.eq(add(room, Mux(merger.presents, taken, 0), arrives))
         m.d.comb += [
             merger.base.eq(self.base),
             merger.i.payload.eq(self.i.payload),

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from spatten.hw.lib.assertions import asserts, check_stream
 from spatten.hw.lib.fifo import Fifo
+from spatten.hw.lib.logic import add
 from spatten.hw.lib.parameters import check_integer
 from spatten.hw.lib.shared import Shared
 from spatten.hw.memory.axi import (
@@ -67,7 +68,7 @@ class AxiWriter(Shared):
         moment are done when `acknowledged` reaches what `accepted` was then. Both are 0 from the first cycle after
         `stop` is set
 
-    Latency: 1 cycle from a transfer on `i` to AWVALID, 2 to WVALID, when nothing waits. Throughput: a sector per cycle
+    Latency: 2 cycles from a transfer on `i` to AWVALID and WVALID, when nothing waits. Throughput: a sector per cycle
     at 256 bits, a beat per cycle otherwise. All of AXI comes from registers, WDATA and WLAST with one selection behind
     them.
     """
@@ -109,29 +110,35 @@ class AxiWriter(Shared):
         )
         drive_address(m, axi, "aw", merger.o, self.channel_bits)
 
-        # A sector enters both the merger and the queue of data.
+        # A sector's data enter their queue, and its address a register in front of the merger.
         m.submodules.queue = queue = Fifo(shape=unsigned(8 * SECTOR_BYTES), depth=self.depth)
         enters = Signal()
+        address = Signal(self.local_bits, reset_less=True)
+        address_valid = Signal()
+        address_ready = Signal()
         m.d.comb += [
-            self.i.ready.eq((queue.i.ready & merger.i.ready) | self.stop),
-            enters.eq(self.i.valid & queue.i.ready & merger.i.ready & ~self.stop),
+            address_ready.eq(~address_valid | merger.i.ready),
+            self.i.ready.eq((queue.i.ready & address_ready) | self.stop),
+            enters.eq(self.i.valid & queue.i.ready & address_ready & ~self.stop),
             merger.base.eq(self.base),
-            merger.i.payload.eq(self.i.payload.address),
-            merger.i.valid.eq(self.i.valid & queue.i.ready),
+            merger.i.payload.eq(address),
+            merger.i.valid.eq(address_valid),
             merger.stop.eq(self.stop),
             queue.i.valid.eq(enters),
             queue.i.payload.eq(self.i.payload.data),
         ]
+        with m.If(address_ready):
+            m.d.sync += [address_valid.eq(enters), address.eq(self.i.payload.address)]
 
         # `ends` marks the sectors that end a burst: each does, until another joins the burst, which happens before the
-        # burst is presented. The places of the next sector to enter, of the last that entered, and of the next to leave
-        # are one-hot.
+        # burst is presented. The places of the next sector to enter the merger, of the last that entered it, and of the
+        # next to leave the queue are one-hot.
         places = self.depth + 1
         ends = Signal(places, reset_less=True)
         write_place = Signal(places, init=1)
         last_place = Signal(places, reset_less=True)
         read_place = Signal(places, init=1)
-        with m.If(enters):
+        with m.If(address_valid & merger.i.ready):
             m.d.sync += [write_place.eq(write_place.rotate_left(1)), last_place.eq(write_place)]
             m.d.sync += ends.eq((ends | write_place) & ~Mux(merger.joins, last_place, 0))
         with m.If(queue.o.valid & queue.o.ready):
@@ -141,7 +148,6 @@ class AxiWriter(Shared):
         beats = 8 * SECTOR_BYTES // self.channel_bits
         released = Signal(range(self.depth + 2))
         some_released = Signal()
-        after = Signal.like(released, name="released_after")
         is_last_beat = Signal()
         sends = Signal()
         finishes = Signal()
@@ -163,8 +169,11 @@ class AxiWriter(Shared):
             ]
             with m.If(sends):
                 m.d.sync += beat.eq(beat + 1)
-        m.d.comb += after.eq(released + Mux(merger.presents, merger.presented + 1, 0) - finishes)
-        m.d.sync += [released.eq(after), some_released.eq(after.any())]
+        more = Mux(merger.presents, merger.presented, finishes.replicate(len(released)))
+        m.d.sync += [
+            released.eq(add(released, more, merger.presents & ~finishes)),
+            some_released.eq(merger.presents | released[1:].any() | (released[0] & ~finishes)),
+        ]
 
         # B: how many sectors each burst without response has.
         m.submodules.bursts = bursts = Fifo(shape=unsigned(len(merger.presented)), depth=self.outstanding - 1)
@@ -185,7 +194,7 @@ class AxiWriter(Shared):
             with m.If(answers):
                 m.d.sync += self.acknowledged.eq(self.acknowledged + bursts.o.payload + 1)
         m.d.comb += [
-            self.idle.eq(~queue.level.any() & ~bursts.level.any() & ~merger.waits),
+            self.idle.eq(~queue.some & ~bursts.some),
             self.activity.eq((axi.awvalid & axi.awready) | sends | answers),
         ]
         report_response(m, self.error, answers, axi.bresp)
@@ -194,6 +203,6 @@ class AxiWriter(Shared):
             m.d.sync += stopped.eq(self.stop & ~self.idle)
             m.d.sync += [
                 Assert(~stopped | self.stop, "stop ended before idle\n"),
-                Assert(~axi.bvalid | bursts.level.any(), "axi: a response that nothing asked for\n"),
+                Assert(~axi.bvalid | bursts.some, "axi: a response that nothing asked for\n"),
             ]
         return m

@@ -116,7 +116,7 @@ class Crossbar(wiring.Component):
             tags.append(queue)
         if self.channels == 1:
             self._write_at_once(m, tags[0])
-            self._completion(m, tags, [[]])
+            self._follow(m, tags[0])
         else:
             self._completion(m, tags, self._columns(m, tags))
         return m
@@ -189,21 +189,9 @@ class Crossbar(wiring.Component):
         width = self.sequence_bits
         distances: list[Value] = []
         for channel in range(self.channels):
-            upstream = self.pending[channel]
-            behind = Signal(width, name=f"behind{channel}")
-            # The number of a group between the address generator and the tag queue's output is not known: its distance
-            # counts as 0.
-            m.d.comb += behind.eq(
-                Mux(
-                    tags[channel].level.any(),
-                    Mux(tags[channel].o.valid, tags[channel].o.payload.sequence - self.completed, 0),
-                    Mux(
-                        upstream.some,
-                        Mux(upstream.known, upstream.sequence - self.completed, 0),
-                        self.pushed - self.completed,
-                    ),
-                )
-            )
+            known, oldest = self._oldest(channel, tags[channel])
+            # The distance of a group whose number is not known counts as 0.
+            behind = Mux(known, (oldest - self.completed)[:width], 0)
             distances.append(register(m, behind, f"distance{channel}"))
             for column, queue in enumerate(columns[channel]):
                 everything = (1 << width) - 1
@@ -226,6 +214,22 @@ class Crossbar(wiring.Component):
         m.d.comb += [candidate.eq(base + distances[0]), advance.eq(candidate - self.completed)]
         with m.If(valid & ~advance[-1]):
             m.d.sync += self.completed.eq(candidate)
+
+    def _oldest(self, channel: int, tags: Fifo) -> tuple[Value, Value]:
+        """The channel's oldest group that has a request or a tag, or the next to come if none has; and whether its
+        number is known: it is not between the address generator and the tag queue's output."""
+        upstream = self.pending[channel]
+        known = Mux(tags.some, tags.o.valid, ~upstream.some | upstream.known)
+        sequence = Mux(tags.some, tags.o.payload.sequence, Mux(upstream.some, upstream.sequence, self.pushed))
+        return known, sequence
+
+    def _follow(self, m: Module, tags: Fifo) -> None:
+        """Of the only channel, its oldest group is the first that is not complete, whenever its number is known."""
+        known, oldest = self._oldest(0, tags)
+        is_known = register(m, known, "is_known", is_reset=True)
+        sequence = register(m, oldest, "oldest", shape=unsigned(self.sequence_bits))
+        with m.If(is_known):
+            m.d.sync += self.completed.eq(sequence)
 
 
 def _minimum(m: Module, values: list[Value], name: str) -> Value:

@@ -37,8 +37,13 @@ class Credits(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         free = Signal(range(self.places + 1), init=self.places)
-        m.d.comb += self.has_one.eq(free.any())
-        m.d.sync += free.eq(free + self.returns - self.takes)
+        # Whether one is free comes from a register, which follows from how many are and what happens.
+        has_one = Signal(init=1)
+        m.d.comb += self.has_one.eq(has_one)
+        with m.If(self.returns & ~self.takes):
+            m.d.sync += [free.eq(free + 1), has_one.eq(1)]
+        with m.If(self.takes & ~self.returns):
+            m.d.sync += [free.eq(free - 1), has_one.eq(free != 1)]
         if asserts(platform):
             m.d.sync += [
                 Assert(ResetSignal() | ~self.takes | self.has_one, "a place is taken while none is free\n"),

@@ -9,6 +9,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from spatten.hw.control.plan.plan_layouts import groups_max
 from spatten.hw.control.row.row_layouts import key_window, placed_segment
 from spatten.hw.control.window_walker import WindowWalker
 from spatten.hw.datapath.progressive import Kind
@@ -36,9 +37,9 @@ class KeyWindows(wiring.Component):
     -----
     i : stream of `placed_segment`, of at least a row and a key, which an assertion checks in simulation
     o : stream of `key_window`; `ready` may depend on `valid`
-    begins, next_entry, next_linear : out, in this cycle the next window is made, which is offered from the next cycle
-        on; its block, or whether it lies behind the ring (as of `hw.control.window_walker.ArrivalGate`; `next_linear`
-        only with progressive recompute)
+    begins, next_entry, next_group, next_linear : out, in this cycle the next window is made, which is offered from the
+        next cycle on; its block and group, and whether it lies behind the ring (as of
+        `hw.control.window_walker.ArrivalGate`; `next_linear` only with progressive recompute)
 
     Latency: 2 cycles from a segment to its first window. Throughput: a window per cycle, across rows and segments.
     Combinational from `o.ready` to `begins` and `i.ready`.
@@ -53,6 +54,7 @@ class KeyWindows(wiring.Component):
                 "o": Out(stream.Signature(key_window(config))),
                 "begins": Out(1),
                 "next_entry": Out(entry_shape(config.blocks)),
+                "next_group": Out(range(groups_max(config))),
                 **optional(self._recomputes, next_linear=Out(1)),
             }
         )
@@ -62,14 +64,15 @@ class KeyWindows(wiring.Component):
         config = self.config
         count = range(config.tokens_max + 1)
         # The segment whose windows are made, and its rows from this one on. Of this row: all keys, those in windows
-        # before this one, those from this one on, and those that the beat of scores has already; and how many keys are
-        # in windows up to this one.
+        # before this one, those from this one on, and those that the beat of scores has already; how many keys are in
+        # windows up to this one; and where behind the ring the last window before the limit begins.
         self._placed = Signal(placed_segment(config), reset_less=True)
         self._segment = segment = self._placed.segment
         self._rows_left = Signal(range(config.topk_lanes + 1), reset_less=True)
         self._keys = Signal(count, reset_less=True)
         self._keys_done = Signal(range(config.tokens_max), reset_less=True)
         self._keys_left = Signal(count, reset_less=True)
+        self._last_place = Signal(range(key_ring_sectors(config) + lsb_sectors(config)), reset_less=True)
         self._beat_keys = Signal(range(config.softmax_lanes), reset_less=True)
         self._done_after = Signal(range(config.tokens_max + config.softmax_lanes))
         self._ends = Signal()
@@ -86,6 +89,7 @@ class KeyWindows(wiring.Component):
         m.d.comb += [
             self.begins.eq(runs & (~self.o.valid | self.o.ready)),
             self.next_entry.eq(segment.entry),
+            self.next_group.eq(self._keys_done >> ceil_log2(config.topk_lanes)),
             *([self.next_linear.eq(segment.linear)] if self._recomputes else []),
             self._done_after.eq(self._keys_done + self._placed.windows.window_keys),
             self._ends.eq(walker.last_beat & walker.last_window & (self._rows_left == 1)),
@@ -98,7 +102,7 @@ class KeyWindows(wiring.Component):
             walker.start.eq(self.i.payload.segment.base),
             *([walker.linear.eq(segment.linear)] if self._recomputes else []),
             walker.base.eq(segment.base),
-            *([walker.limit.eq(segment.limit)] if self._recomputes else []),
+            *([walker.last_place.eq(self._last_place)] if self._recomputes else []),
         ]
         m.d.sync += self.o.valid.eq(runs | (self.o.valid & ~self.o.ready))
         with m.If(self._takes):
@@ -133,6 +137,8 @@ class KeyWindows(wiring.Component):
                 self._keys_done.eq(0),
                 self._beat_keys.eq(0),
             ]
+            if self._recomputes:
+                m.d.sync += self._last_place.eq(segment.limit - self.i.payload.windows.step)
 
     def _make(self, m: Module) -> None:
         """Makes the window, in registers."""
@@ -170,7 +176,7 @@ class KeyWindows(wiring.Component):
             if self._recomputes:
                 m.d.sync += window.linear.eq(segment.linear)
             m.d.sync += [
-                window.group.eq(self._keys_done >> ceil_log2(lanes)),
+                window.group.eq(self.next_group),
                 window.fills.eq(last_beat & (last_window | ends_beat)),
                 window.ends_row.eq(last_beat & last_window),
                 window.ends_block.eq(ends_block),

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from spatten.hw.control.job_slots import row_layout
+from spatten.hw.control.plan.plan_layouts import groups_max
 from spatten.hw.control.row.row_layouts import prob_beat, value_row, value_window
 from spatten.hw.control.window_walker import WindowWalker
 from spatten.hw.datapath.pv import weight_beat
@@ -43,8 +44,8 @@ class ValueWindows(wiring.Component):
         pruned rows (only with local pruning)
     o : stream of `value_window`; `ready` may depend on `valid`
     o_prob : stream of `hw.datapath.pv.weight_beat`, through a queue of 8
-    begins, next_entry : out, in this cycle the next window is made, which is offered from the next cycle on; its block
-        (as of `hw.control.window_walker.ArrivalGate`)
+    begins, next_entry, next_group : out, in this cycle the next window is made, which is offered from the next cycle
+        on; its block and group (as of `hw.control.window_walker.ArrivalGate`)
 
     Latency: 2 cycles from a row to its first window. Throughput: a window per cycle, across rows. Combinational from
     `o.ready` to `begins` and to the `ready` of all inputs.
@@ -64,6 +65,7 @@ class ValueWindows(wiring.Component):
                 "o_prob": Out(stream.Signature(self.prob)),
                 "begins": Out(1),
                 "next_entry": Out(entry_shape(config.blocks)),
+                "next_group": Out(range(groups_max(config))),
             }
         )
 
@@ -103,6 +105,7 @@ class ValueWindows(wiring.Component):
             ends_row.eq(beat.last & walker.last_window),
             self.begins.eq(runs & beat_valid & probs.i.ready & (~self.o.valid | self.o.ready)),
             self.next_entry.eq(row.entry),
+            self.next_group.eq(row_done >> ceil_log2(config.topk_lanes)),
             takes.eq(~runs | (self.begins & walker.last_beat & ends_row)),
             self.i.ready.eq(takes),
         ]
@@ -131,7 +134,7 @@ class ValueWindows(wiring.Component):
                 window.request.sectors.eq(walker.count),
                 window.request.header.eq(walker.part.part),
                 window.entry.eq(row.entry),
-                window.group.eq(row_done >> ceil_log2(config.topk_lanes)),
+                window.group.eq(self.next_group),
                 # Each beat of a value is a part of the row's output, which takes a place of its own.
                 window.fills.eq(ends_row),
                 window.ends_row.eq(ends_row & walker.last_beat),

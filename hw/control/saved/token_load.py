@@ -61,7 +61,9 @@ class TokenLoad(wiring.Component):
         lines_per_row = max(1, min(row_tokens, config.tokens_max) // lanes)
         rows = -(-config.tokens_max // row_tokens)
         rows_at_once = min(lanes, rows)
+        # The first row of the next request; and how many it is for, a cycle later, which is early enough.
         row = Signal(range(rows + rows_at_once + 1), reset_less=True)
+        count = Signal(range(rows_at_once + 1), reset_less=True)
         row_left = Signal(range(rows_at_once + 1), reset_less=True)
         line = Signal(range(config.tokens_max // lanes + 1), reset_less=True)
         line_left = Signal(range(lines_per_row + 1), reset_less=True)
@@ -69,6 +71,8 @@ class TokenLoad(wiring.Component):
         words = Signal(BANKS * SECTOR_BITS, reset_less=True)
         request, access = self.o_request.payload, self.o_access.payload
         origin = self.i.payload.sector
+        left = rows - row
+        m.d.sync += count.eq(Mux(left < rows_at_once, left, rows_at_once))
         m.d.comb += [
             access.context.eq(self.i.payload.context),
             access.line.eq(line),
@@ -94,8 +98,6 @@ class TokenLoad(wiring.Component):
                 with m.If(self.i_rows.valid):
                     m.next = "ASK_ROWS"
             with m.State("ASK_ROWS"):
-                left = rows - row
-                count = Mux(left < rows_at_once, left, rows_at_once)
                 m.d.comb += [
                     self.o_request.valid.eq(1),
                     request.sector.eq(origin + row * row_sectors),
@@ -103,7 +105,7 @@ class TokenLoad(wiring.Component):
                     request.rows.eq(count),
                 ]
                 with m.If(self.o_request.ready):
-                    m.d.sync += row_left.eq(count)
+                    m.d.sync += [row.eq(row + count), row_left.eq(count)]
                     m.next = "ROW"
             with m.State("ROW"):
                 m.d.comb += self.i_rows.ready.eq(1)
@@ -120,11 +122,11 @@ class TokenLoad(wiring.Component):
                         line_left.eq(line_left - 1),
                     ]
                     with m.If(line_left == 1):
-                        m.d.sync += [row.eq(row + 1), row_left.eq(row_left - 1)]
+                        m.d.sync += row_left.eq(row_left - 1)
                         m.next = "ROW"
                         with m.If(row_left == 1):
                             m.next = "ASK_ROWS"
-                            with m.If(row == rows - 1):
+                            with m.If(row == rows):
                                 m.next = "DONE"
             with m.State("DONE"):
                 m.d.comb += self.i.ready.eq(1)

@@ -224,7 +224,7 @@ async def it_writes_at_full_rate(dut: HierarchyObject, seed: int) -> None:
     around.send([around.bench.random(f"local {n}").getrandbits(LOCAL_BITS) for n in range(sectors)])
     await around.drain()
     first = around.source.cycles[0]
-    assert (around.probe.presented["aw"][0], around.probe.presented["w"][0]) == (first + 1, first + 2)
+    assert (around.probe.presented["aw"][0], around.probe.presented["w"][0]) == (first + 2, first + 2)
     cycles = around.probe.word_cycles
     assert cycles == list(range(first + 2, first + 2 + sectors * BEATS)), "a cycle without a beat"
     record("latency", around.probe.presented["aw"][0] - first, unit="cycles", of="address")
@@ -240,7 +240,7 @@ async def one_at_a_time_has_the_latency(dut: HierarchyObject, seed: int) -> None
     for local in make_locals(around.bench.random("locals"), 20, local_bits=LOCAL_BITS):
         around.send([local])
         await around.drain()
-    assert around.probe.presented["aw"] == [cycle + 1 for cycle in around.source.cycles]
+    assert around.probe.presented["aw"] == [cycle + 2 for cycle in around.source.cycles]
     assert around.probe.word_cycles[::BEATS] == [cycle + 2 for cycle in around.source.cycles]
 
 
@@ -268,7 +268,7 @@ async def no_more_than_allowed_waits(dut: HierarchyObject, seed: int) -> None:
     around.send([3 * n % (1 << LOCAL_BITS) for n in range(DEPTH + 20)])
     await around.bench.step(DEPTH + 30)
     bursts = around.checker.writes.open_bursts
-    assert around.source.count - before == min(DEPTH + 1, OUTSTANDING + 2)
+    assert around.source.count - before == min(DEPTH + 1, OUTSTANDING + 3)
     assert bursts == min(DEPTH + 1, OUTSTANDING)
     around.memory.frozen.clear()
     await around.drain()

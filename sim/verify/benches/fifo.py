@@ -20,10 +20,11 @@ ROWS = 12 * CAPACITY + 40
 
 
 class Level:
-    """Checks `level` in every cycle against what the testbench put in and took out; first of a bench's agents."""
+    """Checks `level` and `some` in every cycle against what the testbench put in and took out; first of the agents."""
 
     def __init__(self, bench: Bench, source: StreamDriver, sink: StreamMonitor) -> None:
         self._level = bench.signal("level")
+        self._some = bench.signal("some")
         self._source = source
         self._sink = sink
         self.seen: set[int] = set()
@@ -38,6 +39,7 @@ class Level:
         assert str(self._level.value) == f"{inside:0{len(self._level)}b}", (
             f"level is {self._level.value}, not {inside}, cycle {cycle}"
         )
+        assert str(self._some.value) == str(int(inside > 0)), f"some is {self._some.value}, cycle {cycle}"
         self.seen.add(inside)
 
     def clear(self) -> None:

@@ -147,7 +147,11 @@ class Windows(Twin):
         shown = {"valid": 0} if self.window is None else {"valid": 1, "payload": self.window}
         wanted: dict[str, Any] = {"i": {"ready": self.takes}, "o": shown, "begins": self.begins}
         if self.begins:
-            wanted |= {"next_entry": self.segment["entry"], "next_linear": self.segment["linear"]}
+            wanted |= {
+                "next_entry": self.segment["entry"],
+                "next_group": self.unmade[0]["group"],
+                "next_linear": self.segment["linear"],
+            }
         return wanted
 
     def clock(self) -> None:

@@ -150,8 +150,8 @@ class Windows(Twin):
         for name in KINDS:
             if self.row is not None and (self.beat is not None or name != self.kind):
                 wanted[name] = {"ready": self.ends_beat and name == self.kind}
-        if self.begins and self.row is not None:
-            wanted["next_entry"] = self.row["entry"]
+        if self.begins and self.row is not None and self.steps is not None:
+            wanted |= {"next_entry": self.row["entry"], "next_group": self.steps[0]["group"]}
         return wanted
 
     def clock(self) -> None:

@@ -56,7 +56,7 @@ def walk(source: random.Random) -> list[Place]:
     is_linear = step <= LINEAR and source.random() < 0.4
     places = source.randint(1, LINEAR // step) if is_linear else 0
     base = SECTORS if is_linear else source.randrange(SECTORS)
-    limit = SECTORS + places * step if is_linear else 0
+    last_place = SECTORS + (places - 1) * step if is_linear else 0
     record: dict[str, Any] = {
         "parts": [
             _part(source, row, head, beat % row.beats)
@@ -86,7 +86,13 @@ def walk(source: random.Random) -> list[Place]:
                 sector = pointer + part["start"]
                 found.append(
                     Place(
-                        given={"windows": record, "left": left, "linear": int(is_linear), "base": base, "limit": limit},
+                        given={
+                            "windows": record,
+                            "left": left,
+                            "linear": int(is_linear),
+                            "base": base,
+                            "last_place": last_place,
+                        },
                         wanted={
                             "first_beat": int(beat == 0),
                             "last_beat": int(beat == row.beats - 1),
@@ -233,6 +239,7 @@ class Gate:
             "next_entry": following["entry"],
             "next_linear": following["linear"],
             "group": window["group"],
+            "next_group": following["group"],
         }
         self._ports.give(self._given)
         self._next = following if begins else window

@@ -27,7 +27,10 @@ class FifoProperties(Elaboratable):
         answer(m, inside != 0, fifo.o.valid, within=1, name="o is valid in the cycle after that of an entry")
         answer(m, inside < fifo.depth, fifo.i.ready, within=0, name="i is ready while there is room")
         answer(m, fifo.o.ready, fifo.i.ready, within=1, name="i is ready when o is")
-        m.d.comb += Assert(fifo.level == inside, "level is the number of entries inside")
+        m.d.comb += [
+            Assert(fifo.level == inside, "level is the number of entries inside"),
+            Assert(fifo.some == inside.any(), "some is set while there is an entry inside"),
+        ]
         return m
 
 

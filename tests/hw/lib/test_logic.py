@@ -10,6 +10,7 @@ from amaranth.hdl import Const, Module, Signal, Value, unsigned
 from amaranth.sim import Simulator
 
 from spatten.hw.lib.logic import (
+    at_least,
     choose,
     count_ones,
     equals,
@@ -22,6 +23,7 @@ from spatten.hw.lib.logic import (
     product,
     select,
     wrapped,
+    wrapped_sum,
 )
 
 
@@ -63,6 +65,10 @@ def test_or_tree(count: int) -> None:
 def test_places_of_a_ring(size: int) -> None:
     assert table(3, lambda place: following(place, size))[:size] == [(n + 1) % size for n in range(size)]
     assert table(4, lambda place: wrapped(place, size))[: 2 * size] == [n % size for n in range(2 * size)]
+    sums = table(6, lambda both: wrapped_sum(both[:3], both[3:], size))
+    assert [[sums[n + (step << 3)] for n in range(size)] for step in range(size)] == [
+        [(n + step) % size for n in range(size)] for step in range(size)
+    ]
 
 
 def test_one_hot_and_one_of() -> None:
@@ -74,6 +80,10 @@ def test_one_hot_and_one_of() -> None:
 
 def test_bits_that_are_set() -> None:
     assert table(5, lambda bits: count_ones(list(bits))) == [n.bit_count() for n in range(32)]
+    for least in range(1, 7):
+        assert table(5, lambda bits, least=least: at_least(list(bits), least)) == [
+            n.bit_count() >= least for n in range(32)
+        ]
     assert table(5, first_set) == [max(0, (n & -n).bit_length() - 1) for n in range(32)]
     assert table(3, lambda value: equals(value, 0)) == [1, 0, 0, 0, 0, 0, 0, 0]
     assert table(3, lambda value: equals(value, 5)) == [0, 0, 0, 0, 0, 1, 0, 0]
