@@ -129,7 +129,7 @@ def add(left: Value, right: Value, carry: Value) -> Value:
 
 def product(wide: Value, narrow: Value) -> Value:
     """wide x narrow as a tree of shifted terms, since a factor of a few bits needs no multiplier."""
-    terms: list[Value] = [Mux(narrow[bit], wide, 0) << bit for bit in range(len(narrow))]
+    terms: list[Value] = [Mux(narrow[bit], wide, 0) << bit for bit in range(len(narrow))] or [Const(0, 1)]
     while len(terms) > 1:
         terms = [sum(terms[n + 1 : n + 2], terms[n]) for n in range(0, len(terms), 2)]
     return terms[0]

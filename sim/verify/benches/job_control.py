@@ -535,8 +535,9 @@ class Output(Model):
         self._counts = {name: payload_of(name) for name in ("queued", "acknowledged")}
         self._store_heads = payload_of("store_heads")
         self.beats_in = self._beats_done = 0
-        self._queued = [0] * CONFIG.channels
-        self._acknowledged = [0] * CONFIG.channels
+        # Soon the counts of sectors pass the largest number that they can be.
+        self._queued = [65536 - self.random.randint(1, 50) for _ in range(CONFIG.channels)]
+        self._acknowledged = list(self._queued)
         self._needed: dict[int, list[int]] = {}
         """By job, the sectors of each channel that its output and its state have taken."""
         self._pace = 0.2

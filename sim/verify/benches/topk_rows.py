@@ -107,7 +107,8 @@ def every_kind(
     source: np.random.Generator, *, count: int, n_max: int, lanes: int, width: int, bins: list[tuple[int, int]]
 ) -> list[tuple[IntArray, int]]:
     """Rows and their k, in random order: of every kind `count` rows of random lengths, rows of the extreme lengths with
-    every extreme k, some of them above the length, and the rows of `at_edges`."""
+    every extreme k, some of them above the length, the rows of `at_edges`, and one of the most values with the highest
+    ranks that there are in the bins of its passes."""
     kinds = list(KINDS.values())
     rows = []
     for make in kinds:
@@ -118,6 +119,7 @@ def every_kind(
         for k in {1, n, min(n + 1, n_max), n_max, (n + 1) // 2}:
             rows.append((kinds[int(source.integers(len(kinds)))](source, n, width), k))
     rows += at_edges(source, n_max, lanes, width, bins)
+    rows.append((adversarial(source, n_max, width), n_max))
     return [rows[number] for number in source.permutation(len(rows))]
 
 

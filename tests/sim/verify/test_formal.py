@@ -244,7 +244,7 @@ class GenerousQuickSelect(QuickSelect):
     """Keeps one equal too many."""
 
     def _leave(self, m: Module, enters_first: Value, crowded: Signal, search: Any) -> None:
-        generous = SimpleNamespace(finishes=search.finishes, threshold=search.threshold, equals=search.equals + 1)
+        generous = SimpleNamespace(finishes=search.finishes, threshold=search.threshold, last_rank=search.last_rank + 1)
         super()._leave(m, enters_first, crowded, generous)  # type: ignore[arg-type]
 
 
