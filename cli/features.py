@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
+from spatten.cli.progress import counted
 from spatten.host import files
 from spatten.host.workers import Workers, require_jobs, workers
 from spatten.sim import requirements
@@ -62,15 +63,8 @@ def main(
     flows = {machine: flow(library) for machine, library in machines.items()}
     figures = read_figures(kept)
     console = Console()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     units = [unit for machine in machines for unit in asked(machine)]
-    with Progress(*columns, console=console) as progress, workers(jobs, len(units)) as pool:
+    with counted(console) as progress, workers(jobs, len(units)) as pool:
         found = _each(pool, progress, "circuits", find_circuit, {unit: unit for unit in units})
         circuits: list[Circuit] = [circuit for _, circuit in found]
         changes = {machine: compare(machine, circuits) for machine in machines}

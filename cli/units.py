@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from spatten.cli.progress import counted
 from spatten.host import files
 from spatten.host.workers import require_jobs, workers
 from spatten.hw.units import UNITS, require_units
@@ -56,13 +56,6 @@ def main(
     if liberty is not None:
         read_library(liberty)  # its errors come now rather than after the first simulation
     console = Console()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     goes_on = (only or changed) and figures.is_file()
     before = files.read_json(figures)["units"] if goes_on else []
     found = {(row["unit"], row["configuration"]): row for row in before}
@@ -72,7 +65,7 @@ def main(
         with console.status("circuits"):
             work = [key for key in work if not is_current(found.get(key), NAMED[key[1]], liberty)]
     rows = [found[key] for key in order if key in found]
-    with Progress(*columns, console=console) as progress, workers(jobs, len(work)) as pool:
+    with counted(console) as progress, workers(jobs, len(work)) as pool:
         task = progress.add_task("units", total=len(work))
         futures: dict[Future[Facts], tuple[str, str]] = {
             pool.submit(measure_unit, unit, name, liberty, figures.parent / "synth"): (unit, name)
